@@ -1,0 +1,26 @@
+# Every outside library, found once. All come from Debian 12; the README's set-up line lists them.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+
+# Debian's oneDNN CMake package asks for OpenCL headers, so the library is looked up directly.
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
+add_library(quest_onednn INTERFACE)
+target_include_directories(quest_onednn SYSTEM INTERFACE "${DNNL_INCLUDE_DIR}")
+target_link_libraries(quest_onednn INTERFACE "${DNNL_LIBRARY}")
+
+if(QUEST_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+  find_path(RAPIDCHECK_INCLUDE_DIR rapidcheck.h REQUIRED)
+  find_library(RAPIDCHECK_LIBRARY rapidcheck REQUIRED)
+  add_library(quest_rapidcheck INTERFACE)
+  target_include_directories(quest_rapidcheck SYSTEM INTERFACE "${RAPIDCHECK_INCLUDE_DIR}")
+  target_link_libraries(quest_rapidcheck INTERFACE "${RAPIDCHECK_LIBRARY}")
+endif()

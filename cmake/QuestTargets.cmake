@@ -1,0 +1,35 @@
+# quest_library(NAME SOURCES... DEPENDS... TESTS...) and quest_test(...): the flags live here once.
+
+add_library(quest_options INTERFACE)
+target_include_directories(quest_options INTERFACE "${CMAKE_SOURCE_DIR}/src" "${CMAKE_BINARY_DIR}/src")
+target_compile_options(quest_options INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
+                                               -Wshadow -fno-math-errno -fno-trapping-math)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # g++ 12 reports members of std::string and std::optional that it has inlined.
+  target_compile_options(quest_options INTERFACE -Wno-maybe-uninitialized -Wno-restrict)
+endif()
+if(QUEST_SANITIZE)
+  target_compile_options(quest_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer)
+  target_link_options(quest_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# quest_library(<name> SOURCES <file>... [DEPENDS <lib>...] [PRIVATE_DEPENDS <lib>...] [TESTS <file>...])
+# makes the static library quest_<name> and, from TESTS, the test program <name>_test.
+function(quest_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS;TESTS" ${ARGN})
+  add_library(quest_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(quest_${name} PUBLIC quest_options ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  if(ARG_TESTS AND QUEST_BUILD_TESTS)
+    quest_test(${name}_test SOURCES ${ARG_TESTS} DEPENDS quest_${name} ${ARG_PRIVATE_DEPENDS})
+  endif()
+endfunction()
+
+# quest_test(<name> SOURCES <file>... DEPENDS <lib>...) registers each GoogleTest case with CTest.
+function(quest_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    QUEST_SOURCE_DIR="${CMAKE_SOURCE_DIR}" QUEST_REFERENCE_DATA="${QUEST_REFERENCE_DATA}")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300)
+endfunction()
