@@ -2,7 +2,6 @@
 #include "core/file.h"
 
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -14,8 +13,9 @@ namespace {
 
 class FileTest : public ::testing::Test {
  protected:
-  FileTest() : folder_(std::filesystem::path(::testing::TempDir()) /
-                       ("quest_file_" + std::to_string(::getpid()))) {
+  FileTest()
+      : folder_(std::filesystem::path(::testing::TempDir()) /
+                ("quest_file_" + std::to_string(::getpid()))) {
     std::filesystem::create_directories(folder_);
   }
   ~FileTest() override { std::filesystem::remove_all(folder_); }

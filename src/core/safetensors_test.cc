@@ -17,7 +17,8 @@ class SafetensorsTest : public ::testing::Test {
   SafetensorsTest()
       : path_(std::filesystem::path(::testing::TempDir()) /
               ("quest_" + std::to_string(::getpid()) + ".safetensors")) {
-    write_safetensors(path_, {{"floats", view_of(floats_, {2, 3})}, {"codes", view_of(codes_, {5})}},
+    write_safetensors(path_,
+                      {{"floats", view_of(floats_, {2, 3})}, {"codes", view_of(codes_, {5})}},
                       {{"note", "hello"}});
     bytes_ = read_file(path_);
   }

@@ -41,8 +41,8 @@ TEST(DType, NamesRoundTripAndUnknownNamesAreErrors) {
 
 TEST(BFloat16, RoundsToNearestEvenAndKeepsNan) {
   EXPECT_EQ(to_bfloat16(1.0f).bits, 0x3f80);
-  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f).bits, 0x3f80);          // tie, to even
-  EXPECT_EQ(to_bfloat16(1.0f + 3 * 0x1p-8f).bits, 0x3f82);      // tie, to even
+  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f).bits, 0x3f80);      // tie, to even
+  EXPECT_EQ(to_bfloat16(1.0f + 3 * 0x1p-8f).bits, 0x3f82);  // tie, to even
   EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f + 0x1p-20f).bits, 0x3f81);
   EXPECT_TRUE(std::isnan(to_float(to_bfloat16(std::numeric_limits<float>::quiet_NaN()))));
   EXPECT_TRUE(std::isinf(to_float(to_bfloat16(std::numeric_limits<float>::infinity()))));

@@ -37,9 +37,9 @@ struct Grid {
 
 /// Moments of the unit grid with clip point `alpha` on N(0, 1), in closed form.
 struct GridMoments {
-  double mse;         ///< E[(x - Q(x))^2]
-  double correlation; ///< E[x Q(x)]
-  double power;       ///< E[Q(x)^2]; equals `correlation` at the optimum
+  double mse;          ///< E[(x - Q(x))^2]
+  double correlation;  ///< E[x Q(x)]
+  double power;        ///< E[Q(x)^2]; equals `correlation` at the optimum
 };
 GridMoments gaussian_moments(int bits, double alpha);
 

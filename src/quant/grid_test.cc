@@ -17,7 +17,7 @@ namespace {
 // method: optimum and mean squared error on N(0, 1), bits 1..8.
 constexpr std::array<double, 8> kOptimum = {0.7978845608, 1.4935300, 2.0510680, 2.5140046,
                                             2.9161512,    3.2779848, 3.6110972, 3.9222044};
-constexpr std::array<double, 8> kMse = {0.363380,   0.118846,   0.0374397,  0.0115429,
+constexpr std::array<double, 8> kMse = {0.363380,   0.118846,   0.0374397, 0.0115429,
                                         0.00349521, 0.00104005, 3.0437e-4, 8.782e-5};
 
 class GridBits : public ::testing::TestWithParam<int> {};
@@ -49,8 +49,8 @@ TEST_P(GridBits, ClosedFormAgreesWithSampling) {
   double squares = 0;
   for (int i = 0; i < kDraws; ++i) {
     const double x = rng.normal();
-    const double code = std::clamp(std::floor(x / step), double(grid.min_code()),
-                                   double(grid.max_code()));
+    const double code =
+        std::clamp(std::floor(x / step), double(grid.min_code()), double(grid.max_code()));
     const double error = std::pow((code + 0.5) * step - x, 2);
     sum += error;
     squares += error * error;

@@ -40,9 +40,10 @@ int parse_bits(std::string_view digits, std::string_view text) {
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), bits);
   const bool in_range = (bits >= kMinBits && bits <= kMaxBits) || bits == kUnquantizedBits;
   if (error != std::errc() || end != digits.data() + digits.size() || !in_range) {
-    fail("scheme '{}': '{}' is not a number of bits; use 1 to 8, or 16 for a side that is not "
-         "quantized",
-         text, digits);
+    fail(
+        "scheme '{}': '{}' is not a number of bits; use 1 to 8, or 16 for a side that is not "
+        "quantized",
+        text, digits);
   }
   return bits;
 }
@@ -50,8 +51,7 @@ int parse_bits(std::string_view digits, std::string_view text) {
 double parse_kappa(std::string_view value, std::string_view text) {
   double kappa = 0.0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), kappa);
-  if (error != std::errc() || end != value.data() + value.size() || !(kappa > 0.0) ||
-      kappa > 1e6) {
+  if (error != std::errc() || end != value.data() + value.size() || !(kappa > 0.0) || kappa > 1e6) {
     fail("scheme '{}': kappa wants a positive number, not '{}'", text, value);
   }
   return kappa;
@@ -87,9 +87,10 @@ LinearScheme LinearScheme::parse(std::string_view text) {
   if (words.size() == 1 && words[0] == "none") return {};
   const std::size_t a = words.empty() ? std::string_view::npos : words[0].find('a');
   if (words.empty() || words[0].front() != 'w' || a == std::string_view::npos) {
-    fail("scheme '{}' is not 'none' or of the form w4a4 [hadamard|none] [trust|clip|ste] "
-         "[kappa=K]",
-         text);
+    fail(
+        "scheme '{}' is not 'none' or of the form w4a4 [hadamard|none] [trust|clip|ste] "
+        "[kappa=K]",
+        text);
   }
   const int weight_bits = parse_bits(words[0].substr(1, a - 1), text);
   const int activation_bits = parse_bits(words[0].substr(a + 1), text);
@@ -128,9 +129,8 @@ std::string LinearScheme::to_string() const {
                            (transform == Transform::kNone ? " none" : "");
   // The shortest suffix that parses back to the same value.
   const SideScheme& side = weight.quantized() ? weight : activation;
-  for (const std::string& suffix :
-       {std::string(), std::string(" trust"), std::string(" clip"), std::string(" ste"),
-        fmt::format(" kappa={}", side.kappa)}) {
+  for (const std::string& suffix : {std::string(), std::string(" trust"), std::string(" clip"),
+                                    std::string(" ste"), fmt::format(" kappa={}", side.kappa)}) {
     if (parse(base + suffix) == *this) return base + suffix;
   }
   fail("the scheme {} has sides with unlike estimators and no text form", base);
@@ -141,9 +141,10 @@ Scheme Scheme::parse(std::string_view base, const std::vector<std::string>& over
   for (const std::string& text : overrides) {
     const std::size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) {
-      fail("layer override '{}' is not of the form pattern=scheme, such as "
-           "blocks.3.mlp.down=w8a8",
-           text);
+      fail(
+          "layer override '{}' is not of the form pattern=scheme, such as "
+          "blocks.3.mlp.down=w8a8",
+          text);
     }
     scheme.overrides_.emplace_back(text.substr(0, equals),
                                    LinearScheme::parse(std::string_view(text).substr(equals + 1)));

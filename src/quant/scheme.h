@@ -39,8 +39,8 @@ struct SideScheme {
 /// A linear layer's scheme: the two sides and the rotation that they share.
 ///
 /// Text form: `none`, or `wXaY` with X and Y in 1..8 or 16 (16: that side is not quantized),
-/// followed by any of `hadamard` (default) | `none` (no rotation), `trust` (default) | `clip` | `ste`,
-/// and `kappa=K` (implies clip). A 1-bit side with the default estimator clips at kappa 1.30
+/// followed by any of `hadamard` (default) | `none` (no rotation), `trust` (default) | `clip` |
+/// `ste`, and `kappa=K` (implies clip). A 1-bit side with the default estimator clips at kappa 1.30
 /// (1.25 without rotation), as the published 1-bit runs did; `trust` written out overrides that.
 /// `clip` without kappa clips at the outermost level (kappa 1).
 struct LinearScheme {
@@ -65,9 +65,9 @@ class Scheme {
   Scheme() = default;
   explicit Scheme(LinearScheme base) : base_(base) {}
 
-  /// `base` as for LinearScheme::parse; each override reads `pattern=scheme`, where the pattern is a
-  /// layer name such as `blocks.3.mlp.down` in which `*` stands for any run of characters. The last
-  /// override that matches wins.
+  /// `base` as for LinearScheme::parse; each override reads `pattern=scheme`, where the pattern is
+  /// a layer name such as `blocks.3.mlp.down` in which `*` stands for any run of characters. The
+  /// last override that matches wins.
   static Scheme parse(std::string_view base, const std::vector<std::string>& overrides = {});
 
   const LinearScheme& base() const { return base_; }

@@ -1,0 +1,192 @@
+// Backend: one device, its memory, and the catalogue of kernels, which is also their specification.
+//
+// Legend: B sequences, T positions, R = B*T rows (tokens), C width, F hidden width, H and Hkv
+// heads, D head size, V vocabulary; products have M rows, N outputs and K summed values. "float"
+// tensors are f32 or bf16; all arithmetic inside a kernel is f32 or better, and a bf16 output is
+// rounded once, to nearest even. Outputs stand first. `=` sets an output, `+=` adds to it;
+// parameter gradients are added to, activation gradients are set. Tensors are contiguous unless
+// "may be a column slice" is said, and do not overlap unless "may alias" is said.
+// ReferenceBackend is the executable form of this file: plain loops with sums in double.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/tensor.h"
+#include "quant/row_quantizer.h"
+
+namespace quest {
+
+/// Whether a product replaces its output or adds to it.
+enum class Write : std::uint8_t { kSet, kAdd };
+
+/// Rotated and quantized rows: what an integer product reads and what backward needs.
+struct QuantizedRows {
+  Tensor codes;      ///< i8 [R, K]: q in -2^(b-1) .. 2^(b-1)-1; the value is (q + 1/2) step
+  Tensor steps;      ///< f32 [R]
+  Tensor code_sums;  ///< i32 [R]: sum of the codes of a row
+  Tensor mask;       ///< u8 [R, ceil(K/8)]: bit k%8 of byte k/8 is 1 where the gradient passes;
+                     ///< null when the quantizer has no mask or no backward follows
+};
+
+/// Sizes of an attention call. Queries are the last `query_length` of `key_length` positions.
+struct AttentionShape {
+  std::int64_t batch;         ///< B
+  std::int64_t query_length;  ///< positions of q and of the output
+  std::int64_t key_length;    ///< positions of k and v that are in use
+  std::int64_t key_capacity;  ///< rows from one sequence's keys to the next one's
+  std::int64_t heads;         ///< H
+  std::int64_t kv_heads;      ///< Hkv, divides H; head h reads key head h / (H / Hkv)
+  std::int64_t head_dim;      ///< D
+};
+
+/// Which values a rotary embedding pairs: (2i, 2i+1) or (i, i + D/2).
+enum class RopeLayout : std::uint8_t { kInterleaved, kHalf };
+
+/// One AdamW update (Loshchilov and Hutter 2019, with decoupled decay as PyTorch computes it).
+struct AdamWStep {
+  float learning_rate;
+  float beta1;
+  float beta2;
+  float epsilon;
+  float weight_decay;
+  std::int64_t step;  ///< 1 for the first update
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // --- The device ---
+
+  /// "reference", "cpu avx512", ...
+  virtual std::string name() const = 0;
+  virtual Place place() const = 0;
+  virtual int threads() const = 0;
+  /// Memory of this device, aligned to 64 bytes, zeroed. Throws Error that states the size.
+  virtual void* allocate(std::size_t bytes) = 0;
+  virtual void deallocate(void* data, std::size_t bytes) noexcept = 0;
+  /// Waits for everything that was asked for.
+  virtual void synchronize() = 0;
+
+  // --- Moving and filling ---
+
+  /// dst = src: same type and shape, either may be a column slice, either may lie on the host.
+  virtual void copy(Tensor dst, Tensor src) = 0;
+  /// dst = 0.
+  virtual void zero(Tensor dst) = 0;
+  /// dst = src, float to float of any two types; either may be a column slice.
+  virtual void cast(Tensor dst, Tensor src) = 0;
+
+  // --- Quantization ---
+
+  /// rows = quantization of x, float [R, K], may be a column slice. Fills codes, steps, code_sums,
+  /// and mask where it is not null. See RowQuantizer for the definition.
+  virtual void quantize_rows(const QuantizedRows& rows, Tensor x,
+                             const RowQuantizer& quantizer) = 0;
+  /// d_x (= or +=) (mask * d_z) H, float [R, K]; d_z float [R, K], may alias d_x. A null mask
+  /// passes everything. Block 1 rotates nothing.
+  virtual void quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
+                                      Write write) = 0;
+  /// out = Z H where Z are the quantized values: back in the domain of x. Float [R, K].
+  virtual void dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) = 0;
+  /// sums f64 [3] += {number of masked-out values, sum (Q(z) - z)^2, sum z^2} over x and its
+  /// `rows`. For the run log, not for every step.
+  virtual void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
+                                  const RowQuantizer& quantizer) = 0;
+
+  // --- Products ---
+
+  /// y [M, N] (= or +=) x [M, K] w [N, K]^T. x and w of one float type; y float, may be a column
+  /// slice.
+  virtual void matmul(Tensor y, Tensor x, Tensor w, Write write) = 0;
+  /// d_x [M, K] (= or +=) d_y [M, N] w [N, K]. d_y and w of one float type, d_y may be a column
+  /// slice; d_x float.
+  virtual void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) = 0;
+  /// d_w [N, K] += d_y [M, N]^T x [M, K]. d_y and x of one float type, d_y may be a column slice;
+  /// d_w f32.
+  virtual void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) = 0;
+
+  /// As `matmul`, on quantized operands with sums of integers:
+  /// y[i,j] (= or +=) step_i step_j / 4 * sum_k (2 qx_ik + 1)(2 qw_jk + 1). The integer is exact;
+  /// K <= 32768.
+  virtual void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                Write write) = 0;
+  /// d_z [M, K] (= or +=) d_y [M, N] Zw, where Zw are w's quantized values. d_z float; d_y float,
+  /// may be a column slice. With bf16 d_y the implementation may fold w's steps into d_y before
+  /// rounding it to bf16 once more.
+  virtual void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                           Write write) = 0;
+  /// d_z [N, K] += d_y [M, N]^T Zx, where Zx are x's quantized values: the weight gradient in the
+  /// rotated domain, not yet masked. d_z f32; d_y as above.
+  virtual void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) = 0;
+
+  // --- The rest of the model ---
+
+  /// x f32 [R, C] = rows of table f32 [V, C] at tokens i32 [R].
+  virtual void embedding(Tensor x, Tensor tokens, Tensor table) = 0;
+  /// d_table f32 [V, C] += d_x f32 [R, C] at tokens; the order of sums is fixed.
+  virtual void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) = 0;
+
+  /// y float [R, C] = x * rstd * weight; rstd f32 [R] = 1 / sqrt(mean x^2 + epsilon). x f32 [R, C],
+  /// weight f32 [C].
+  virtual void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) = 0;
+  /// d_x f32 [R, C] += ..., d_weight f32 [C] += ...; d_y float [R, C].
+  virtual void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
+                                Tensor rstd) = 0;
+
+  /// In place on x, float [R, heads * D], may be a column slice: each pair of values of each head
+  /// is turned by the angle of its position. cos and sin f32 [positions, D/2]; row r has position
+  /// first_position + r % length. `inverse` turns back (the gradient).
+  virtual void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                    std::int64_t first_position, std::int64_t length, bool inverse) = 0;
+
+  /// Causal attention. out float [B * query_length, H*D] = softmax(q k^T / sqrt(D), masked) v;
+  /// log_sums f32 [B, H, query_length] = log of the softmax denominators (for backward; may be
+  /// null). q float [B * query_length, H*D], k and v float [B * key_capacity, Hkv*D]; all may be
+  /// column slices and have one type. No T x T matrix is stored for more than a block of rows.
+  virtual void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                         const AttentionShape& shape) = 0;
+  /// d_q, d_k, d_v = gradients, shaped as q, k, v; may be column slices. query_length equals
+  /// key_length and key_capacity.
+  virtual void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
+                                  Tensor k, Tensor v, Tensor out, Tensor log_sums,
+                                  const AttentionShape& shape) = 0;
+
+  /// h float [R, F] = silu(gate) * up; gate and up float [R, F], may be column slices.
+  virtual void swiglu(Tensor h, Tensor gate, Tensor up) = 0;
+  /// d_gate, d_up = gradients; may be column slices and may alias gate and up.
+  virtual void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) = 0;
+
+  /// losses f32 [R] = -log softmax(logits)[target] in nats, 0 where target < 0; correct u8 [R] = 1
+  /// where the target has the (first) largest logit. logits f32 [R, V], targets i32 [R].
+  /// d_logits float [R, V] = scale * (softmax - onehot), rows of ignored targets 0; may be null,
+  /// may alias logits if f32.
+  virtual void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits,
+                             Tensor targets, float scale) = 0;
+
+  // --- Optimizer ---
+
+  /// total f64 [1] += sum of x, f32 of any shape. The order of sums is fixed.
+  virtual void sum(Tensor total, Tensor x) = 0;
+  /// total f64 [1] += sum of x^2, f32 of any shape. The order of sums is fixed.
+  virtual void sum_squares(Tensor total, Tensor x) = 0;
+  /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm is 0; NaN when
+  /// square_sum, f64 [1], is not finite.
+  virtual void clip_scale(Tensor scale, Tensor square_sum, float max_norm) = 0;
+  /// parameter, first, second f32: one update with the gradient times grad_scale f32 [1]. Changes
+  /// nothing when grad_scale is NaN, so a broken gradient does not reach the weights.
+  virtual void adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
+                     Tensor grad_scale, const AdamWStep& step) = 0;
+};
+
+/// The executable specification; single-threaded.
+std::unique_ptr<Backend> make_reference_backend();
+
+/// The CPU backend on `threads` threads (0: all that the process may use). The instruction set is
+/// the best this CPU has, or the one that the environment variable QUEST_ISA names (generic, avx2,
+/// avx512); throws Error when the CPU lacks it.
+std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace quest

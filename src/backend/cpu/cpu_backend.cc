@@ -1,0 +1,14 @@
+// CpuBackend: the device itself.
+#include "backend/cpu/cpu_backend.h"
+
+#include <omp.h>
+
+namespace quest {
+
+CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {}
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) {
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace quest
