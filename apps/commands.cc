@@ -1,0 +1,11 @@
+// The list of subcommands; a new cmd_*.cc is declared and named here and in CMakeLists.txt only.
+#include "apps/command.h"
+
+namespace quest::app {
+
+std::vector<std::unique_ptr<Command>> all_commands() {
+  std::vector<std::unique_ptr<Command>> commands;
+  return commands;
+}
+
+}  // namespace quest::app

@@ -1,0 +1,33 @@
+// The program: runs a subcommand, and is the only place that turns exceptions into exit codes.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "apps/command.h"
+#include "apps/output.h"
+#include "core/error.h"
+
+namespace {
+
+int report(const char* sentence, int exit_code) {
+  std::fprintf(stderr, "quest: error: %s\n", sentence);
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace quest;
+  try {
+    app::prepare_streams();
+    return app::run_command_line(argc, argv, app::all_commands());
+  } catch (const app::OutputClosed&) {
+    return 0;
+  } catch (const Error& error) {
+    return report(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return report("there is not enough memory; a smaller model, batch or sequence needs less", 1);
+  } catch (const std::exception& error) {
+    return report(error.what(), 1);
+  }
+}

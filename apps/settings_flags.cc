@@ -1,0 +1,89 @@
+// Settings on the command line: a flag a setting, --config, --set and --print-config.
+#include "apps/settings_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+
+#include "apps/command.h"
+#include "core/file.h"
+
+namespace quest::app {
+namespace {
+
+bool wanted(const Setting& setting, const std::vector<std::string>& prefixes) {
+  if (prefixes.empty()) return true;
+  return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& prefix) {
+    return setting.key.compare(0, prefix.size(), prefix) == 0;
+  });
+}
+
+std::string group_of(const Setting& setting) {
+  if (setting.common) return "Options";
+  static const std::map<std::string, std::string> kTitles = {{"model", "Model"},
+                                                             {"scheme", "Scheme"},
+                                                             {"data", "Data"},
+                                                             {"train", "Training"},
+                                                             {"run", "Run"}};
+  return kMoreGroup + kTitles.at(setting.key.substr(0, setting.key.find('.')));
+}
+
+std::string help_of(const Setting& setting) {
+  if (setting.choices.empty()) return setting.help;
+  std::string names;
+  for (const std::string& choice : setting.choices) names += (names.empty() ? "" : ", ") + choice;
+  return setting.help + " (" + names + ")";
+}
+
+}  // namespace
+
+void SettingsFlags::declare(CLI::App& app, const std::vector<std::string>& prefixes) {
+  for (const Setting& setting : all_settings()) {
+    if (!wanted(setting, prefixes)) continue;
+    const bool is_switch = std::holds_alternative<Setting::Member<bool>>(setting.access);
+    const bool is_list =
+        std::holds_alternative<Setting::Member<std::vector<std::string>>>(setting.access);
+    const std::string help = help_of(setting);
+    CLI::Option* flag = nullptr;
+    if (is_switch) {
+      flag = app.add_flag(setting.flag, help);
+    } else {
+      // The text is kept by CLI11 and read by `resolve`; the callback has nothing to convert.
+      flag = app.add_option(
+          setting.flag, [](const CLI::results_t&) { return true; }, help);
+      flag->type_name(setting.value_name);
+    }
+    flag->group(group_of(setting));
+    flag->multi_option_policy(is_list ? CLI::MultiOptionPolicy::TakeAll
+                                      : CLI::MultiOptionPolicy::TakeLast);
+    flags_.emplace_back(&setting, flag);
+  }
+  app.add_option("--config", config_path_, "read settings from a TOML file; flags override it")
+      ->type_name("FILE");
+  app.add_option("--set", set_arguments_, "set any key, e.g. model.width=384; repeat it")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  app.add_flag("--print-config", print_config_, "print the resolved settings as TOML and stop");
+}
+
+TrainSettings SettingsFlags::resolve(const PresetLookup& presets) const {
+  SettingSources sources;
+  if (!config_path_.empty()) {
+    sources.config_file = parse_config(read_file(config_path_), config_path_);
+  }
+  for (const std::string& argument : set_arguments_) {
+    sources.set_arguments.push_back(parse_set_argument(argument));
+  }
+  for (const auto& [setting, flag] : flags_) {
+    if (flag->count() == 0) continue;
+    const CLI::results_t& given = flag->results();
+    if (std::holds_alternative<Setting::Member<std::vector<std::string>>>(setting->access)) {
+      sources.flags.push_back({setting->key, given, setting->flag});
+    } else {
+      sources.flags.push_back(parse_assignment(setting->key, given.back(), setting->flag));
+    }
+  }
+  return resolve_settings(sources, presets);
+}
+
+}  // namespace quest::app

@@ -1,0 +1,156 @@
+// Config files: TOML in, and TOML out that reads back the same.
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "apps/settings.h"
+#include "core/error.h"
+
+namespace quest::app {
+namespace {
+
+std::optional<std::vector<std::string>> text_list(const toml::array& array) {
+  std::vector<std::string> list;
+  for (const toml::node& node : array) {
+    const auto* text = node.as_string();
+    if (text == nullptr) return std::nullopt;
+    list.push_back(text->get());
+  }
+  return list;
+}
+
+std::optional<SettingValue> value_of(const toml::node& node) {
+  if (const auto* value = node.as_boolean()) return value->get();
+  if (const auto* value = node.as_integer()) return value->get();
+  if (const auto* value = node.as_floating_point()) return value->get();
+  if (const auto* value = node.as_string()) return value->get();
+  if (const auto* value = node.as_array()) return text_list(*value);
+  return std::nullopt;
+}
+
+bool is_table(const std::string& name) {
+  const auto settings = all_settings();
+  return std::any_of(settings.begin(), settings.end(), [&](const Setting& setting) {
+    return setting.key.compare(0, name.size() + 1, name + ".") == 0;
+  });
+}
+
+void collect(const toml::table& table, const std::string& prefix, const std::string& origin,
+             std::vector<Assignment>& out) {
+  for (const auto& [name, node] : table) {
+    const std::string key = prefix + std::string(name.str());
+    const auto* inner = node.as_table();
+    if (inner != nullptr && is_table(key)) {
+      collect(*inner, key + ".", origin, out);
+      continue;
+    }
+    if (inner != nullptr && prefix.empty()) {
+      throw UsageError(fmt::format(
+          "{}: there is no table [{}]; the tables are model, scheme, data, train and run", origin,
+          key));
+    }
+    if (find_setting(key) == nullptr) {
+      throw UsageError(fmt::format("{}: there is no setting '{}'; the nearest is '{}'", origin, key,
+                                   nearest_key(key)));
+    }
+    std::optional<SettingValue> value = value_of(node);
+    if (!value) {
+      throw UsageError(fmt::format(
+          "{}: {} must be a number, a text, true, false or a list of texts", origin, key));
+    }
+    out.push_back({key, *std::move(value), origin});
+  }
+}
+
+std::string toml_text(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (byte < 0x20 || byte == 0x7f) {
+      out += fmt::format("\\u{:04X}", byte);
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+// The shortest digits that read back as `value`, with a point or exponent so that TOML sees a real.
+std::string toml_real(double value) {
+  char buffer[40];
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
+  std::string text(buffer, end);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+
+struct Print {
+  TrainSettings& settings;
+
+  std::string operator()(Setting::Member<bool> member) const {
+    return member(settings) ? "true" : "false";
+  }
+  std::string operator()(Setting::Member<std::int64_t> member) const {
+    return fmt::format("{}", member(settings));
+  }
+  std::string operator()(Setting::Member<double> member) const {
+    return toml_real(member(settings));
+  }
+  std::string operator()(Setting::Member<std::string> member) const {
+    return toml_text(member(settings));
+  }
+  std::string operator()(Setting::Member<std::vector<std::string>> member) const {
+    std::string out = "[";
+    for (const std::string& text : member(settings)) {
+      out += (out.size() > 1 ? ", " : "") + toml_text(text);
+    }
+    return out + "]";
+  }
+  std::string operator()(Setting::Member<FractionOrSteps> member) const {
+    const FractionOrSteps& value = member(settings);
+    return value.is_fraction ? toml_real(value.fraction) : fmt::format("{}", value.steps);
+  }
+};
+
+}  // namespace
+
+std::vector<Assignment> parse_config(std::string_view toml, const std::string& file_name) {
+  const std::string origin = "config file " + file_name;
+  std::vector<Assignment> assignments;
+  try {
+    collect(toml::parse(toml), "", origin, assignments);
+  } catch (const toml::parse_error& error) {
+    throw UsageError(fmt::format("{}, line {}, column {}: {}", origin, error.source().begin.line,
+                                 error.source().begin.column, error.description()));
+  }
+  return assignments;
+}
+
+std::string print_config(const TrainSettings& settings) {
+  TrainSettings copy = settings;  // the members are reached through accessors that may write
+  std::string out, table;
+  for (const Setting& setting : all_settings()) {
+    const std::size_t dot = setting.key.find('.');
+    if (table != setting.key.substr(0, dot)) {
+      table = setting.key.substr(0, dot);
+      out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", table);
+    }
+    // Never set (no preset gave it): leaving it out keeps it so.
+    const std::string value = std::visit(Print{copy}, setting.access);
+    if (setting.range.low == 1 && value == "0") continue;
+    out += fmt::format("{:<32}  # {}\n", setting.key.substr(dot + 1) + " = " + value, setting.help);
+  }
+  return out;
+}
+
+}  // namespace quest::app

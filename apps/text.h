@@ -1,0 +1,32 @@
+// Small text helpers that several commands need.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quest::app {
+
+/// The parts of `text` between `separator`s; an empty text has no parts.
+std::vector<std::string> split(std::string_view text, char separator);
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
+std::size_t edit_distance(std::string_view a, std::string_view b);
+
+/// The candidate with the least edit distance to `word`; empty when there are none.
+std::string nearest_text(std::string_view word, const std::vector<std::string>& candidates);
+
+/// 1234567 -> "1,234,567".
+std::string with_commas(long long value);
+
+/// A duration in two units at most: "8 s", "3 min 05 s", "2 h 14 min", "5 d 03 h".
+std::string duration_text(double seconds);
+
+/// A size in binary units with three digits: "812 B", "3.42 KiB", "1.50 GiB".
+std::string size_text(double size_bytes);
+
+/// `text` broken at spaces into lines of at most `width` characters (a longer word stands alone).
+std::vector<std::string> wrap(std::string_view text, std::size_t width);
+
+}  // namespace quest::app
