@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks which folder includes which, where device headers may appear, and that every file says what it is for."""
+"""Checks which folder includes which, where device headers are, and that files open with a sentence."""
 
 import argparse
 import pathlib
