@@ -1,0 +1,36 @@
+// parallel_for: OpenMP threads over a range that is cut the same way every time.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace quest {
+
+/// How many parts parallel_for cuts `count` items into: at most `threads`, each of at least `grain`
+/// items (one part when there are fewer).
+inline int parallel_parts(int threads, std::int64_t count, std::int64_t grain) {
+  const std::int64_t parts = count / std::max<std::int64_t>(grain, 1);
+  return static_cast<int>(std::clamp<std::int64_t>(parts, 1, std::max(threads, 1)));
+}
+
+/// Calls body(begin, end, part) for every part of [0, count), on up to `threads` threads; `grain`
+/// is the number of items below which a thread of its own does not pay. The cut depends on the
+/// arguments only, not on how many threads the system grants, and part < threads, so `part` may
+/// index scratch memory. The body must not throw.
+template <typename Body>
+void parallel_for(int threads, std::int64_t count, std::int64_t grain, const Body& body) {
+  if (count <= 0) return;
+  const int parts = parallel_parts(threads, count, grain);
+  if (parts == 1) {
+    body(std::int64_t{0}, count, 0);
+    return;
+  }
+#pragma omp parallel num_threads(parts)
+  for (int part = omp_get_thread_num(); part < parts; part += omp_get_num_threads()) {
+    body(count * part / parts, count * (part + 1) / parts, part);
+  }
+}
+
+}  // namespace quest
