@@ -8,6 +8,13 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   # g++ 12 reports members of std::string and std::optional that it has inlined.
   target_compile_options(quest_options INTERFACE -Wno-maybe-uninitialized -Wno-restrict)
 endif()
+if(QUEST_BUILD_FUZZERS)
+  # Every library reports its branches to the fuzzer and is watched by the sanitizers.
+  target_compile_options(quest_options INTERFACE
+    -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
+  target_link_options(quest_options INTERFACE -fsanitize=address,undefined)
+  add_custom_target(fuzzers)
+endif()
 if(QUEST_SANITIZE)
   target_compile_options(quest_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer)
   target_link_options(quest_options INTERFACE -fsanitize=address,undefined)
@@ -32,4 +39,19 @@ function(quest_test name)
   target_compile_definitions(${name} PRIVATE
     QUEST_SOURCE_DIR="${CMAKE_SOURCE_DIR}" QUEST_REFERENCE_DATA="${QUEST_REFERENCE_DATA}")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300)
+endfunction()
+
+# quest_fuzzer(<name> SOURCES <file>... DEPENDS <lib>...) makes fuzzers/<name>_fuzz of the fuzz preset;
+# in other builds it does nothing.
+function(quest_fuzzer name)
+  if(NOT QUEST_BUILD_FUZZERS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name}_fuzz EXCLUDE_FROM_ALL ${ARG_SOURCES})
+  target_link_libraries(${name}_fuzz PRIVATE ${ARG_DEPENDS})
+  target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name}_fuzz PROPERTIES
+    RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/fuzzers")
+  add_dependencies(fuzzers ${name}_fuzz)
 endfunction()
