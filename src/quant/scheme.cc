@@ -152,12 +152,11 @@ Scheme Scheme::parse(std::string_view base, const std::vector<std::string>& over
   return scheme;
 }
 
-LinearScheme Scheme::for_layer(std::string_view name) const {
-  LinearScheme found = base_;
+LinearScheme Scheme::for_layer(std::string_view name, LinearScheme fallback) const {
   for (const auto& [pattern, scheme] : overrides_) {
-    if (matches(pattern, name)) found = scheme;
+    if (matches(pattern, name)) fallback = scheme;
   }
-  return found;
+  return fallback;
 }
 
 std::vector<std::string> Scheme::overrides() const {

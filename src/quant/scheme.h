@@ -71,7 +71,10 @@ class Scheme {
   static Scheme parse(std::string_view base, const std::vector<std::string>& overrides = {});
 
   const LinearScheme& base() const { return base_; }
-  LinearScheme for_layer(std::string_view name) const;
+  /// The last override that matches `name`, else the base.
+  LinearScheme for_layer(std::string_view name) const { return for_layer(name, base_); }
+  /// As above with another fallback: the head is `none` unless an override names it.
+  LinearScheme for_layer(std::string_view name, LinearScheme fallback) const;
   /// `pattern=scheme` texts, in order.
   std::vector<std::string> overrides() const;
   /// Throws Error naming the first override that matches none of `layer_names`.

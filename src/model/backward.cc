@@ -1,0 +1,117 @@
+// Loss and gradients of a trained Llama.
+#include "model/backward.h"
+
+#include <algorithm>
+
+namespace quest {
+namespace {
+
+// Head and loss in chunks of rows. With `d_final` (null: no backward) its rows are set to the
+// gradient of a.final_x.
+void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activations& a,
+               Tensor targets, float loss_scale, Tensor d_final) {
+  const std::int64_t rows = a.shape.rows();
+  for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {
+    const std::int64_t end = std::min(begin + a.head.rows, rows);
+    LinearInput input;
+    const Tensor logits = model.logits(backend, a, begin, end - begin, &input);
+    const Tensor d_logits = d_final ? a.head.d_logits.rows_slice(0, end - begin) : Tensor();
+    backend.cross_entropy(a.losses.rows_slice(begin, end), a.correct.rows_slice(begin, end),
+                          d_logits, logits, targets.rows_slice(begin, end), loss_scale);
+    if (!d_final) continue;
+    const Tensor d_rotated = scratch_view(a.scratch.d_rotated, end - begin, d_final.cols());
+    model.head().backward(backend, d_final.rows_slice(begin, end), d_logits, input, d_rotated);
+  }
+}
+
+// The gradient of the residual stream as the compute type: what linear layers read.
+Tensor as_output_gradient(Backend& backend, const BackwardScratch& scratch) {
+  if (scratch.d_output.data != scratch.d_residual.data) {
+    backend.cast(scratch.d_output, scratch.d_residual);
+  }
+  return scratch.d_output;
+}
+
+void mlp_backward(Backend& backend, const Llama<QuantLinear>& model,
+                  const Block<QuantLinear>& block, const LayerActivations& s,
+                  const BackwardScratch& scratch) {
+  const ModelConfig& c = model.config();
+  const std::int64_t rows = s.residual.rows();
+  const Tensor d_hidden = scratch_view(scratch.d_wide, rows, c.hidden);
+  block.down.backward(backend, d_hidden, as_output_gradient(backend, scratch), s.down_in,
+                      scratch_view(scratch.d_rotated, rows, c.hidden));
+  const Tensor gate = s.gate_up.columns(0, c.hidden);
+  const Tensor up = s.gate_up.columns(c.hidden, 2 * c.hidden);
+  backend.swiglu_backward(gate, up, d_hidden, gate, up);  // in place: gate_up becomes its gradient
+  const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
+  block.gate_up.backward(backend, d_x, s.gate_up, s.gate_up_in,
+                         scratch_view(scratch.d_rotated, rows, c.width));
+  backend.rmsnorm_backward(scratch.d_residual, block.d_mlp_norm, d_x, s.mid_residual,
+                           block.mlp_norm, s.mlp_rstd);
+}
+
+void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
+                        const Block<QuantLinear>& block, const LayerActivations& s,
+                        const PassShape& shape, const BackwardScratch& scratch) {
+  const ModelConfig& c = model.config();
+  const std::int64_t rows = shape.rows();
+  const Tensor d_out = scratch_view(scratch.d_wide, rows, c.query_width());
+  block.out.backward(backend, d_out, as_output_gradient(backend, scratch), s.out_in,
+                     scratch_view(scratch.d_rotated, rows, c.query_width()));
+  const std::int64_t q_end = c.query_width();
+  const std::int64_t k_end = q_end + c.kv_width();
+  const std::int64_t v_end = c.qkv_width();
+  const Tensor d_qkv = scratch.d_qkv;
+  backend.attention_backward(
+      d_qkv.columns(0, q_end), d_qkv.columns(q_end, k_end), d_qkv.columns(k_end, v_end), d_out,
+      s.qkv.columns(0, q_end), s.qkv.columns(q_end, k_end), s.qkv.columns(k_end, v_end), s.attn_out,
+      s.log_sums,
+      {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
+  backend.rope(d_qkv.columns(0, k_end), model.rope_cos(), model.rope_sin(), c.rope_layout, 0,
+               shape.length, true);
+  const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
+  block.qkv.backward(backend, d_x, d_qkv, s.qkv_in, scratch_view(scratch.d_rotated, rows, c.width));
+  backend.rmsnorm_backward(scratch.d_residual, block.d_attn_norm, d_x, s.residual, block.attn_norm,
+                           s.attn_rstd);
+}
+
+}  // namespace
+
+void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activations& a,
+                      Tensor tokens, Tensor targets, float loss_scale,
+                      std::vector<LayerError>* errors) {
+  KvCache pass_through;
+  model.forward(backend, tokens, a, pass_through, errors);
+
+  const BackwardScratch& scratch = a.scratch;
+  const Tensor d_final = scratch_view(scratch.d_wide, a.shape.rows(), model.config().width);
+  head_loss(backend, model, a, targets, loss_scale, d_final);
+  backend.zero(scratch.d_residual);
+  backend.rmsnorm_backward(scratch.d_residual, model.d_final_norm(), d_final, a.last_residual,
+                           model.final_norm(), a.final_rstd);
+  for (std::int64_t layer = model.config().layers - 1; layer >= 0; --layer) {
+    const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
+    mlp_backward(backend, model, block, a.slot(layer), scratch);
+    attention_backward(backend, model, block, a.slot(layer), a.shape, scratch);
+  }
+  backend.embedding_backward(model.d_embedding(), scratch.d_residual, tokens);
+}
+
+void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,
+                  Tensor targets) {
+  KvCache pass_through;
+  model.forward(backend, tokens, a, pass_through);
+  head_loss(backend, model, a, targets, 0.0f, Tensor());
+}
+
+void finish_gradients(Backend& backend, const Llama<QuantLinear>& model) {
+  for (const Block<QuantLinear>& block : model.blocks()) {
+    block.qkv.finish_gradient(backend);
+    block.out.finish_gradient(backend);
+    block.gate_up.finish_gradient(backend);
+    block.down.finish_gradient(backend);
+  }
+  model.head().finish_gradient(backend);
+}
+
+}  // namespace quest

@@ -1,0 +1,168 @@
+// Presets, checks and counts of model shapes.
+#include "model/config.h"
+
+#include <array>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace quest {
+namespace {
+
+constexpr double kInitStd = 0.02;
+
+struct Preset {
+  std::string_view name;
+  std::int64_t layers;
+  std::int64_t width;
+  std::int64_t heads;
+};
+
+// nano to mini are for CPUs and for minutes; the others are the published sizes.
+constexpr std::array<Preset, 9> kPresets{{{"nano", 3, 128, 2},
+                                          {"micro", 4, 256, 4},
+                                          {"mini", 6, 384, 3},
+                                          {"30M", 6, 640, 5},
+                                          {"50M", 7, 768, 6},
+                                          {"100M", 8, 1024, 8},
+                                          {"200M", 10, 1280, 10},
+                                          {"430M", 13, 1664, 13},
+                                          {"800M", 16, 2048, 16}}};
+
+void check_positive(const char* what, std::int64_t value) {
+  if (value < 1) fail("model.{} must be at least 1, not {}", what, value);
+  if (value > (std::int64_t{1} << 24)) fail("model.{} = {} is too large", what, value);
+}
+
+std::string block(std::int64_t layer) { return fmt::format("blocks.{}.", layer); }
+std::string tensors(std::int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+
+}  // namespace
+
+ModelConfig ModelConfig::preset(std::string_view name, std::int64_t vocab) {
+  for (const Preset& preset : kPresets) {
+    if (preset.name != name) continue;
+    ModelConfig config;
+    config.layers = preset.layers;
+    config.width = preset.width;
+    config.heads = preset.heads;
+    config.kv_heads = preset.heads;
+    config.head_dim = preset.width / preset.heads;
+    config.hidden = published_hidden(preset.width);
+    config.vocab = vocab;
+    return config;
+  }
+  fail("there is no preset '{}'; choose one of {}", name, fmt::join(preset_names(), ", "));
+}
+
+std::vector<std::string> ModelConfig::preset_names() {
+  std::vector<std::string> names;
+  for (const Preset& preset : kPresets) names.emplace_back(preset.name);
+  return names;
+}
+
+std::int64_t ModelConfig::published_hidden(std::int64_t width) {
+  return 256 * ((8 * width / 3 + 255) / 256);
+}
+
+void ModelConfig::validate() const {
+  check_positive("layers", layers);
+  check_positive("width", width);
+  check_positive("heads", heads);
+  check_positive("kv_heads", kv_heads);
+  check_positive("head_dim", head_dim);
+  check_positive("hidden", hidden);
+  check_positive("vocab", vocab);
+  check_positive("max_positions", max_positions);
+  if (heads % kv_heads != 0) {
+    fail("model.heads = {} must be a multiple of model.kv_heads = {}", heads, kv_heads);
+  }
+  if (head_dim % 2 != 0) {
+    fail("model.head_dim = {} must be even: rotary embeddings turn pairs", head_dim);
+  }
+  if (std::max({width, query_width(), hidden}) > 32768) {
+    fail(
+        "a linear layer with more than 32768 inputs is not supported (model.width, heads * "
+        "head_dim and hidden are {}, {} and {})",
+        width, query_width(), hidden);
+  }
+  if (!(rope_theta > 1.0) || !std::isfinite(rope_theta)) {
+    fail("model.rope_theta must be above 1, not {}", rope_theta);
+  }
+  if (!(norm_epsilon > 0.0f) || !(norm_epsilon < 1.0f)) {
+    fail("model.norm_eps must be between 0 and 1, not {}", norm_epsilon);
+  }
+}
+
+std::int64_t ModelConfig::linear_parameters() const {
+  return layers * (width * qkv_width() + query_width() * width + 3 * width * hidden);
+}
+
+std::int64_t ModelConfig::non_embedding_parameters() const {
+  return linear_parameters() + (2 * layers + 1) * width;
+}
+
+std::int64_t ModelConfig::parameters() const {
+  return non_embedding_parameters() + (tied_head ? 1 : 2) * vocab * width;
+}
+
+double ModelConfig::forward_flops_per_token(std::int64_t sequence_length) const {
+  const double products =
+      2.0 * (static_cast<double>(linear_parameters()) + static_cast<double>(vocab * width));
+  // A query sees (T + 1) / 2 keys in the mean; scores and values are two products.
+  const double attention = 4.0 * static_cast<double>(layers * query_width()) *
+                           (static_cast<double>(sequence_length) + 1.0) / 2.0;
+  return products + attention;
+}
+
+LinearLayout qkv_layout(const ModelConfig& config, std::int64_t layer) {
+  const std::string name = block(layer) + "attn.";
+  const std::string tensor = tensors(layer) + "self_attn.";
+  return {{{name + "q", tensor + "q_proj.weight", config.query_width()},
+           {name + "k", tensor + "k_proj.weight", config.kv_width()},
+           {name + "v", tensor + "v_proj.weight", config.kv_width()}},
+          config.width,
+          kInitStd};
+}
+
+LinearLayout out_layout(const ModelConfig& config, std::int64_t layer) {
+  return {{{block(layer) + "attn.out", tensors(layer) + "self_attn.o_proj.weight", config.width}},
+          config.query_width(),
+          kInitStd / std::sqrt(2.0 * static_cast<double>(config.layers))};
+}
+
+LinearLayout gate_up_layout(const ModelConfig& config, std::int64_t layer) {
+  const std::string name = block(layer) + "mlp.";
+  const std::string tensor = tensors(layer) + "mlp.";
+  return {{{name + "gate", tensor + "gate_proj.weight", config.hidden},
+           {name + "up", tensor + "up_proj.weight", config.hidden}},
+          config.width,
+          kInitStd};
+}
+
+LinearLayout down_layout(const ModelConfig& config, std::int64_t layer) {
+  return {{{block(layer) + "mlp.down", tensors(layer) + "mlp.down_proj.weight", config.width}},
+          config.hidden,
+          kInitStd / std::sqrt(2.0 * static_cast<double>(config.layers))};
+}
+
+LinearLayout head_layout(const ModelConfig& config) {
+  return {{{"head", "lm_head.weight", config.vocab}}, config.width, kInitStd};
+}
+
+std::vector<std::string> layer_names(const ModelConfig& config) {
+  std::vector<std::string> names;
+  const auto append = [&](const LinearLayout& layout) {
+    for (const LinearPart& part : layout.parts) names.push_back(part.name);
+  };
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    append(qkv_layout(config, layer));
+    append(out_layout(config, layer));
+    append(gate_up_layout(config, layer));
+    append(down_layout(config, layer));
+  }
+  append(head_layout(config));
+  return names;
+}
+
+}  // namespace quest

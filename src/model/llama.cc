@@ -1,0 +1,246 @@
+// Llama: memory layout and the forward pass.
+#include "model/llama.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quest {
+namespace {
+
+// Logits of one chunk take at most this much memory (f32), so that they stay near the caches.
+constexpr std::int64_t kHeadChunkBytes = std::int64_t{64} << 20;
+
+// Takes the same shape from the parameters' and, where the model trains, the gradients' arena.
+struct Weight {
+  Tensor value;
+  Tensor gradient;
+};
+
+Weight take_weight(ModelArenas& arenas, Shape shape, bool trains) {
+  return {arenas.parameters.take(shape, DType::kF32),
+          trains ? arenas.gradients.take(shape, DType::kF32) : Tensor()};
+}
+
+std::vector<LinearScheme> part_schemes(const LinearLayout& layout, const Scheme& scheme) {
+  std::vector<LinearScheme> schemes;
+  for (const LinearPart& part : layout.parts) schemes.push_back(scheme.for_layer(part.name));
+  return schemes;
+}
+
+template <typename Linear>
+Linear make_linear(const LinearLayout& layout, const Scheme& scheme, DType compute, bool trains,
+                   ModelArenas& arenas) {
+  std::int64_t rows = 0;
+  for (const LinearPart& part : layout.parts) rows += part.rows;
+  const Weight weight = take_weight(arenas, {rows, layout.columns}, trains);
+  return Linear(layout, part_schemes(layout, scheme), compute, trains, weight.value,
+                weight.gradient, arenas.prepared);
+}
+
+template <typename Linear>
+Block<Linear> make_block(const ModelConfig& config, std::int64_t layer, const Scheme& scheme,
+                         DType compute, bool trains, ModelArenas& arenas) {
+  const Weight attn_norm = take_weight(arenas, {config.width}, trains);
+  auto qkv = make_linear<Linear>(qkv_layout(config, layer), scheme, compute, trains, arenas);
+  auto out = make_linear<Linear>(out_layout(config, layer), scheme, compute, trains, arenas);
+  const Weight mlp_norm = take_weight(arenas, {config.width}, trains);
+  auto gate_up =
+      make_linear<Linear>(gate_up_layout(config, layer), scheme, compute, trains, arenas);
+  auto down = make_linear<Linear>(down_layout(config, layer), scheme, compute, trains, arenas);
+  return {attn_norm.value, attn_norm.gradient, std::move(qkv),     std::move(out),
+          mlp_norm.value,  mlp_norm.gradient,  std::move(gate_up), std::move(down)};
+}
+
+// A linear layer's input in the compute type: its own memory where backward or a dense product
+// reads it later, else a part of `shared`.
+template <typename Linear>
+LinearInput take_linear_input(const Linear& linear, Arena& arena, Tensor shared,
+                              const PassShape& shape, DType compute) {
+  const bool own = shape.backward && linear.reads_dense_input();
+  const Tensor x = own ? arena.take({shape.rows(), linear.columns()}, compute)
+                       : scratch_view(shared, shape.rows(), linear.columns());
+  return linear.take_input(arena, x, shape.rows(), shape.backward);
+}
+
+template <typename Linear>
+LayerActivations take_layer(const ModelConfig& config, const Block<Linear>& block, Arena& arena,
+                            Tensor shared, const PassShape& shape, DType compute) {
+  const std::int64_t rows = shape.rows();
+  LayerActivations slot;
+  slot.residual = arena.take({rows, config.width}, DType::kF32);
+  slot.attn_rstd = arena.take({rows}, DType::kF32);
+  slot.qkv_in = take_linear_input(block.qkv, arena, shared, shape, compute);
+  slot.qkv = arena.take({rows, config.qkv_width()}, compute);
+  slot.log_sums = arena.take({shape.batch, config.heads, shape.length}, DType::kF32);
+  slot.attn_out = arena.take({rows, config.query_width()}, compute);
+  slot.out_in = block.out.take_input(arena, slot.attn_out, rows, shape.backward);
+  slot.mid_residual = arena.take({rows, config.width}, DType::kF32);
+  slot.mlp_rstd = arena.take({rows}, DType::kF32);
+  slot.gate_up_in = take_linear_input(block.gate_up, arena, shared, shape, compute);
+  slot.gate_up = arena.take({rows, 2 * config.hidden}, compute);
+  slot.down_in = take_linear_input(block.down, arena, shared, shape, compute);
+  return slot;
+}
+
+BackwardScratch take_scratch(const ModelConfig& config, Arena& arena, std::int64_t rows,
+                             DType compute) {
+  const std::int64_t widest = std::max({config.width, config.query_width(), config.hidden});
+  BackwardScratch scratch;
+  scratch.d_residual = arena.take({rows, config.width}, DType::kF32);
+  scratch.d_output =
+      compute == DType::kF32 ? scratch.d_residual : arena.take({rows, config.width}, compute);
+  scratch.d_wide = arena.take({rows * widest}, compute);
+  scratch.d_rotated = arena.take({rows * widest}, compute);
+  scratch.d_qkv = arena.take({rows, config.qkv_width()}, compute);
+  return scratch;
+}
+
+}  // namespace
+
+template <typename Linear>
+Llama<Linear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
+                     ModelArenas& arenas)
+    : config_(config), scheme_(scheme), compute_(compute), trains_(trains) {
+  const Weight embedding = take_weight(arenas, {config.vocab, config.width}, trains);
+  embedding_ = embedding.value;
+  d_embedding_ = embedding.gradient;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    blocks_.push_back(make_block<Linear>(config, layer, scheme, compute, trains, arenas));
+  }
+  const Weight final_norm = take_weight(arenas, {config.width}, trains);
+  final_norm_ = final_norm.value;
+  d_final_norm_ = final_norm.gradient;
+  const Weight head =
+      config.tied_head ? embedding : take_weight(arenas, {config.vocab, config.width}, trains);
+  head_.emplace_back(head_layout(config),
+                     std::vector<LinearScheme>{scheme.for_layer("head", LinearScheme())}, compute,
+                     trains, head.value, head.gradient, arenas.prepared);
+  const Shape table{config.max_positions, config.head_dim / 2};
+  rope_cos_ = arenas.prepared.take(table, DType::kF32);
+  rope_sin_ = arenas.prepared.take(table, DType::kF32);
+}
+
+template <typename Linear>
+Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape) const {
+  const std::int64_t rows = shape.rows();
+  const std::int64_t widest = std::max(config_.width, config_.hidden);
+  Activations a;
+  a.shape = shape;
+  const Tensor shared = arena.take({rows * widest}, compute_);
+  const std::int64_t slots = shape.backward ? config_.layers : 1;
+  for (std::int64_t layer = 0; layer < slots; ++layer) {
+    a.slots.push_back(take_layer(config_, blocks_[static_cast<std::size_t>(layer)], arena, shared,
+                                 shape, compute_));
+  }
+  a.last_residual = arena.take({rows, config_.width}, DType::kF32);
+  a.final_rstd = arena.take({rows}, DType::kF32);
+  a.final_x = arena.take({rows, config_.width}, compute_);
+  a.losses = arena.take({rows}, DType::kF32);
+  a.correct = arena.take({rows}, DType::kU8);
+  a.error_sums = arena.take({3}, DType::kF64);
+
+  const std::int64_t budget = kHeadChunkBytes / 4 / config_.vocab;
+  a.head.rows = std::clamp(budget, std::min<std::int64_t>(rows, 64), rows);
+  a.head.input = head_[0].take_input(arena, scratch_view(a.final_x, a.head.rows, config_.width),
+                                     a.head.rows, shape.backward);
+  a.head.logits = arena.take({a.head.rows, config_.vocab}, DType::kF32);
+  if (shape.backward) {
+    a.head.d_logits = compute_ == DType::kF32 ? a.head.logits
+                                              : arena.take({a.head.rows, config_.vocab}, compute_);
+    a.scratch = take_scratch(config_, arena, rows, compute_);
+  }
+  return a;
+}
+
+template <typename Linear>
+void Llama<Linear>::prepare_weights(Backend& backend) const {
+  for (const Block<Linear>& block : blocks_) {
+    block.qkv.prepare_weights(backend);
+    block.out.prepare_weights(backend);
+    block.gate_up.prepare_weights(backend);
+    block.down.prepare_weights(backend);
+  }
+  head_[0].prepare_weights(backend);
+}
+
+template <typename Linear>
+void Llama<Linear>::prepare_tables(Backend& backend) const {
+  std::vector<float> cos(static_cast<std::size_t>(rope_cos_.numel()));
+  std::vector<float> sin(cos.size());
+  const std::int64_t half = config_.head_dim / 2;
+  for (std::int64_t position = 0; position < config_.max_positions; ++position) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(position) *
+                           std::pow(config_.rope_theta, -static_cast<double>(i) / double(half));
+      const auto index = static_cast<std::size_t>(position * half + i);
+      cos[index] = static_cast<float>(std::cos(angle));
+      sin[index] = static_cast<float>(std::sin(angle));
+    }
+  }
+  backend.copy(rope_cos_, view_of(cos.data(), rope_cos_.shape));
+  backend.copy(rope_sin_, view_of(sin.data(), rope_sin_.shape));
+  backend.synchronize();
+}
+
+template <typename Linear>
+void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
+                            std::vector<LayerError>* errors) const {
+  const ModelConfig& c = config_;
+  const PassShape& shape = a.shape;
+  const std::int64_t position = cache.length();
+  const auto note_error = [&](std::int64_t layer, const char* name, const Linear& linear,
+                              const LinearInput& input) {
+    if (errors == nullptr) return;
+    errors->push_back({"blocks." + std::to_string(layer) + "." + name,
+                       linear.weight_error(backend, a.error_sums),
+                       linear.input_error(backend, input, a.error_sums)});
+  };
+
+  backend.embedding(a.residual(0, c.layers), tokens, embedding_);
+  for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+    const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+    const LayerActivations& s = a.slot(layer);
+
+    backend.rmsnorm(s.qkv_in.x, s.attn_rstd, s.residual, block.attn_norm, c.norm_epsilon);
+    block.qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet);
+    note_error(layer, "attn.qkv", block.qkv, s.qkv_in);
+    const std::int64_t q_end = c.query_width();
+    const std::int64_t k_end = q_end + c.kv_width();
+    backend.rope(s.qkv.columns(0, k_end), rope_cos_, rope_sin_, c.rope_layout, position,
+                 shape.length, false);
+    const KvView kv = cache.append(backend, layer, s.qkv.columns(q_end, k_end),
+                                   s.qkv.columns(k_end, c.qkv_width()), shape.batch, shape.length);
+    backend.attention(s.attn_out, s.log_sums, s.qkv.columns(0, q_end), kv.k, kv.v,
+                      {shape.batch, shape.length, kv.key_length, kv.key_capacity, c.heads,
+                       c.kv_heads, c.head_dim});
+    backend.copy(s.mid_residual, s.residual);
+    block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
+    note_error(layer, "attn.out", block.out, s.out_in);
+
+    backend.rmsnorm(s.gate_up_in.x, s.mlp_rstd, s.mid_residual, block.mlp_norm, c.norm_epsilon);
+    block.gate_up.forward(backend, s.gate_up, s.gate_up_in, Write::kSet);
+    note_error(layer, "mlp.gate_up", block.gate_up, s.gate_up_in);
+    backend.swiglu(s.down_in.x, s.gate_up.columns(0, c.hidden),
+                   s.gate_up.columns(c.hidden, 2 * c.hidden));
+    const Tensor next = a.residual(layer + 1, c.layers);
+    backend.copy(next, s.mid_residual);
+    block.down.forward(backend, next, s.down_in, Write::kAdd);
+    note_error(layer, "mlp.down", block.down, s.down_in);
+  }
+  cache.advance(shape.length);
+  backend.rmsnorm(a.final_x, a.final_rstd, a.last_residual, final_norm_, c.norm_epsilon);
+}
+
+template <typename Linear>
+Tensor Llama<Linear>::logits(Backend& backend, const Activations& a, std::int64_t begin,
+                             std::int64_t rows, LinearInput* input) const {
+  const LinearInput chunk = a.head.input.with(a.final_x.rows_slice(begin, begin + rows));
+  const Tensor out = a.head.logits.rows_slice(0, rows);
+  head_[0].forward(backend, out, chunk, Write::kSet);
+  if (input != nullptr) *input = chunk;
+  return out;
+}
+
+template class Llama<QuantLinear>;
+
+}  // namespace quest

@@ -1,0 +1,128 @@
+// Llama: the architecture, written once for every kind of linear layer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backend/arena.h"
+#include "backend/backend.h"
+#include "model/activations.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/quant_linear.h"
+
+namespace quest {
+
+/// Where a model lays its tensors. Parameters and gradients are laid in the same order, so that
+/// their arenas are flat arrays of equal layout.
+struct ModelArenas {
+  Arena parameters;  ///< f32 master weights
+  Arena gradients;   ///< f32; unused where nothing is trained
+  Arena prepared;    ///< codes, masks and casts of the weights
+};
+
+/// A pre-norm transformer block.
+template <typename Linear>
+struct Block {
+  Tensor attn_norm;  ///< f32 [C]
+  Tensor d_attn_norm;
+  Linear qkv;
+  Linear out;
+  Tensor mlp_norm;  ///< f32 [C]
+  Tensor d_mlp_norm;
+  Linear gate_up;
+  Linear down;
+};
+
+/// The quantization error of every linear layer of one pass, in the order of the forward pass.
+struct LayerError {
+  std::string name;  ///< "blocks.3.attn.qkv"
+  QuantizationError weight;
+  QuantizationError input;
+};
+
+/// A Llama-type model over `Linear` (QuantLinear trains; a packed one runs what was trained).
+template <typename Linear>
+class Llama {
+ public:
+  /// Lays out all tensors; the values are set by whoever initializes or loads them. With measuring
+  /// arenas this only counts memory. `compute` (f32 or bf16) is the type of high-precision
+  /// operands.
+  Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
+        ModelArenas& arenas);
+
+  /// The memory of a pass; with a measuring arena this only counts.
+  Activations make_activations(Arena& arena, const PassShape& shape) const;
+
+  /// Fills the tables of rotary angles; once, before the first forward pass.
+  void prepare_tables(Backend& backend) const;
+
+  /// Quantizes or casts all weights; once after every change of them.
+  void prepare_weights(Backend& backend) const;
+
+  /// tokens i32 [B * T] to `a.final_x`. The cache says which position comes next and is advanced.
+  /// `errors`, if not null, receives each layer's quantization error (slow; for the log).
+  void forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
+               std::vector<LayerError>* errors = nullptr) const;
+
+  /// a.head.logits [rows, V] of rows [begin, begin + rows) of `a.final_x`; rows <= a.head.rows.
+  /// Returns the view that was written; `input` receives the head's prepared input of these rows.
+  Tensor logits(Backend& backend, const Activations& a, std::int64_t begin, std::int64_t rows,
+                LinearInput* input = nullptr) const;
+
+  /// The only list of parameters: init, save, load, count and optimizer go through it.
+  template <typename Visitor>
+  void for_each_parameter(Visitor visit) const;
+
+  const ModelConfig& config() const { return config_; }
+  const Scheme& scheme() const { return scheme_; }
+  DType compute() const { return compute_; }
+  bool trains() const { return trains_; }
+  const std::vector<Block<Linear>>& blocks() const { return blocks_; }
+  const Linear& head() const { return head_[0]; }
+  Tensor final_norm() const { return final_norm_; }
+  Tensor d_final_norm() const { return d_final_norm_; }
+  Tensor d_embedding() const { return d_embedding_; }
+  Tensor rope_cos() const { return rope_cos_; }
+  Tensor rope_sin() const { return rope_sin_; }
+
+ private:
+  ModelConfig config_;
+  Scheme scheme_;
+  DType compute_;
+  bool trains_;
+  Tensor embedding_;  // f32 [V, C]
+  Tensor d_embedding_;
+  std::vector<Block<Linear>> blocks_;
+  Tensor final_norm_;  // f32 [C]
+  Tensor d_final_norm_;
+  std::vector<Linear> head_;  // exactly one; built after the tensors above
+  Tensor rope_cos_;           // f32 [positions, D/2]
+  Tensor rope_sin_;
+};
+
+template <typename Linear>
+template <typename Visitor>
+void Llama<Linear>::for_each_parameter(Visitor visit) const {
+  constexpr double kEmbeddingStd = 0.02;
+  visit(Parameter{"model.embed_tokens.weight", embedding_, d_embedding_, false, kEmbeddingStd});
+  std::int64_t layer = 0;
+  for (const Block<Linear>& block : blocks_) {
+    const std::string prefix = "model.layers." + std::to_string(layer++) + ".";
+    visit(Parameter{prefix + "input_layernorm.weight", block.attn_norm, block.d_attn_norm, false,
+                    0.0});
+    block.qkv.for_each_parameter(true, visit);
+    block.out.for_each_parameter(true, visit);
+    visit(Parameter{prefix + "post_attention_layernorm.weight", block.mlp_norm, block.d_mlp_norm,
+                    false, 0.0});
+    block.gate_up.for_each_parameter(true, visit);
+    block.down.for_each_parameter(true, visit);
+  }
+  visit(Parameter{"model.norm.weight", final_norm_, d_final_norm_, false, 0.0});
+  if (!config_.tied_head) head_[0].for_each_parameter(false, visit);
+}
+
+extern template class Llama<QuantLinear>;
+
+}  // namespace quest

@@ -1,0 +1,209 @@
+// config.json and weights of a model folder.
+#include "model/model_file.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "core/error.h"
+
+namespace quest {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Where a parameter lies in a file: a tensor, and the first of its rows.
+struct Source {
+  std::string name;
+  std::int64_t first_row = 0;
+};
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const std::size_t position = text.find(from);
+  if (position != std::string::npos) text.replace(position, from.size(), to);
+  return text;
+}
+
+// The reference's name of one of our parameters.
+Source reference_source(const std::string& name, const ModelConfig& config) {
+  if (name == "model.embed_tokens.weight") return {"transformer.wte.weight"};
+  if (name == "model.norm.weight") return {"transformer.ln_f.weight"};
+  if (name == "lm_head.weight") return {"lm_head.weight"};
+  std::string rest = replaced(name, "model.layers.", "transformer.h.");
+  if (rest.find("self_attn.q_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.q_proj", "attn.c_attn"), 0};
+  }
+  if (rest.find("self_attn.k_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.k_proj", "attn.c_attn"), config.query_width()};
+  }
+  if (rest.find("self_attn.v_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.v_proj", "attn.c_attn"),
+            config.query_width() + config.kv_width()};
+  }
+  for (const auto& [ours, theirs] :
+       {std::pair{"self_attn.o_proj", "attn.c_proj"}, std::pair{"mlp.gate_proj", "mlp.w1"},
+        std::pair{"mlp.up_proj", "mlp.w2"}, std::pair{"mlp.down_proj", "mlp.c_proj"},
+        std::pair{"input_layernorm", "ln_1"}, std::pair{"post_attention_layernorm", "ln_2"}}) {
+    rest = replaced(rest, ours, theirs);
+  }
+  return {rest};
+}
+
+// The rows of `file` that hold `parameter`, under any of the accepted names.
+Tensor find_rows(const SafetensorsFile& file, const Parameter& parameter,
+                 const ModelConfig& config) {
+  const Source reference = reference_source(parameter.name, config);
+  for (const Source& source :
+       {Source{parameter.name}, reference, Source{"init." + reference.name, reference.first_row}}) {
+    if (!file.contains(source.name)) continue;
+    const Tensor& found = file.tensor(source.name);
+    const Shape& wanted = parameter.value.shape;
+    const std::string shapes = fmt::format(
+        "{}: tensor '{}' has shape {}, but the model's {} needs {}", file.path().string(),
+        source.name, found.shape.to_string(), parameter.name, wanted.to_string());
+    if (found.shape.rank() != wanted.rank() || found.cols() != wanted[wanted.rank() - 1]) {
+      throw Error(shapes);
+    }
+    const bool stacked = source.name.find("c_attn") != std::string::npos;
+    const std::int64_t all_rows = stacked ? config.qkv_width() : parameter.value.rows();
+    if (found.rows() != all_rows) throw Error(shapes);
+    return wanted.rank() == 1
+               ? found
+               : found.rows_slice(source.first_row, source.first_row + parameter.value.rows());
+  }
+  fail("{} has no tensor '{}'", file.path().string(), parameter.name);
+}
+
+std::vector<float> finite_values(const Tensor& tensor, const Parameter& parameter,
+                                 const SafetensorsFile& file) {
+  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16) {
+    fail("{}: '{}' is {}; weights must be F32 or BF16", file.path().string(), parameter.name,
+         name(tensor.dtype));
+  }
+  std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] =
+        tensor.dtype == DType::kF32 ? tensor.as<float>()[i] : to_float(tensor.as<BFloat16>()[i]);
+    if (!std::isfinite(values[i])) {
+      fail("{}: '{}' has a value that is NaN or infinite (element {})", file.path().string(),
+           parameter.name, i);
+    }
+  }
+  return values;
+}
+
+template <typename T>
+T required(const Json& json, const char* key, const std::string& where) {
+  const auto found = json.find(key);
+  if (found == json.end()) fail("{} lacks the key '{}'", where, key);
+  try {
+    return found->get<T>();
+  } catch (const Json::exception&) {
+    fail("{}: the value of '{}' has the wrong type", where, key);
+  }
+}
+
+template <typename T>
+T optional(const Json& json, const char* key, T fallback, const std::string& where) {
+  return json.contains(key) && !json.at(key).is_null() ? required<T>(json, key, where) : fallback;
+}
+
+}  // namespace
+
+std::string to_config_json(const ModelDescription& description) {
+  const ModelConfig& c = description.config;
+  Json json;
+  json["architectures"] = {"LlamaForCausalLM"};
+  json["model_type"] = "llama";
+  json["hidden_size"] = c.width;
+  json["intermediate_size"] = c.hidden;
+  json["num_hidden_layers"] = c.layers;
+  json["num_attention_heads"] = c.heads;
+  json["num_key_value_heads"] = c.kv_heads;
+  json["head_dim"] = c.head_dim;
+  json["vocab_size"] = c.vocab;
+  json["max_position_embeddings"] = c.max_positions;
+  json["rms_norm_eps"] = c.norm_epsilon;
+  json["rope_theta"] = c.rope_theta;
+  json["rope_layout"] = c.rope_layout == RopeLayout::kInterleaved ? "interleaved" : "half";
+  json["tie_word_embeddings"] = c.tied_head;
+  json["hidden_act"] = "silu";
+  json["attention_bias"] = false;
+  json["mlp_bias"] = false;
+  json["torch_dtype"] = "float32";
+  json["quantization_config"] = {{"quant_method", "quest"},
+                                 {"scheme", description.scheme.base().to_string()},
+                                 {"layer_schemes", description.scheme.overrides()},
+                                 {"weights", "training"}};
+  return json.dump(2) + "\n";
+}
+
+ModelDescription parse_config_json(const std::string& text, const std::string& where) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) fail("{} is not a JSON object", where);
+  const auto type = optional<std::string>(json, "model_type", "llama", where);
+  if (type != "llama") fail("{}: model_type '{}' is not supported, only 'llama'", where, type);
+  ModelDescription description;
+  ModelConfig& c = description.config;
+  c.width = required<std::int64_t>(json, "hidden_size", where);
+  c.hidden = required<std::int64_t>(json, "intermediate_size", where);
+  c.layers = required<std::int64_t>(json, "num_hidden_layers", where);
+  c.heads = required<std::int64_t>(json, "num_attention_heads", where);
+  c.kv_heads = optional<std::int64_t>(json, "num_key_value_heads", c.heads, where);
+  c.head_dim = optional<std::int64_t>(json, "head_dim", c.heads > 0 ? c.width / c.heads : 0, where);
+  c.vocab = required<std::int64_t>(json, "vocab_size", where);
+  c.max_positions = required<std::int64_t>(json, "max_position_embeddings", where);
+  c.norm_epsilon = optional<float>(json, "rms_norm_eps", 1e-5f, where);
+  c.rope_theta = optional<double>(json, "rope_theta", 1e4, where);
+  c.tied_head = optional<bool>(json, "tie_word_embeddings", false, where);
+  const auto layout = optional<std::string>(json, "rope_layout", "half", where);
+  if (layout != "half" && layout != "interleaved") {
+    fail("{}: rope_layout is 'half' or 'interleaved', not '{}'", where, layout);
+  }
+  c.rope_layout = layout == "half" ? RopeLayout::kHalf : RopeLayout::kInterleaved;
+  if (json.contains("quantization_config")) {
+    const Json& quantization = json.at("quantization_config");
+    const auto method = required<std::string>(quantization, "quant_method", where);
+    if (method != "quest")
+      fail("{}: quant_method '{}' is not supported, only 'quest'", where, method);
+    description.scheme =
+        Scheme::parse(required<std::string>(quantization, "scheme", where),
+                      optional<std::vector<std::string>>(quantization, "layer_schemes", {}, where));
+  }
+  try {
+    c.validate();
+    description.scheme.check_overrides(layer_names(c));
+  } catch (const Error& error) {
+    fail("{}: {}", where, error.what());
+  }
+  return description;
+}
+
+void save_weights(const Model& model, const std::filesystem::path& path) {
+  std::vector<NamedTensor> tensors;
+  std::vector<std::vector<float>> host;
+  model.llama().for_each_parameter([&](const Parameter& parameter) {
+    Tensor value = parameter.value;
+    if (value.place != Place::kHost) {
+      host.emplace_back(static_cast<std::size_t>(value.numel()));
+      value = view_of(host.back().data(), value.shape);
+      model.backend().copy(value, parameter.value);
+    }
+    tensors.push_back({parameter.name, value});
+  });
+  model.backend().synchronize();
+  write_safetensors(path, tensors, {{"format", "pt"}});
+}
+
+void load_weights(Model& model, const SafetensorsFile& file) {
+  Backend& backend = model.backend();
+  model.llama().for_each_parameter([&](const Parameter& parameter) {
+    const Tensor rows = find_rows(file, parameter, model.config());
+    const std::vector<float> values = finite_values(rows, parameter, file);
+    backend.copy(parameter.value, view_of(values.data(), parameter.value.shape));
+    backend.synchronize();
+  });
+}
+
+}  // namespace quest

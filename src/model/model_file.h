@@ -1,0 +1,33 @@
+// Model files: config.json in Hugging Face's keys, and weights by name.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "core/safetensors.h"
+#include "model/model.h"
+
+namespace quest {
+
+/// What config.json says.
+struct ModelDescription {
+  ModelConfig config;
+  Scheme scheme;
+};
+
+/// The text of config.json: Hugging Face's Llama keys, and `quantization_config` with
+/// `quant_method: "quest"`.
+std::string to_config_json(const ModelDescription& description);
+/// Throws Error that names `where` and the key that is missing or wrong.
+ModelDescription parse_config_json(const std::string& text, const std::string& where);
+
+/// Writes the weights as one safetensors file, atomically.
+void save_weights(const Model& model, const std::filesystem::path& path);
+
+/// Sets all weights from a file whose names are Hugging Face's Llama names or those of the
+/// reference goldens (`transformer.h.0.attn.c_attn.weight` with q, k and v stacked, ...; an `init.`
+/// prefix is accepted). f32 and bf16 are read. Throws Error when a tensor is missing, has another
+/// shape, or is not finite. The caller decides about the checksum (SafetensorsFile::verify).
+void load_weights(Model& model, const SafetensorsFile& file);
+
+}  // namespace quest

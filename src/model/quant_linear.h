@@ -1,0 +1,134 @@
+// QuantLinear: the linear layers that read one input, trained under quantization schemes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/arena.h"
+#include "backend/backend.h"
+#include "model/config.h"
+
+namespace quest {
+
+/// A weight of the model with everything an optimizer or a file needs to know of it. `gradient` is
+/// null in a model that is not trained.
+struct Parameter {
+  std::string name;  ///< as in Hugging Face checkpoints
+  Tensor value;      ///< f32
+  Tensor gradient;   ///< f32, same shape
+  bool decayed;      ///< weight decay applies: the matrices inside the blocks only
+  double init_std;   ///< standard deviation of the initial normal values; 0: all ones
+};
+
+/// One way in which a linear layer reads its input: as codes, as dequantized values, or as it is.
+struct PreparedInput {
+  QuantizedRows rows;  ///< null tensors when this form does not quantize
+  Tensor dense;        ///< what a dense product reads; null when the product is one of integers
+};
+
+/// The input of a linear layer, float [R, K], and its prepared forms, in the layer's order.
+struct LinearInput {
+  Tensor x;
+  std::vector<PreparedInput> forms;
+
+  /// The same buffers for another x of at most as many rows.
+  LinearInput with(Tensor other_x) const;
+};
+
+/// Squared error and masked share of quantized values; see Backend::quantization_error.
+struct QuantizationError {
+  double masked = 0.0;
+  double squared_error = 0.0;
+  double squared_value = 0.0;
+  double count = 0.0;
+
+  double masked_fraction() const { return count > 0 ? masked / count : 0.0; }
+  /// sum (Q(z) - z)^2 / sum z^2: for Gaussian values the grid's MSE.
+  double relative_error() const { return squared_value > 0 ? squared_error / squared_value : 0.0; }
+};
+
+/// y = x W^T for the joined rows W [N, K] of one or more named parts that read the same x.
+///
+/// Consecutive parts of one scheme are one product. Where both sides are quantized the product is
+/// one of integers on rotated codes; where one side is, its values are rotated back and the product
+/// is dense in the compute type; where none is, it is dense. All gradients follow method section 2.
+class QuantLinear {
+ public:
+  /// `part_schemes` has one scheme a part. `weight` is f32 [N, K], `gradient` too where `trains`;
+  /// both outlive this. What is derived from the weights is laid in `prepared`.
+  QuantLinear(const LinearLayout& layout, const std::vector<LinearScheme>& part_schemes,
+              DType compute, bool trains, Tensor weight, Tensor gradient, Arena& prepared);
+
+  /// Quantizes (or casts) the weights: once after every change of them.
+  void prepare_weights(Backend& backend) const;
+
+  /// Lays out the input's forms for `rows` rows, with masks if `for_backward`. `x` must then keep
+  /// its values until backward when `reads_dense_input()`; otherwise it may be scratch.
+  LinearInput take_input(Arena& arena, Tensor x, std::int64_t rows, bool for_backward) const;
+  bool reads_dense_input() const;
+
+  /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
+  void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+
+  /// d_x float [R, K] = the input's gradient, and the weight's gradient += its share in the domain
+  /// in which it adds up; `finish_gradient` ends it. `d_z` is scratch shaped as d_x and of the
+  /// compute type; it may not alias d_x.
+  void backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input,
+                Tensor d_z) const;
+  /// Masks and rotates the summed weight gradient: once a step, after the last micro-batch.
+  void finish_gradient(Backend& backend) const;
+
+  /// Of the prepared weights, and of an input whose `x` still holds its values; `sums` is f64 [3]
+  /// scratch. Sides that are not quantized count nothing.
+  QuantizationError weight_error(Backend& backend, Tensor sums) const;
+  QuantizationError input_error(Backend& backend, const LinearInput& input, Tensor sums) const;
+
+  /// Visits the parts as parameters.
+  template <typename Visitor>
+  void for_each_parameter(bool decayed, Visitor visit) const {
+    std::int64_t begin = 0;
+    for (const LinearPart& part : layout_.parts) {
+      const std::int64_t end = begin + part.rows;
+      visit(Parameter{part.tensor_name, weight_.rows_slice(begin, end),
+                      gradient_ ? gradient_.rows_slice(begin, end) : Tensor(), decayed,
+                      layout_.init_std});
+      begin = end;
+    }
+  }
+  std::int64_t outputs() const { return weight_.rows(); }
+  std::int64_t columns() const { return weight_.cols(); }
+
+ private:
+  // A form of the input that some segments read.
+  struct Form {
+    SideScheme activation;
+    bool integer_product;
+    std::optional<RowQuantizer> quantizer;
+  };
+  // Consecutive rows of one scheme.
+  struct Segment {
+    LinearScheme scheme;
+    std::int64_t begin;
+    std::int64_t end;
+    std::size_t form;
+    std::optional<RowQuantizer> quantizer;
+    QuantizedRows rows;  // prepared weights, if quantized
+    Tensor dense;        // prepared weights of a dense product
+  };
+
+  std::size_t form_of(const LinearScheme& scheme);
+  void take_prepared(Segment& segment, Arena& prepared) const;
+  Tensor gradient_of(const Segment& segment) const;
+
+  LinearLayout layout_;
+  DType compute_;
+  bool trains_;
+  Tensor weight_;
+  Tensor gradient_;
+  std::vector<Form> forms_;
+  std::vector<Segment> segments_;
+};
+
+}  // namespace quest
