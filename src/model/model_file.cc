@@ -13,49 +13,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Where a parameter lies in a file: a tensor, and the first of its rows.
-struct Source {
-  std::string name;
-  std::int64_t first_row = 0;
-};
-
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t position = text.find(from);
   if (position != std::string::npos) text.replace(position, from.size(), to);
   return text;
 }
 
-// The reference's name of one of our parameters.
-Source reference_source(const std::string& name, const ModelConfig& config) {
-  if (name == "model.embed_tokens.weight") return {"transformer.wte.weight"};
-  if (name == "model.norm.weight") return {"transformer.ln_f.weight"};
-  if (name == "lm_head.weight") return {"lm_head.weight"};
-  std::string rest = replaced(name, "model.layers.", "transformer.h.");
-  if (rest.find("self_attn.q_proj") != std::string::npos) {
-    return {replaced(rest, "self_attn.q_proj", "attn.c_attn"), 0};
-  }
-  if (rest.find("self_attn.k_proj") != std::string::npos) {
-    return {replaced(rest, "self_attn.k_proj", "attn.c_attn"), config.query_width()};
-  }
-  if (rest.find("self_attn.v_proj") != std::string::npos) {
-    return {replaced(rest, "self_attn.v_proj", "attn.c_attn"),
-            config.query_width() + config.kv_width()};
-  }
-  for (const auto& [ours, theirs] :
-       {std::pair{"self_attn.o_proj", "attn.c_proj"}, std::pair{"mlp.gate_proj", "mlp.w1"},
-        std::pair{"mlp.up_proj", "mlp.w2"}, std::pair{"mlp.down_proj", "mlp.c_proj"},
-        std::pair{"input_layernorm", "ln_1"}, std::pair{"post_attention_layernorm", "ln_2"}}) {
-    rest = replaced(rest, ours, theirs);
-  }
-  return {rest};
-}
-
 // The rows of `file` that hold `parameter`, under any of the accepted names.
 Tensor find_rows(const SafetensorsFile& file, const Parameter& parameter,
                  const ModelConfig& config) {
-  const Source reference = reference_source(parameter.name, config);
-  for (const Source& source :
-       {Source{parameter.name}, reference, Source{"init." + reference.name, reference.first_row}}) {
+  const WeightSource reference = reference_source(parameter.name, config);
+  for (const WeightSource& source : {WeightSource{parameter.name}, reference,
+                                     WeightSource{"init." + reference.name, reference.first_row}}) {
     if (!file.contains(source.name)) continue;
     const Tensor& found = file.tensor(source.name);
     const Shape& wanted = parameter.value.shape;
@@ -110,6 +79,30 @@ T optional(const Json& json, const char* key, T fallback, const std::string& whe
 }
 
 }  // namespace
+
+WeightSource reference_source(const std::string& name, const ModelConfig& config) {
+  if (name == "model.embed_tokens.weight") return {"transformer.wte.weight"};
+  if (name == "model.norm.weight") return {"transformer.ln_f.weight"};
+  if (name == "lm_head.weight") return {"lm_head.weight"};
+  std::string rest = replaced(name, "model.layers.", "transformer.h.");
+  if (rest.find("self_attn.q_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.q_proj", "attn.c_attn"), 0};
+  }
+  if (rest.find("self_attn.k_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.k_proj", "attn.c_attn"), config.query_width()};
+  }
+  if (rest.find("self_attn.v_proj") != std::string::npos) {
+    return {replaced(rest, "self_attn.v_proj", "attn.c_attn"),
+            config.query_width() + config.kv_width()};
+  }
+  for (const auto& [ours, theirs] :
+       {std::pair{"self_attn.o_proj", "attn.c_proj"}, std::pair{"mlp.gate_proj", "mlp.w1"},
+        std::pair{"mlp.up_proj", "mlp.w2"}, std::pair{"mlp.down_proj", "mlp.c_proj"},
+        std::pair{"input_layernorm", "ln_1"}, std::pair{"post_attention_layernorm", "ln_2"}}) {
+    rest = replaced(rest, ours, theirs);
+  }
+  return {rest};
+}
 
 std::string to_config_json(const ModelDescription& description) {
   const ModelConfig& c = description.config;

@@ -9,6 +9,16 @@
 
 namespace quest {
 
+/// Where a parameter lies in a file: a tensor, and the first of its rows.
+struct WeightSource {
+  std::string name;
+  std::int64_t first_row = 0;
+};
+
+/// The name that the reference's checkpoints use for one of our parameters: q, k and v are rows of
+/// one stacked `attn.c_attn`.
+WeightSource reference_source(const std::string& parameter_name, const ModelConfig& config);
+
 /// What config.json says.
 struct ModelDescription {
   ModelConfig config;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "quant/grid.h"
 #include "quant/hadamard.h"
@@ -48,19 +49,26 @@ struct RowQuantizer {
     return static_cast<std::int32_t>(std::clamp(
         std::floor(z / step), static_cast<T>(grid.min_code()), static_cast<T>(grid.max_code())));
   }
-  /// Whether the gradient of a rotated value passes.
+  /// The gradient of a rotated value z passes where |z| <= mask_bound(rms).
+  ///
+  /// For trust this is the published |level - z| <= alpha rms / (2^b - 1), rewritten so that a
+  /// value near the border of two inner cells cannot fail it by rounding. A row smaller than the
+  /// epsilon in its clip point passes nothing, as in the reference; for clip and STE it passes all.
   template <typename T>
-  bool passes(T z, std::int32_t code, T step, T rms) const {
+  T mask_bound(T rms) const {
+    const T outermost = static_cast<T>(grid.alpha) * rms;
     switch (estimator) {
-      case Estimator::kTrust:
-        return std::abs((static_cast<T>(code) + T(0.5)) * step - z) <=
-               rms * static_cast<T>(grid.alpha / (grid.levels() - 1));
+      case Estimator::kTrust: {
+        const T levels = static_cast<T>(grid.levels());
+        return outermost > static_cast<T>(kScaleEpsilon) ? outermost * (levels / (levels - 1))
+                                                         : T(-1);
+      }
       case Estimator::kClip:
-        return std::abs(z) <= static_cast<T>(kappa) * clip_point(rms);
+        return static_cast<T>(kappa) * clip_point(rms);
       case Estimator::kSte:
-        return true;
+        break;
     }
-    return true;
+    return std::numeric_limits<T>::infinity();
   }
 };
 

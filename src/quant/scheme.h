@@ -19,7 +19,8 @@ enum class RangeRule : std::uint8_t { kGaussian };
 
 /// Axis 3: which elements let the gradient through.
 enum class Estimator : std::uint8_t {
-  kTrust,  ///< |Q(z) - z| <= alpha rms / (2^b - 1): the published trust mask
+  kTrust,  ///< |Q(z) - z| <= alpha rms / (2^b - 1): the published trust mask; as a bound on z,
+           ///< |z| <= 2^b / (2^b - 1) alpha rms
   kClip,   ///< |z| <= kappa s, s = alpha rms + 1e-8
   kSte,    ///< all
 };

@@ -52,13 +52,14 @@ void ReferenceBackend::quantize_rows(const QuantizedRows& rows, Tensor x,
     std::int8_t* const codes = rows.codes.row<std::int8_t>(r);
     std::uint8_t* const mask = rows.mask ? rows.mask.row<std::uint8_t>(r) : nullptr;
     if (mask != nullptr) std::fill(mask, mask + rows.mask.cols(), std::uint8_t{0});
+    const double bound = finite ? quantizer.mask_bound(rms) : -1.0;
     std::int32_t code_sum = 0;
     for (std::int64_t k = 0; k < x.cols(); ++k) {
       const double value = z[static_cast<std::size_t>(k)];
       const std::int32_t code = finite ? quantizer.code(value, step) : 0;
       codes[k] = static_cast<std::int8_t>(code);
       code_sum += code;
-      if (mask != nullptr && finite && quantizer.passes(value, code, step, rms)) {
+      if (mask != nullptr && std::abs(value) <= bound) {
         mask[k / 8] = static_cast<std::uint8_t>(mask[k / 8] | (1u << (k % 8)));
       }
     }
