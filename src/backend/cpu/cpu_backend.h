@@ -18,6 +18,13 @@ class CpuBackend : public ReferenceBackend {
   /// Scratch memory that the kernels hold now; grows with the largest shapes that they have seen.
   std::size_t workspace_bytes() const { return workspace_.total_bytes(); }
 
+  void quantize_rows(const QuantizedRows& rows, Tensor x, const RowQuantizer& quantizer) override;
+  void quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
+                              Write write) override;
+  void dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) override;
+  void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
+                          const RowQuantizer& quantizer) override;
+
  private:
   int threads_;
   Isa isa_;

@@ -1,10 +1,15 @@
 // Quantization kernels compiled for avx2.
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/simd16_avx2.h"
+// The shared text stands on the names of the header above.
 #include "backend/cpu/quantize_rows.inc.h"
 
 namespace quest {
 
 const QuantKernels kQuantKernelsAvx2 = {
+    .quantize_row = quantize_row,
+    .rotate_row = rotate_row,
+    .dequantize_row = dequantize_row,
     .odd_codes_bf16 = odd_codes_bf16,
 };
 
