@@ -287,18 +287,6 @@ std::int32_t make_codes(const RowCodes& to, const RowRule& rule, CodeScale scale
   return maker.sum();
 }
 
-/// The trust mask by its definition, |(q + 1/2) step - z| <= alpha rms / (2^b - 1).
-void make_trust_mask(const RowCodes& to, const RowRule& rule, double step, double rms) {
-  const double scale = block_scale(rule.block);
-  const double bound = rule.alpha * rms / (rule.max_code - rule.min_code);
-  for (std::int64_t k = 0; k < rule.columns; ++k) {
-    const double error = (to.codes[k] + 0.5) * step - scale * static_cast<double>(to.rotated[k]);
-    const std::uint32_t bit = __builtin_fabs(error) <= bound ? 1u : 0u;
-    std::uint8_t& byte = to.mask[k / 8];
-    byte = static_cast<std::uint8_t>((k % 8 == 0 ? 0u : byte) | bit << (k % 8));
-  }
-}
-
 void fill_broken_row(const RowCodes& to, std::int64_t columns) {
   for (std::int64_t k = 0; k < columns; ++k) to.codes[k] = 0;
   for (std::int64_t i = 0; to.mask != nullptr && 8 * i < columns; ++i) to.mask[i] = 0;
@@ -306,9 +294,14 @@ void fill_broken_row(const RowCodes& to, std::int64_t columns) {
   *to.code_sum = 0;
 }
 
-/// alpha rms above which the clip point's epsilon, 1e-8, moves the border of the trust mask by less
-/// than f32 resolves among the levels of a row, so that one comparison of |z| gives the mask.
-constexpr double kPlainClipPoint = 1e-3;
+/// RowQuantizer::mask_bound.
+inline double mask_bound(const RowRule& rule, double rms) {
+  const double outermost = rule.alpha * rms;
+  if (rule.mask == RowRule::kClip) return rule.kappa * (outermost + rule.epsilon);
+  if (rule.mask == RowRule::kAll) return __builtin_inf();
+  const double levels = rule.max_code - rule.min_code + 1;
+  return outermost > rule.epsilon ? outermost * (levels / (levels - 1)) : -1.0;
+}
 
 void quantize_row(const RowCodes& to, FloatRow x, const RowRule& rule) {
   for (std::int64_t k = rule.columns / 64 * 64; k < scratch_columns(rule.columns); ++k) {
@@ -329,28 +322,13 @@ void quantize_row(const RowCodes& to, FloatRow x, const RowRule& rule) {
   if (!(mean_square <= 3.4e38)) return fill_broken_row(to, rule.columns);
   const double rms = __builtin_sqrt(mean_square);
   const double clip_point = rule.alpha * rms + rule.epsilon;
-  const double level_steps = rule.max_code - rule.min_code;  // 2^b - 1
-  const double step = 2.0 * clip_point / level_steps;
+  const double step = 2.0 * clip_point / (rule.max_code - rule.min_code);  // over 2^b - 1
   const double scale = block_scale(rule.block);
-  // The trust mask passes what lies within alpha rms / (2^b - 1) of its level: up to half a step
-  // beyond the outermost one.
-  const double limit = rule.mask == RowRule::kClip ? rule.kappa * clip_point
-                                                   : rule.alpha * rms * (1.0 + 1.0 / level_steps);
-  const CodeScale code_scale{static_cast<float>(scale / step), static_cast<float>(limit / scale)};
+  const CodeScale code_scale{static_cast<float>(scale / step),
+                             static_cast<float>(mask_bound(rule, rms) / scale)};
   *to.step = static_cast<float>(step);
-  if (to.mask == nullptr) {
-    *to.code_sum = make_codes<false>(to, rule, code_scale);
-    return;
-  }
-  *to.code_sum = make_codes<true>(to, rule, code_scale);
-  if (rule.mask == RowRule::kAll) {
-    for (std::int64_t i = 0; 8 * i < rule.columns; ++i) {
-      const std::int64_t left = rule.columns - 8 * i;
-      to.mask[i] = static_cast<std::uint8_t>(left >= 8 ? 0xff : (1 << left) - 1);
-    }
-  } else if (rule.mask == RowRule::kTrust && rule.alpha * rms < kPlainClipPoint) {
-    make_trust_mask(to, rule, step, rms);
-  }
+  *to.code_sum = to.mask == nullptr ? make_codes<false>(to, rule, code_scale)
+                                    : make_codes<true>(to, rule, code_scale);
 }
 
 void odd_codes_bf16(std::uint16_t* out, const std::int8_t* codes, std::int64_t count) {

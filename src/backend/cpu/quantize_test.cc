@@ -99,28 +99,23 @@ std::int64_t expect_same_rows(Tensor x, const OwnedQuantizedRows& actual,
     double squares = 0;
     for (const double z : rotated.z) squares += z * z;
     const double rms = std::sqrt(squares / static_cast<double>(x.cols()));
-    const double trust = quantizer.grid.alpha * rms / (quantizer.grid.levels() - 1);
-    const double clip = quantizer.kappa * quantizer.clip_point(rms);
+    const double bound = quantizer.mask_bound(rms);
     std::int32_t sum = 0;
     for (std::int64_t k = 0; k < x.cols(); ++k) {
       const double z = rotated.z[static_cast<std::size_t>(k)];
       const double tolerance =
-          rotated.error_bound[static_cast<std::size_t>(k)] + 1e-6 * std::abs(z) + 1e-5 * trust;
+          rotated.error_bound[static_cast<std::size_t>(k)] + 1e-6 * std::abs(z);
       const std::int32_t code = actual.codes.view().row<std::int8_t>(r)[k];
       const std::int32_t wanted = expected.codes.view().row<std::int8_t>(r)[k];
       sum += code;
       const double border = std::abs(z / step - std::round(z / step)) * step;
-      const double level_error = std::abs((wanted + 0.5) * step - z);
-      const double mask_border = quantizer.estimator == Estimator::kTrust
-                                     ? std::abs(level_error - trust)
-                                     : std::abs(std::abs(z) - clip);
       const bool exact = rms == 0.0 || std::isnan(step);
       if (exact || border > tolerance) {
         EXPECT_EQ(code, wanted) << "row " << r << " column " << k << " z/step " << z / step;
       } else {
         ++excluded;
       }
-      if (exact || (mask_border > tolerance && border > tolerance)) {
+      if (exact || std::abs(std::abs(z) - bound) > tolerance) {
         EXPECT_EQ(mask_bit(actual, r, k), mask_bit(expected, r, k))
             << "row " << r << " column " << k << " z/step " << z / step;
       }
