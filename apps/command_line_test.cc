@@ -106,10 +106,10 @@ TEST(CommandLine, VersionIsPrinted) { EXPECT_TRUE(run({"--version"}).out.starts_
 
 TEST(CommandLine, FlagsReachTheSettings) {
   const TrainSettings settings =
-      *run({"train", "--lr", "3e-4", "--resume", "--scheme-layer", "a=w8a8", "--scheme-layer",
-            "b=none", "--set", "model.width=192", "--set=train.seed=4", "--sample-prompt", "[x,y]",
-            "--lr=2e-4", "--warmup", "50"})
-           .settings;
+      run({"train", "--lr", "3e-4", "--resume", "--scheme-layer", "a=w8a8", "--scheme-layer",
+           "b=none", "--set", "model.width=192", "--set=train.seed=4", "--sample-prompt", "[x,y]",
+           "--lr=2e-4", "--warmup", "50"})
+          .settings.value();
   EXPECT_EQ(settings.train.lr, 2e-4);
   EXPECT_TRUE(settings.run.resume);
   EXPECT_FALSE(settings.run.overwrite);
@@ -121,7 +121,8 @@ TEST(CommandLine, FlagsReachTheSettings) {
 }
 
 TEST(CommandLine, ASwitchCanBeTurnedOff) {
-  EXPECT_FALSE(run({"train", "--set", "run.resume=true", "--resume=false"}).settings->run.resume);
+  EXPECT_FALSE(
+      run({"train", "--set", "run.resume=true", "--resume=false"}).settings.value().run.resume);
 }
 
 TEST(CommandLine, UsageErrorsAreSentencesWithExitCode2) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <bit>
 #include <cmath>
 
 #include "apps/settings.h"
@@ -22,11 +23,16 @@ std::string random_text() {
   return text;
 }
 
+// Values that are awkward to print (no point, long without an exponent, tiny), and any other bits.
 double random_real(const Range& range) {
-  const auto bits = *rc::gen::suchThat(rc::gen::arbitrary<std::uint64_t>(), [&](std::uint64_t b) {
-    return range.contains(std::bit_cast<double>(b));
-  });
-  return std::bit_cast<double>(bits);
+  const auto inside = [&](double value) { return range.contains(value); };
+  const auto awkward = rc::gen::element(0.0, 0.5, 1.0, 12345678901234567890.0, 0.1, 1e300, 5e-324);
+  const auto any = rc::gen::map(rc::gen::arbitrary<std::uint64_t>(),
+                                [](std::uint64_t bits) { return std::bit_cast<double>(bits); });
+  // Few bit patterns lie between 0 and 1, where the bounded settings are.
+  const auto share =
+      rc::gen::map(rc::gen::inRange(0, 1 << 30), [](int part) { return part / double(1 << 30); });
+  return *rc::gen::suchThat(rc::gen::oneOf(awkward, any, share), inside);
 }
 
 struct Randomize {
@@ -41,12 +47,7 @@ struct Randomize {
                                   : std::numeric_limits<std::int64_t>::max();
     m(settings) = *rc::gen::inRange(low, high);
   }
-  void operator()(Setting::Member<double> m) const {
-    // Not every bit pattern in [0, 1) is likely to be drawn, so the bounded ones are scaled.
-    const double bound = std::isfinite(setting.range.high) ? setting.range.high : 0;
-    m(settings) =
-        bound > 0 ? bound * *rc::gen::inRange(0, 1 << 30) / (1 << 30) : random_real(setting.range);
-  }
+  void operator()(Setting::Member<double> m) const { m(settings) = random_real(setting.range); }
   void operator()(Setting::Member<std::string> m) const {
     m(settings) = setting.choices.empty() ? random_text() : *rc::gen::elementOf(setting.choices);
   }
@@ -56,7 +57,7 @@ struct Randomize {
   }
   void operator()(Setting::Member<FractionOrSteps> m) const {
     if (*rc::gen::arbitrary<bool>()) {
-      m(settings) = {true, *rc::gen::inRange(0, 1 << 20) / double(1 << 20), 0};
+      m(settings) = {true, random_real({.low = 0, .high = 1, .high_open = true}), 0};
     } else {
       m(settings) = {false, 0, *rc::gen::inRange<std::int64_t>(0, 1LL << 60)};
     }
