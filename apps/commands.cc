@@ -3,8 +3,11 @@
 
 namespace quest::app {
 
+std::unique_ptr<Command> make_info_command();
+
 std::vector<std::unique_ptr<Command>> all_commands() {
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(make_info_command());
   return commands;
 }
 

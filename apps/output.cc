@@ -43,11 +43,15 @@ void Report::add(const std::string& key, const nlohmann::ordered_json& value,
   add_json(key, value);
   std::string text = shown;
   if (text.empty()) text = value.is_string() ? value.get<std::string>() : value.dump();
-  rows_.push_back({label, text});
+  add_text(label, text);
 }
 
 void Report::add_json(const std::string& key, const nlohmann::ordered_json& value) {
   (*object_)[key] = value;
+}
+
+void Report::add_text(const std::string& label, const std::string& shown) {
+  rows_.push_back({label, shown});
 }
 
 void Report::print(bool as_json) const {

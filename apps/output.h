@@ -39,6 +39,8 @@ class Report {
            const std::string& shown = "");
   /// Adds `key` to the object only (nested results that the command prints in its own way).
   void add_json(const std::string& key, const nlohmann::ordered_json& value);
+  /// A line for people only, of what `add_json` has put into the object.
+  void add_text(const std::string& label, const std::string& shown);
   /// Writes everything to stdout.
   void print(bool as_json) const;
 

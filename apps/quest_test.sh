@@ -38,4 +38,40 @@ fi
 "$quest" --help >&- 2>&-
 check "closed streams do no harm" test $? -eq 0
 
+# Every help fits a screen, also those of commands in groups.
+commands_of() { # commands_of COMMAND...: the names that its help lists
+  "$quest" "$@" --help | sed -n '/^Commands:/,/^$/p' | sed -n 's/^  \([a-z]*\) .*/\1/p'
+}
+fits_a_screen() {
+  local help
+  help=$("$quest" "$@" --help) || return 1
+  [ "$(wc -l <<<"$help")" -le 40 ] || return 1
+  [ "$(wc -L <<<"$help")" -le 100 ] || return 1
+}
+check "quest has commands" test -n "$(commands_of)"
+check "quest --help fits a screen" fits_a_screen
+for command in $(commands_of); do
+  check "quest $command --help fits a screen" fits_a_screen "$command"
+  for inner in $(commands_of "$command"); do
+    check "quest $command $inner --help fits a screen" fits_a_screen "$command" "$inner"
+  done
+done
+
+# quest info: JSON on stdout alone, and a printed config is a config.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$quest" info --preset 30M --vocab 32000 --json >"$folder/info.json"
+check "info --json is JSON with the published count" python3 -c "
+import json, sys
+sys.exit(json.load(open('$folder/info.json'))['non_embedding_parameters'] != 30482560)"
+"$quest" info --preset micro --lr-typo 1 >"$folder/out" 2>/dev/null
+check "a wrong flag is a usage error" test $? -eq 2
+check "a usage error prints nothing on stdout" test ! -s "$folder/out"
+"$quest" info --preset micro --set train.lr=3e-4 --print-config >"$folder/a.toml"
+"$quest" info --config "$folder/a.toml" --print-config >"$folder/b.toml"
+check "a printed config reads back the same" cmp "$folder/a.toml" "$folder/b.toml"
+"$quest" info --model "$folder" 2>"$folder/err"
+check "a folder without a model is an error" test $? -eq 1
+check "a folder without a model is named" grep -q "$folder/config.json" "$folder/err"
+
 exit $((failures > 0))

@@ -224,6 +224,11 @@ const Setting* find_setting(std::string_view key) {
   return nullptr;
 }
 
+std::string help_text(const Setting& setting) {
+  if (setting.choices.empty()) return setting.help;
+  return fmt::format("{} ({})", setting.help, fmt::join(setting.choices, ", "));
+}
+
 const std::string& nearest_key(std::string_view key) {
   const std::string* nearest = nullptr;
   std::size_t least = std::numeric_limits<std::size_t>::max();

@@ -113,6 +113,9 @@ const Setting* find_setting(std::string_view key);
 /// The key of all_settings() that looks most like `key`; a bare last part ("lr") counts as well.
 const std::string& nearest_key(std::string_view key);
 
+/// The help with the choices, if there are any, in parentheses.
+std::string help_text(const Setting& setting);
+
 /// A value as a config file knows it. Integers are accepted where a real number is wanted.
 using SettingValue =
     std::variant<bool, std::int64_t, double, std::string, std::vector<std::string>>;
@@ -149,6 +152,9 @@ using PresetLookup = std::function<std::vector<Assignment>(const std::string& na
 /// strongest source names. Steps, tokens and epochs exclude each other: within one source that is
 /// an error, and a stronger source replaces what a weaker one chose. Throws UsageError.
 TrainSettings resolve_settings(const SettingSources& sources, const PresetLookup& presets);
+
+/// The value of one setting as TOML writes it.
+std::string toml_value(const TrainSettings& settings, const Setting& setting);
 
 /// The settings as a TOML config file, with the help texts as comments. Reading it back gives the
 /// same settings, to the last bit of every number.

@@ -28,11 +28,11 @@ std::string group_of(const Setting& setting) {
   return kMoreGroup + kTitles.at(setting.key.substr(0, setting.key.find('.')));
 }
 
-std::string help_of(const Setting& setting) {
-  if (setting.choices.empty()) return setting.help;
-  std::string names;
-  for (const std::string& choice : setting.choices) names += (names.empty() ? "" : ", ") + choice;
-  return setting.help + " (" + names + ")";
+// What a flag's help shows in brackets; nothing where zero or an empty text says "not given".
+std::string default_of(const Setting& setting) {
+  std::string text = toml_value(TrainSettings{}, setting);
+  if (text.front() == '"') text = text.substr(1, text.size() - 2);
+  return text == "0" || text == "0.0" || text == "[]" || text == "false" ? "" : text;
 }
 
 }  // namespace
@@ -43,7 +43,7 @@ void SettingsFlags::declare(CLI::App& app, const std::vector<std::string>& prefi
     const bool is_switch = std::holds_alternative<Setting::Member<bool>>(setting.access);
     const bool is_list =
         std::holds_alternative<Setting::Member<std::vector<std::string>>>(setting.access);
-    const std::string help = help_of(setting);
+    const std::string help = help_text(setting);
     CLI::Option* flag = nullptr;
     if (is_switch) {
       flag = app.add_flag(setting.flag, help);
@@ -52,6 +52,7 @@ void SettingsFlags::declare(CLI::App& app, const std::vector<std::string>& prefi
       flag = app.add_option(
           setting.flag, [](const CLI::results_t&) { return true; }, help);
       flag->type_name(setting.value_name);
+      flag->default_str(default_of(setting));
     }
     flag->group(group_of(setting));
     flag->multi_option_policy(is_list ? CLI::MultiOptionPolicy::TakeAll

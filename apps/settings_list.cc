@@ -15,7 +15,8 @@ constexpr Range kBelowOne{.low = 0, .high = 1, .high_open = true};
 
 std::vector<Setting> model_settings() {
   return {
-      {"model.preset", "--preset", "NAME", true, "shape of the model; see quest info --help",
+      {"model.preset", "--preset", "NAME", true,
+       "shape: nano, micro, mini, 30M, 50M, 100M, 200M, 430M or 800M",
        [](S& s) -> Text& { return s.model.preset; }},
       {"model.layers", "--layers", "N", false, "number of blocks",
        [](S& s) -> Int& { return s.model.layers; }, kFromOne},

@@ -136,8 +136,12 @@ std::vector<Assignment> parse_config(std::string_view toml, const std::string& f
   return assignments;
 }
 
-std::string print_config(const TrainSettings& settings) {
+std::string toml_value(const TrainSettings& settings, const Setting& setting) {
   TrainSettings copy = settings;  // the members are reached through accessors that may write
+  return std::visit(Print{copy}, setting.access);
+}
+
+std::string print_config(const TrainSettings& settings) {
   std::string out, table;
   for (const Setting& setting : all_settings()) {
     const std::size_t dot = setting.key.find('.');
@@ -146,9 +150,10 @@ std::string print_config(const TrainSettings& settings) {
       out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", table);
     }
     // Never set (no preset gave it): leaving it out keeps it so.
-    const std::string value = std::visit(Print{copy}, setting.access);
+    const std::string value = toml_value(settings, setting);
     if (setting.range.low == 1 && value == "0") continue;
-    out += fmt::format("{:<32}  # {}\n", setting.key.substr(dot + 1) + " = " + value, setting.help);
+    out += fmt::format("{:<32}  # {}\n", setting.key.substr(dot + 1) + " = " + value,
+                       help_text(setting));
   }
   return out;
 }
