@@ -179,6 +179,8 @@ TextSource::TextSource(const std::vector<std::string>& patterns) {
       std::erase_if(matches, unknown);
       if (matches.empty()) fail("the folder '{}' holds no {} file", pattern, kFormats);
     }
+    std::erase_if(matches, [](const auto& path) { return std::filesystem::is_directory(path); });
+    if (matches.empty()) fail("'{}' matches folders only", pattern);
     if (const auto found = std::find_if(matches.begin(), matches.end(), unknown);
         found != matches.end()) {
       fail("cannot tell the format of {}: text files end in {}", found->string(), kFormats);

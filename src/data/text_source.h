@@ -36,7 +36,8 @@ class TextSource {
   static constexpr std::size_t kMaxChunkBytes = std::size_t{1} << 20;
   static constexpr std::size_t kMaxLineBytes = std::size_t{256} << 20;
 
-  /// `patterns` as for `expand_glob`; of a folder, the files of the formats above are taken. Throws
+  /// `patterns` as for `expand_glob`; of a folder, the files of the formats above are
+  /// taken; folders that a pattern matches are passed over. Throws
   /// Error when a pattern matches nothing or a file has none of the names above.
   explicit TextSource(const std::vector<std::string>& patterns);
 

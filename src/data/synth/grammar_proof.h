@@ -22,8 +22,8 @@ namespace quest {
 /// which it occurs, the texts that can follow its options, up to the end of the story, pairwise
 /// differ in a character. `run` walks all contexts and compares all pairs, expanding what follows
 /// only as far as needed. What a variable shows counts as the same on both sides only while neither
-/// side has drawn it since the choice. Variables are taken to hold any row of any table they are drawn from,
-/// which only makes the proof harder.
+/// side has drawn it since the choice. Variables are taken to hold any row of any table they are
+/// drawn from, which only makes the proof harder.
 class AmbiguitySearch {
  public:
   explicit AmbiguitySearch(const Grammar& grammar) : grammar_(grammar) {
@@ -142,7 +142,8 @@ class AmbiguitySearch {
     const GrammarElement& x = head(a);
     const GrammarElement& y = head(b);
     return x.kind == GrammarElement::Kind::kReference && y.kind == x.kind &&
-           x.variable == y.variable && drawn_since_[x.variable] == 0 && x.column == y.column && x.capital == y.capital;
+           x.variable == y.variable && drawn_since_[x.variable] == 0 && x.column == y.column &&
+           x.capital == y.capital;
   }
 
   /// True when no text of `a` is a text of `b` or a beginning of one, nor the other way round.
