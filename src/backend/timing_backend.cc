@@ -1,0 +1,164 @@
+// TimingBackend: one line a kernel.
+#include "backend/timing_backend.h"
+
+#include <numeric>
+
+namespace quest {
+namespace {
+
+constexpr std::array<std::string_view, kWorkKinds> kWorkNames = {
+    "forward_product", "backward_product", "quantize",  "attention", "norm",
+    "elementwise",     "cross_entropy",    "embedding", "optimizer", "move"};
+
+// Multiply-adds, counted as two, of a product of the given output and summed length.
+double product_flops(const Tensor& out, std::int64_t summed) {
+  return 2.0 * static_cast<double>(out.numel()) * static_cast<double>(summed);
+}
+
+// Scores and values over the visible pairs of positions.
+double attention_flops(const AttentionShape& s) {
+  const double visible =
+      static_cast<double>(s.key_length) - static_cast<double>(s.query_length - 1) / 2.0;
+  return 4.0 * static_cast<double>(s.batch * s.heads * s.query_length * s.head_dim) * visible;
+}
+
+}  // namespace
+
+std::string_view work_name(Work work) { return kWorkNames[static_cast<std::size_t>(work)]; }
+
+double WorkTimes::total_seconds() const {
+  return std::accumulate(seconds.begin(), seconds.end(), 0.0);
+}
+
+void TimingBackend::copy(Tensor dst, Tensor src) {
+  timed(Work::kMove, 0, [&] { inner_.copy(dst, src); });
+}
+
+void TimingBackend::zero(Tensor dst) {
+  timed(Work::kMove, 0, [&] { inner_.zero(dst); });
+}
+
+void TimingBackend::cast(Tensor dst, Tensor src) {
+  timed(Work::kMove, 0, [&] { inner_.cast(dst, src); });
+}
+
+void TimingBackend::quantize_rows(const QuantizedRows& rows, Tensor x,
+                                  const RowQuantizer& quantizer) {
+  timed(Work::kQuantize, 0, [&] { inner_.quantize_rows(rows, x, quantizer); });
+}
+
+void TimingBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
+                                           Write write) {
+  timed(Work::kQuantize, 0, [&] { inner_.quantize_rows_backward(d_x, d_z, mask, block, write); });
+}
+
+void TimingBackend::dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) {
+  timed(Work::kQuantize, 0, [&] { inner_.dequantize_rows(out, rows, block); });
+}
+
+void TimingBackend::quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
+                                       const RowQuantizer& quantizer) {
+  timed(Work::kQuantize, 0, [&] { inner_.quantization_error(sums, x, rows, quantizer); });
+}
+
+void TimingBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  timed(Work::kForwardProduct, product_flops(y, x.cols()), [&] { inner_.matmul(y, x, w, write); });
+}
+
+void TimingBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
+  timed(Work::kBackwardProduct, product_flops(d_x, d_y.cols()),
+        [&] { inner_.matmul_grad_input(d_x, d_y, w, write); });
+}
+
+void TimingBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) {
+  timed(Work::kBackwardProduct, product_flops(d_w, d_y.rows()),
+        [&] { inner_.matmul_grad_weight(d_w, d_y, x); });
+}
+
+void TimingBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                     Write write) {
+  timed(Work::kForwardProduct, product_flops(y, x.codes.cols()),
+        [&] { inner_.quantized_matmul(y, x, w, write); });
+}
+
+void TimingBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                                Write write) {
+  timed(Work::kBackwardProduct, product_flops(d_z, d_y.cols()),
+        [&] { inner_.quantized_matmul_grad_input(d_z, d_y, w, write); });
+}
+
+void TimingBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) {
+  timed(Work::kBackwardProduct, product_flops(d_z, d_y.rows()),
+        [&] { inner_.quantized_matmul_grad_weight(d_z, d_y, x); });
+}
+
+void TimingBackend::embedding(Tensor x, Tensor tokens, Tensor table) {
+  timed(Work::kEmbedding, 0, [&] { inner_.embedding(x, tokens, table); });
+}
+
+void TimingBackend::embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) {
+  timed(Work::kEmbedding, 0, [&] { inner_.embedding_backward(d_table, d_x, tokens); });
+}
+
+void TimingBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) {
+  timed(Work::kNorm, 0, [&] { inner_.rmsnorm(y, rstd, x, weight, epsilon); });
+}
+
+void TimingBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x,
+                                     Tensor weight, Tensor rstd) {
+  timed(Work::kNorm, 0, [&] { inner_.rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd); });
+}
+
+void TimingBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                         std::int64_t first_position, std::int64_t length, bool inverse) {
+  timed(Work::kElementwise, 0,
+        [&] { inner_.rope(x, cos, sin, layout, first_position, length, inverse); });
+}
+
+void TimingBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                              const AttentionShape& shape) {
+  timed(Work::kAttention, attention_flops(shape),
+        [&] { inner_.attention(out, log_sums, q, k, v, shape); });
+}
+
+void TimingBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
+                                       Tensor k, Tensor v, Tensor out, Tensor log_sums,
+                                       const AttentionShape& shape) {
+  timed(Work::kAttention, 2.5 * attention_flops(shape),
+        [&] { inner_.attention_backward(d_q, d_k, d_v, d_out, q, k, v, out, log_sums, shape); });
+}
+
+void TimingBackend::swiglu(Tensor h, Tensor gate, Tensor up) {
+  timed(Work::kElementwise, 0, [&] { inner_.swiglu(h, gate, up); });
+}
+
+void TimingBackend::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate,
+                                    Tensor up) {
+  timed(Work::kElementwise, 0, [&] { inner_.swiglu_backward(d_gate, d_up, d_h, gate, up); });
+}
+
+void TimingBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits,
+                                  Tensor targets, float scale) {
+  timed(Work::kCrossEntropy, 0,
+        [&] { inner_.cross_entropy(losses, correct, d_logits, logits, targets, scale); });
+}
+
+void TimingBackend::sum(Tensor total, Tensor x) {
+  timed(Work::kOptimizer, 0, [&] { inner_.sum(total, x); });
+}
+
+void TimingBackend::sum_squares(Tensor total, Tensor x) {
+  timed(Work::kOptimizer, 0, [&] { inner_.sum_squares(total, x); });
+}
+
+void TimingBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
+  timed(Work::kOptimizer, 0, [&] { inner_.clip_scale(scale, square_sum, max_norm); });
+}
+
+void TimingBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
+                          Tensor grad_scale, const AdamWStep& step) {
+  timed(Work::kOptimizer, 0,
+        [&] { inner_.adamw(parameter, first, second, gradient, grad_scale, step); });
+}
+
+}  // namespace quest

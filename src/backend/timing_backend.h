@@ -1,0 +1,111 @@
+// TimingBackend: passes every kernel on to another backend and keeps the time by kind of work.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <string_view>
+
+#include "backend/backend.h"
+
+namespace quest {
+
+/// The kinds of work that logs and benchmarks tell apart.
+enum class Work : std::uint8_t {
+  kForwardProduct,
+  kBackwardProduct,
+  kQuantize,
+  kAttention,
+  kNorm,
+  kElementwise,
+  kCrossEntropy,
+  kEmbedding,
+  kOptimizer,
+  kMove,
+};
+inline constexpr std::size_t kWorkKinds = 10;
+/// "forward_product", ...
+std::string_view work_name(Work work);
+
+/// Seconds and multiply-adds (times two) by kind of work since the last reset.
+struct WorkTimes {
+  std::array<double, kWorkKinds> seconds{};
+  std::array<double, kWorkKinds> flops{};
+
+  double total_seconds() const;
+};
+
+/// Wraps a backend that outlives it. Waits for each kernel to end, so it is for backends whose
+/// kernels end before they return, or for profiling.
+class TimingBackend : public Backend {
+ public:
+  explicit TimingBackend(Backend& inner) : inner_(inner) {}
+
+  const WorkTimes& times() const { return times_; }
+  void reset_times() { times_ = {}; }
+
+  std::string name() const override { return inner_.name(); }
+  Place place() const override { return inner_.place(); }
+  int threads() const override { return inner_.threads(); }
+  void* allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
+  void deallocate(void* data, std::size_t bytes) noexcept override {
+    inner_.deallocate(data, bytes);
+  }
+  void synchronize() override { inner_.synchronize(); }
+
+  void copy(Tensor dst, Tensor src) override;
+  void zero(Tensor dst) override;
+  void cast(Tensor dst, Tensor src) override;
+  void quantize_rows(const QuantizedRows& rows, Tensor x, const RowQuantizer& quantizer) override;
+  void quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
+                              Write write) override;
+  void dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) override;
+  void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
+                          const RowQuantizer& quantizer) override;
+  void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
+  void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) override;
+  void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                        Write write) override;
+  void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                   Write write) override;
+  void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
+  void embedding(Tensor x, Tensor tokens, Tensor table) override;
+  void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) override;
+  void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;
+  void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
+                        Tensor rstd) override;
+  void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
+            std::int64_t length, bool inverse) override;
+  void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                 const AttentionShape& shape) override;
+  void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
+                          Tensor v, Tensor out, Tensor log_sums,
+                          const AttentionShape& shape) override;
+  void swiglu(Tensor h, Tensor gate, Tensor up) override;
+  void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
+  void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
+                     float scale) override;
+  void sum(Tensor total, Tensor x) override;
+  void sum_squares(Tensor total, Tensor x) override;
+  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient, Tensor grad_scale,
+             const AdamWStep& step) override;
+
+ private:
+  // Runs `kernel` and books its time, and `flops`, under `work`.
+  template <typename Kernel>
+  void timed(Work work, double flops, Kernel kernel) {
+    const auto start = std::chrono::steady_clock::now();
+    kernel();
+    inner_.synchronize();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    times_.seconds[static_cast<std::size_t>(work)] += elapsed.count();
+    times_.flops[static_cast<std::size_t>(work)] += flops;
+  }
+
+  Backend& inner_;
+  WorkTimes times_;
+};
+
+}  // namespace quest

@@ -1,0 +1,194 @@
+// Saving, verifying and loading of checkpoints.
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "model/model_file.h"
+
+namespace quest {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kTemporarySuffix = ".tmp";
+constexpr int kFormatVersion = 1;
+
+std::string checksum_of(std::string_view text) {
+  Checksum checksum;
+  checksum.update(text.data(), text.size());
+  return checksum.hex();
+}
+
+// The state's checksum is that of its JSON with this key absent.
+std::string sealed(Json state) {
+  state["checksum"] = checksum_of(state.dump());
+  return state.dump(2) + "\n";
+}
+
+Json unsealed(const fs::path& path) {
+  Json state = Json::parse(read_file(path), nullptr, false);
+  if (!state.is_object() || !state.contains("checksum") || !state["checksum"].is_string()) {
+    fail("{} is damaged: it is not a JSON object with a checksum", path.string());
+  }
+  const auto expected = state["checksum"].get<std::string>();
+  state.erase("checksum");
+  if (checksum_of(state.dump()) != expected) {
+    fail("{} is damaged: its checksum does not fit its content", path.string());
+  }
+  return state;
+}
+
+// Text files of the model folder, whose checksums the state keeps.
+std::vector<std::string> text_files(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name != kStateFile && name != kModelFile && name != kOptimizerFile) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void save_moments(Trainer& trainer, const fs::path& path) {
+  std::vector<NamedTensor> moments = trainer.optimizer().moments();
+  std::vector<std::vector<float>> host;
+  for (NamedTensor& moment : moments) {
+    if (moment.tensor.place == Place::kHost) continue;
+    host.emplace_back(static_cast<std::size_t>(moment.tensor.numel()));
+    const Tensor copy = view_of(host.back().data(), moment.tensor.shape);
+    trainer.model().backend().copy(copy, moment.tensor);
+    moment.tensor = copy;
+  }
+  trainer.model().backend().synchronize();
+  write_safetensors(path, moments);
+}
+
+void check_same_model(const Trainer& trainer, const fs::path& folder) {
+  const fs::path path = folder / "config.json";
+  const Json theirs = Json::parse(read_file(path), nullptr, false);
+  const Json ours = Json::parse(to_config_json({trainer.config().model, trainer.config().scheme}),
+                                nullptr, false);
+  if (!theirs.is_object()) fail("{} is not a JSON object", path.string());
+  for (const auto& [key, value] : ours.items()) {
+    if (!theirs.contains(key) || theirs[key] != value) {
+      fail("{} has {} = {}, but this run asks for {}; resume with the settings of the run",
+           path.string(), key, theirs.contains(key) ? theirs[key].dump() : "nothing", value.dump());
+    }
+  }
+}
+
+}  // namespace
+
+void save_model_folder(const Model& model, const Tokenizer& tokenizer, const fs::path& folder) {
+  fs::create_directories(folder);
+  tokenizer.save(folder);
+  Json generation;
+  generation["eos_token_id"] = tokenizer.end_of_text_id();
+  generation["do_sample"] = true;
+  generation["temperature"] = 0.8;
+  generation["top_p"] = 0.95;
+  write_file(folder / "generation_config.json", generation.dump(2) + "\n");
+  save_weights(model, folder / kModelFile);
+  write_file(folder / "config.json", to_config_json({model.config(), model.llama().scheme()}));
+}
+
+void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenizer& tokenizer,
+                     const fs::path& folder) {
+  const fs::path temporary = folder.string() + kTemporarySuffix;
+  fs::remove_all(temporary);
+  try {
+    save_model_folder(trainer.model(), tokenizer, temporary);
+    save_moments(trainer, temporary / kOptimizerFile);
+    Json json;
+    json["format_version"] = kFormatVersion;
+    json["step"] = state.step;
+    json["tokens"] = state.tokens;
+    json["seed"] = state.seed;
+    json["data_seed"] = state.data_seed;
+    for (const std::string& name : text_files(temporary)) {
+      json["files"][name] = checksum_of(read_file(temporary / name));
+    }
+    write_file(temporary / kStateFile, sealed(json));
+    fs::remove_all(folder);
+    fs::rename(temporary, folder);
+  } catch (const fs::filesystem_error& error) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    fail("cannot save the checkpoint {}: {}", folder.string(), error.code().message());
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
+  sync_directory(folder.parent_path());
+}
+
+TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
+  const fs::path state_path = folder / kStateFile;
+  const Json json = unsealed(state_path);
+  TrainerState state;
+  try {
+    if (json.at("format_version").get<int>() != kFormatVersion) {
+      fail("{} has format version {}, this program reads {}", state_path.string(),
+           json.at("format_version").dump(), kFormatVersion);
+    }
+    state.step = json.at("step").get<std::int64_t>();
+    state.tokens = json.at("tokens").get<std::int64_t>();
+    state.seed = json.at("seed").get<std::uint64_t>();
+    state.data_seed = json.at("data_seed").get<std::uint64_t>();
+    for (const auto& [name, checksum] : json.at("files").items()) {
+      if (checksum_of(read_file(folder / name)) != checksum.get<std::string>()) {
+        fail("{} is damaged: its checksum does not fit its content", (folder / name).string());
+      }
+    }
+  } catch (const Json::exception& error) {
+    fail("{} is malformed: {}", state_path.string(), error.what());
+  }
+  check_same_model(trainer, folder);
+  const SafetensorsFile weights(folder / kModelFile);
+  weights.verify(true);
+  const SafetensorsFile moments(folder / kOptimizerFile);
+  moments.verify(true);
+  load_weights(trainer.model(), weights);
+  trainer.optimizer().load_moments(moments);
+  trainer.resume_at(state.step);
+  return state;
+}
+
+fs::path checkpoint_path(const fs::path& run_folder, std::int64_t step) {
+  return run_folder / "checkpoints" / fmt::format("step-{:08}", step);
+}
+
+std::vector<fs::path> list_checkpoints(const fs::path& run_folder) {
+  std::vector<fs::path> found;
+  const fs::path folder = run_folder / "checkpoints";
+  if (!fs::is_directory(folder)) return found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-") && !name.ends_with(kTemporarySuffix) &&
+        fs::exists(entry.path() / kStateFile)) {
+      found.push_back(entry.path());
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+void prune_checkpoints(const fs::path& run_folder, std::int64_t keep) {
+  const std::vector<fs::path> found = list_checkpoints(run_folder);
+  const auto kept = static_cast<std::size_t>(std::max<std::int64_t>(keep, 1));
+  std::error_code ignored;
+  for (std::size_t i = 0; i + kept < found.size(); ++i) fs::remove_all(found[i], ignored);
+  for (const auto& entry : fs::directory_iterator(run_folder / "checkpoints", ignored)) {
+    if (entry.path().string().ends_with(kTemporarySuffix)) fs::remove_all(entry.path(), ignored);
+  }
+}
+
+}  // namespace quest

@@ -1,0 +1,55 @@
+// AdamW over a model's parameters, with the moments in arenas laid out like the weights.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/arena.h"
+#include "core/safetensors.h"
+#include "model/model.h"
+
+namespace quest {
+
+struct OptimizerConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;  ///< on the matrices inside the blocks only (method section 4)
+  double grad_clip = 1.0;     ///< largest global norm; 0: no clipping
+};
+
+/// Owns the two moments. The model must outlive it and be one that trains.
+class AdamW {
+ public:
+  AdamW(Model& model, const OptimizerConfig& config);
+
+  /// Clips and applies the gradients that lie in the model; `step` counts from 1. Returns the
+  /// global gradient norm before clipping. When that is not finite, nothing is changed.
+  double update(double learning_rate, std::int64_t step);
+
+  /// The moments under the parameters' names, with "exp_avg." and "exp_avg_sq." before them.
+  std::vector<NamedTensor> moments() const;
+  /// Sets the moments. Throws Error when one is missing or of another shape.
+  void load_moments(const SafetensorsFile& file);
+
+  /// Bytes of both moments for a model with `parameter_bytes` of f32 weights.
+  static std::size_t measure(std::size_t parameter_bytes) { return 2 * parameter_bytes; }
+
+ private:
+  struct Slot {
+    Parameter parameter;
+    Tensor first;
+    Tensor second;
+  };
+
+  Model& model_;
+  OptimizerConfig config_;
+  Arena first_;
+  Arena second_;
+  Arena scalars_;
+  Tensor square_sum_;  // f64 [1]
+  Tensor grad_scale_;  // f32 [1]
+  std::vector<Slot> slots_;
+};
+
+}  // namespace quest

@@ -1,0 +1,125 @@
+// RunFolder: locking, overwriting and logging.
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace quest {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLockFile = ".lock";
+// What a run writes; nothing else is ever removed.
+constexpr const char* kRunEntries[] = {"train.toml",
+                                       "log.jsonl",
+                                       "checkpoints",
+                                       "config.json",
+                                       "generation_config.json",
+                                       "model.safetensors",
+                                       "tokenizer.model",
+                                       "tokenizer_config.json"};
+
+bool holds_nothing(const fs::path& path) {
+  for (const auto& entry : fs::directory_iterator(path)) {
+    if (entry.path().filename() != kLockFile) return false;
+  }
+  return true;
+}
+
+int lock_folder(const fs::path& path) {
+  const fs::path file = path / kLockFile;
+  const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor < 0) fail("cannot create {}: {}", file.string(), std::strerror(errno));
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+    ::close(descriptor);
+    fail("another run is writing to {}; wait for it or choose another --out", path.string());
+  }
+  return descriptor;
+}
+
+void remove_run(const fs::path& path) {
+  if (!fs::exists(path / "train.toml")) {
+    fail("{} does not hold a run (it has no train.toml), so --overwrite will not touch it",
+         path.string());
+  }
+  for (const char* entry : kRunEntries) fs::remove_all(path / entry);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const fs::path& path, FolderMode mode) : path_(path) {
+  try {
+    if (mode == FolderMode::kResume && !fs::exists(path / "train.toml")) {
+      fail("there is no run to resume in {}", path.string());
+    }
+    if (fs::exists(path) && !fs::is_directory(path)) fail("{} is not a folder", path.string());
+    fs::create_directories(path);
+    lock_ = lock_folder(path);
+    if (mode != FolderMode::kResume && !holds_nothing(path)) {
+      if (mode == FolderMode::kNew) {
+        fail(
+            "{} exists and is not empty; use --resume to go on with its run, --overwrite to "
+            "replace it, or another --out",
+            path.string());
+      }
+      remove_run(path);
+    }
+    open_log();
+  } catch (const fs::filesystem_error& error) {
+    if (lock_ >= 0) ::close(lock_);
+    fail("cannot use the run folder {}: {}", path.string(), error.code().message());
+  } catch (...) {
+    if (lock_ >= 0) ::close(lock_);
+    throw;
+  }
+}
+
+RunFolder::~RunFolder() {
+  if (log_ >= 0) ::close(log_);
+  if (lock_ >= 0) ::close(lock_);
+}
+
+void RunFolder::open_log() {
+  log_ = ::open(log_path().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (log_ < 0) fail("cannot open {}: {}", log_path().string(), std::strerror(errno));
+}
+
+void RunFolder::log(const std::string& line) {
+  const std::string text = line + "\n";
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = ::write(log_, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail("cannot write {}: {}", log_path().string(), std::strerror(errno));
+    done += static_cast<std::size_t>(written);
+  }
+}
+
+void RunFolder::rewind_log(std::int64_t step) {
+  const std::string text = read_file(log_path());
+  std::string kept;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;
+    const std::string line = text.substr(begin, end - begin);
+    const auto event = nlohmann::json::parse(line, nullptr, false);
+    begin = end + 1;
+    if (!event.is_object()) continue;
+    if (event.contains("step") && event["step"].is_number() && event["step"] > step) continue;
+    kept += line + "\n";
+  }
+  ::close(log_);
+  log_ = -1;
+  write_file(log_path(), kept);
+  open_log();
+}
+
+}  // namespace quest

@@ -1,0 +1,95 @@
+// Trainer: the optimization step.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/timing_backend.h"
+#include "data/loader.h"
+#include "model/backward.h"
+#include "model/model.h"
+#include "train/evaluation.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+namespace quest {
+
+/// Everything that determines the numbers of a run, given the data.
+struct TrainerConfig {
+  ModelConfig model;
+  Scheme scheme;
+  DType compute = DType::kF32;
+  std::int64_t batch_size = 1;  ///< sequences of a micro-batch
+  std::int64_t grad_accum = 1;  ///< micro-batches of a step
+  std::int64_t seq_len = 1;
+  Schedule schedule;
+  OptimizerConfig optimizer;
+  std::uint64_t seed = 0;
+
+  std::int64_t tokens_per_step() const { return batch_size * grad_accum * seq_len; }
+};
+
+/// Fills micro-batch `micro` of step `step`; a pure function of the two.
+using BatchSource = std::function<void(std::int64_t step, std::int64_t micro, Batch& batch)>;
+
+/// What one step did.
+struct StepReport {
+  std::int64_t step = 0;  ///< steps done, this one included
+  double loss = 0.0;      ///< mean over the step's tokens, nats
+  double grad_norm = 0.0;
+  double learning_rate = 0.0;
+  double seconds = 0.0;
+  WorkTimes work;
+  std::vector<LayerError> errors;  ///< empty unless asked for
+};
+
+/// Holds a model in training. `backend` must outlive it.
+class Trainer {
+ public:
+  Trainer(Backend& backend, const TrainerConfig& config, BatchSource batches);
+
+  /// One optimizer step. Throws NonFiniteError that names where NaN or infinity was first seen; the
+  /// weights and moments are then those of the step before.
+  StepReport step(bool measure_errors = false);
+
+  /// The loss on held-out data, through the same forward pass as training.
+  Evaluation evaluate(const EvalSource& source, const Tokenizer& tokenizer);
+
+  std::int64_t steps_done() const { return steps_done_; }
+  const TrainerConfig& config() const { return config_; }
+  Model& model() { return model_; }
+  AdamW& optimizer() { return optimizer_; }
+  /// Continues after `steps` steps; the caller has set weights and moments.
+  void resume_at(std::int64_t steps) { steps_done_ = steps; }
+
+  /// Bytes by what they are for.
+  struct Bytes {
+    ModelBytes model;
+    std::size_t optimizer = 0;
+    std::size_t activations = 0;
+
+    std::size_t total() const { return model.total() + optimizer + activations; }
+  };
+  static Bytes measure(const TrainerConfig& config);
+
+ private:
+  double run_micro_batch(std::int64_t micro, std::vector<LayerError>* errors);
+  [[noreturn]] void report_non_finite(const char* what);
+
+  TimingBackend backend_;
+  TrainerConfig config_;
+  BatchSource batches_;
+  Model model_;
+  AdamW optimizer_;
+  Arena memory_;
+  Activations activations_;
+  Tensor tokens_;    // i32 [B * T]
+  Tensor targets_;   // i32 [B * T]
+  Tensor loss_sum_;  // f64 [1]
+  Batch batch_;
+  std::int64_t steps_done_ = 0;
+};
+
+}  // namespace quest
