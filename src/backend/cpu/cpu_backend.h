@@ -25,6 +25,9 @@ class CpuBackend : public ReferenceBackend {
   void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
                           const RowQuantizer& quantizer) override;
 
+  void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                        Write write) override;
+
  private:
   int threads_;
   Isa isa_;

@@ -3,10 +3,15 @@
 #include "backend/cpu/simd16_avx2.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/quantize_rows.inc.h"
+// Stands on both.
+#include "backend/cpu/product_tile.inc.h"
+// Stands on all three.
+#include "backend/cpu/product_words.inc.h"
 
 namespace quest {
 
 const QuantKernels kQuantKernelsAvx2 = {
+    .product = kWordsProduct,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -52,7 +52,42 @@ struct RotatedRow {
   float* scratch;  ///< [scratch_columns(K)], aligned to 64 bytes
 };
 
+/// One tile of an integer product: y[i,j] (= or +=) T[i,j] x_steps[i] w_scales[j], where
+/// T[i,j] = sum_k (2 qx_ik + 1)(2 qw_jk + 1).
+struct ProductTile {
+  const std::uint8_t* x;         ///< operand rows
+  std::int64_t x_row_bytes;      ///< from one operand row to the next
+  const std::uint8_t* panel;     ///< from pack_panel
+  std::int64_t groups;           ///< 4-byte groups of summed values
+  std::int32_t rows;             ///< 1..tile_rows
+  std::int32_t columns;          ///< 1..panel_columns
+  const float* x_steps;          ///< [rows]
+  const std::int32_t* x_sums;    ///< [rows] code sums
+  const float* w_scales;         ///< [panel_columns] step / 4
+  const std::int32_t* w_biases;  ///< [panel_columns] 2 code_sum + K
+  FloatRow y;                    ///< element (0, 0)
+  std::int64_t y_stride;         ///< elements from one row to the next
+  bool add;
+};
+
+/// The integer product of one instruction set. Operands are cut along K into groups of 4 bytes:
+/// four codes of 8 bits or two odd integers of 16.
+struct ProductKernels {
+  std::int32_t tile_rows;
+  std::int32_t panel_columns;
+  std::int32_t group_values;  ///< values of K in 4 bytes
+  bool reads_codes;           ///< x needs no packing where group_values divides K
+  /// panel [groups][panel_columns][4 bytes] = codes of `rows` <= panel_columns rows of w, zeros
+  /// where there is no row or no column.
+  void (*pack_panel)(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
+                     std::int64_t rows, std::int64_t columns);
+  /// out [groups * 4 bytes] = one row of x.
+  void (*pack_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  void (*tile)(const ProductTile& tile);
+};
+
 struct QuantKernels {
+  ProductKernels product;
   /// One row of Backend::quantize_rows. The sum of squares is taken in f32 over a Hadamard block
   /// and in f64 over blocks; a row whose squares overflow f32 counts as infinite.
   void (*quantize_row)(const RowCodes& to, FloatRow x, const RowRule& rule);

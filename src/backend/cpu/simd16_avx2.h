@@ -30,6 +30,10 @@ inline F16 load16_codes(const std::int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8)))};
 }
+inline F16 load16_ints(const std::int32_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))),
+          _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8)))};
+}
 inline void store16(float* p, F16 x) {
   _mm256_storeu_ps(p, x.lo);
   _mm256_storeu_ps(p + 8, x.hi);
@@ -141,6 +145,27 @@ class CodeMaker {
   __m256i high_;
   __m256i sums_ = _mm256_setzero_si256();
 };
+
+/// Eight sums of products of 16-bit pairs.
+using Words = __m256i;
+constexpr int kWordsLanes = 8;
+constexpr int kWordsTileRows = 6;
+inline Words zero_words() { return _mm256_setzero_si256(); }
+inline Words load_words(const std::uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+/// The same pair, 4 bytes, in every lane.
+inline Words splat_pair(const std::uint8_t* p) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm256_set1_epi32(pair);
+}
+inline Words dot_words(Words sum, Words a, Words b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+inline void store_sums(std::int32_t* p, Words x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+}
 
 }  // namespace
 }  // namespace quest

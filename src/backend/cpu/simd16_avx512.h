@@ -30,6 +30,9 @@ inline F16 load16_codes(const std::int8_t* p) {
   const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
 }
+inline F16 load16_ints(const std::int32_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))};
+}
 inline void store16(float* p, F16 x) { _mm512_storeu_ps(p, x.v); }
 /// Rounds to nearest even; a NaN stays a NaN.
 inline void store16_bf16(std::uint16_t* p, F16 x) {

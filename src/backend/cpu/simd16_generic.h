@@ -1,6 +1,10 @@
 // Sixteen floats in the compiler's portable vectors of four; see simd16_avx512.h.
 #pragma once
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <cstdint>
 
 namespace quest {
@@ -34,6 +38,11 @@ inline F16 load16_bf16(const std::uint16_t* p) {
   return x;
 }
 inline F16 load16_codes(const std::int8_t* p) {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(p[i]);
+  return load16(values);
+}
+inline F16 load16_ints(const std::int32_t* p) {
   float values[16];
   for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(p[i]);
   return load16(values);
@@ -135,6 +144,32 @@ class CodeMaker {
   std::int32_t high_;
   std::int32_t sum_ = 0;
 };
+
+/// Four sums of products of 16-bit pairs.
+using Words = I4;
+constexpr int kWordsLanes = 4;
+constexpr int kWordsTileRows = 2;
+inline Words zero_words() { return Words{}; }
+inline Words load_words(const std::uint8_t* p) {
+  Words words;
+  __builtin_memcpy(&words, p, sizeof words);
+  return words;
+}
+/// The same pair, 4 bytes, in every lane.
+inline Words splat_pair(const std::uint8_t* p) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return Words{pair, pair, pair, pair};
+}
+inline Words dot_words(Words sum, Words a, Words b) {
+#if defined(__SSE2__)
+  return sum + reinterpret_cast<Words>(
+                   _mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return sum + (a >> 16) * (b >> 16) + ((a << 16) >> 16) * ((b << 16) >> 16);
+#endif
+}
+inline void store_sums(std::int32_t* p, Words x) { __builtin_memcpy(p, &x, sizeof x); }
 
 }  // namespace
 }  // namespace quest

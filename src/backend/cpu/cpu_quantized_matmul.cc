@@ -1,0 +1,146 @@
+// CpuBackend: the integer product of quantized rows, and its two gradients.
+#include <algorithm>
+#include <cassert>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/parallel.h"
+#include "backend/cpu/quant_kernels.h"
+
+namespace quest {
+namespace {
+
+/// Multiplications below which a thread of its own does not pay.
+constexpr std::int64_t kProductsPerThread = 1 << 21;
+/// Bytes of x that stay in the second-level cache while all panels of w pass by.
+constexpr std::int64_t kRowBlockBytes = 256 << 10;
+
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+/// w as panels, with the numbers that belong to its rows.
+struct PackedWeights {
+  std::uint8_t* panels;
+  float* scales;         ///< [panels * panel_columns] step / 4
+  std::int32_t* biases;  ///< [panels * panel_columns] 2 code_sum + K
+  std::int64_t panel_bytes;
+};
+
+PackedWeights pack_weights(Workspace& workspace, int threads, const ProductKernels& kernels,
+                           const QuantizedRows& w) {
+  const std::int64_t rows = w.codes.rows();
+  const std::int64_t columns = w.codes.cols();
+  const std::int64_t width = kernels.panel_columns;
+  const std::int64_t panels = divide_up(rows, width);
+  const std::int64_t panel_bytes = divide_up(columns, kernels.group_values) * width * 4;
+  std::byte* const memory =
+      workspace.bytes(Workspace::Slot::kPackedWeights,
+                      static_cast<std::size_t>(panels * (panel_bytes + 8 * width)));
+  PackedWeights packed{};
+  packed.panels = reinterpret_cast<std::uint8_t*>(memory);
+  packed.scales = reinterpret_cast<float*>(memory + panels * panel_bytes);
+  packed.biases = reinterpret_cast<std::int32_t*>(packed.scales + panels * width);
+  packed.panel_bytes = panel_bytes;
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 18) / panel_bytes);
+  parallel_for(threads, panels, grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t p = begin; p < end; ++p) {
+      const std::int64_t first = p * width;
+      const std::int64_t count = std::min(width, rows - first);
+      kernels.pack_panel(packed.panels + p * panel_bytes, w.codes.row<std::int8_t>(first),
+                         w.codes.row_stride, count, columns);
+      for (std::int64_t j = first; j < first + width; ++j) {
+        packed.scales[j] = j < rows ? w.steps.as<float>()[j] * 0.25f : 0.0f;
+        packed.biases[j] =
+            j < rows ? 2 * w.code_sums.as<std::int32_t>()[j] + static_cast<std::int32_t>(columns)
+                     : 0;
+      }
+    }
+  });
+  return packed;
+}
+
+/// The rows of x as the tiles read them.
+struct PackedInputs {
+  const std::uint8_t* rows;
+  std::int64_t row_bytes;
+};
+
+PackedInputs pack_inputs(Workspace& workspace, int threads, const ProductKernels& kernels,
+                         const QuantizedRows& x) {
+  const std::int64_t columns = x.codes.cols();
+  if (kernels.reads_codes && columns % kernels.group_values == 0) {
+    return {reinterpret_cast<const std::uint8_t*>(x.codes.as<std::int8_t>()), x.codes.row_stride};
+  }
+  const std::int64_t row_bytes = divide_up(columns, kernels.group_values) * 4;
+  auto* const rows = reinterpret_cast<std::uint8_t*>(workspace.bytes(
+      Workspace::Slot::kPackedInputs, static_cast<std::size_t>(x.codes.rows() * row_bytes)));
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 17) / row_bytes);
+  parallel_for(threads, x.codes.rows(), grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      kernels.pack_row(rows + i * row_bytes, x.codes.row<std::int8_t>(i), columns);
+    }
+  });
+  return {rows, row_bytes};
+}
+
+void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
+  if (y.dtype == DType::kBF16) return y.row<BFloat16>(i) + j;
+  return y.row<float>(i) + j;
+}
+
+}  // namespace
+
+void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                  Write write) {
+  const std::int64_t m = x.codes.rows();
+  const std::int64_t n = w.codes.rows();
+  const std::int64_t k = x.codes.cols();
+  assert(w.codes.cols() == k && y.rows() == m && y.cols() == n && k <= 32768);
+  const ProductKernels& kernels = quant_kernels(isa_).product;
+  const PackedWeights packed_w = pack_weights(workspace_, threads_, kernels, w);
+  const PackedInputs packed_x = pack_inputs(workspace_, threads_, kernels, x);
+  const std::int64_t width = kernels.panel_columns;
+  const std::int64_t panels = divide_up(n, width);
+  const std::int64_t tiles = divide_up(m, kernels.tile_rows);
+  const std::int64_t block_tiles =
+      std::max<std::int64_t>(1, kRowBlockBytes / (packed_x.row_bytes * kernels.tile_rows));
+
+  const auto compute = [&](std::int64_t tile_begin, std::int64_t tile_end, std::int64_t panel_begin,
+                           std::int64_t panel_end) {
+    for (std::int64_t block = tile_begin; block < tile_end; block += block_tiles) {
+      const std::int64_t block_end = std::min(block + block_tiles, tile_end);
+      for (std::int64_t p = panel_begin; p < panel_end; ++p) {
+        for (std::int64_t t = block; t < block_end; ++t) {
+          const std::int64_t i = t * kernels.tile_rows;
+          const std::int64_t j = p * width;
+          ProductTile tile{};
+          tile.x = packed_x.rows + i * packed_x.row_bytes;
+          tile.x_row_bytes = packed_x.row_bytes;
+          tile.panel = packed_w.panels + p * packed_w.panel_bytes;
+          tile.groups = divide_up(k, kernels.group_values);
+          tile.rows = static_cast<std::int32_t>(std::min<std::int64_t>(kernels.tile_rows, m - i));
+          tile.columns = static_cast<std::int32_t>(std::min(width, n - j));
+          tile.x_steps = x.steps.as<float>() + i;
+          tile.x_sums = x.code_sums.as<std::int32_t>() + i;
+          tile.w_scales = packed_w.scales + j;
+          tile.w_biases = packed_w.biases + j;
+          tile.y = {element_address(y, i, j), y.dtype == DType::kBF16};
+          tile.y_stride = y.row_stride;
+          tile.add = write == Write::kAdd;
+          kernels.tile(tile);
+        }
+      }
+    }
+  };
+  // Rows of x are split where there are enough of them; else the panels of w.
+  if (tiles >= 4 * threads_ || tiles >= panels) {
+    const std::int64_t grain = divide_up(kProductsPerThread, kernels.tile_rows * n * k);
+    parallel_for(threads_, tiles, grain, [&](std::int64_t begin, std::int64_t end, int) {
+      compute(begin, end, 0, panels);
+    });
+  } else {
+    const std::int64_t grain = divide_up(kProductsPerThread, width * m * k);
+    parallel_for(threads_, panels, grain,
+                 [&](std::int64_t begin, std::int64_t end, int) { compute(0, tiles, begin, end); });
+  }
+}
+
+}  // namespace quest

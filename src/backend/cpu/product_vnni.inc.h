@@ -1,0 +1,132 @@
+// The integer product on bytes with VNNI: w offset to unsigned (q + 128), x signed, so that the
+// codes of x are read where they lie; the offset is taken out again through the code sums of x.
+#include <utility>
+
+namespace quest {
+namespace {
+
+constexpr int kVnniTileRows = 12;
+constexpr int kVnniColumns = 32;
+
+void pack_vnni_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  __builtin_memcpy(out, codes, static_cast<std::size_t>(columns));
+  for (std::int64_t k = columns; k % 4 != 0; ++k) out[k] = 0;
+}
+
+/// Rows of 16 dwords become columns.
+inline void transpose16(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+void pack_vnni_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
+                     std::int64_t rows, std::int64_t columns) {
+  const std::int64_t groups = (columns + 3) / 4;
+  const __m512i offset = _mm512_set1_epi8(-128);
+  for (std::int64_t half = 0; half < 2; ++half) {
+    for (std::int64_t k = 0; k < columns; k += 64) {
+      const std::int64_t left = columns - k;
+      const __mmask64 valid = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
+      __m512i block[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        const std::int64_t j = 16 * half + i;
+        const __mmask64 load = j < rows ? valid : __mmask64{0};
+        const std::int8_t* const row = codes + (j < rows ? j : 0) * stride + k;
+        block[i] = _mm512_maskz_xor_epi64(0xff, _mm512_maskz_mov_epi8(load, offset),
+                                          _mm512_maskz_loadu_epi8(load, row));
+      }
+      transpose16(block);
+      const std::int64_t first = k / 4;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if (first + i < groups) {
+          _mm512_storeu_si512(panel + (first + i) * 128 + 64 * half, block[i]);
+        }
+      }
+    }
+  }
+}
+
+/// Expanded by packs, not by loops: accumulators in an unrolled loop get copied by g++ 12.
+template <int rows, std::size_t... row>
+inline void vnni_tile_rows(const ProductTile& tile, std::index_sequence<row...>) {
+  __m512i low[rows] = {((void)row, _mm512_setzero_si512())...};
+  __m512i high[rows] = {((void)row, _mm512_setzero_si512())...};
+  const std::uint8_t* x = tile.x;
+  const std::uint8_t* w = tile.panel;
+  const std::int64_t stride = tile.x_row_bytes;
+  for (std::int64_t g = 0; g < tile.groups; ++g, x += 4, w += 128) {
+    const __m512i w_low = _mm512_loadu_si512(w);
+    const __m512i w_high = _mm512_loadu_si512(w + 64);
+    const auto step = [&](__m512i& sum_low, __m512i& sum_high, const std::uint8_t* at) {
+      std::int32_t group;
+      __builtin_memcpy(&group, at, sizeof group);
+      const __m512i signed_codes = _mm512_set1_epi32(group);
+      sum_low = _mm512_dpbusd_epi32(sum_low, w_low, signed_codes);
+      sum_high = _mm512_dpbusd_epi32(sum_high, w_high, signed_codes);
+    };
+    (step(low[row], high[row], x + static_cast<std::int64_t>(row) * stride), ...);
+  }
+  // With D = sum (qw + 128) qx: T = 4 sum qx qw + 2 sum qx + 2 sum qw + K
+  //                               = 4 D - 510 sum qx + (2 sum qw + K), modulo 2^32; T itself fits.
+  const __m512i bias_low = _mm512_loadu_si512(tile.w_biases);
+  const __m512i bias_high = _mm512_loadu_si512(tile.w_biases + 16);
+  alignas(64) std::int32_t integers[rows * kVnniColumns];
+  const auto finish = [&](int i, __m512i sum_low, __m512i sum_high) {
+    const __m512i x_bias = _mm512_set1_epi32(-510 * tile.x_sums[i]);
+    sum_low = _mm512_add_epi32(_mm512_slli_epi32(sum_low, 2), _mm512_add_epi32(bias_low, x_bias));
+    sum_high =
+        _mm512_add_epi32(_mm512_slli_epi32(sum_high, 2), _mm512_add_epi32(bias_high, x_bias));
+    _mm512_store_si512(integers + i * kVnniColumns, sum_low);
+    _mm512_store_si512(integers + i * kVnniColumns + 16, sum_high);
+  };
+  (finish(static_cast<int>(row), low[row], high[row]), ...);
+  finish_tile(tile, integers, kVnniColumns);
+}
+
+template <int rows = kVnniTileRows>
+void vnni_tile(const ProductTile& tile) {
+  if constexpr (rows > 1) {
+    if (tile.rows < rows) return vnni_tile<rows - 1>(tile);
+  }
+  vnni_tile_rows<rows>(tile, std::make_index_sequence<rows>());
+}
+
+constexpr ProductKernels kVnniProduct = {
+    .tile_rows = kVnniTileRows,
+    .panel_columns = kVnniColumns,
+    .group_values = 4,
+    .reads_codes = true,
+    .pack_panel = pack_vnni_panel,
+    .pack_row = pack_vnni_row,
+    .tile = vnni_tile<kVnniTileRows>,
+};
+
+}  // namespace
+}  // namespace quest

@@ -1,0 +1,72 @@
+// The integer product on 16-bit odd integers, for instruction sets without an exact 8-bit dot
+// product (pmaddubsw saturates): 2 q + 1 fits 16 bits, and pmaddwd sums pairs exactly.
+#include <utility>
+
+namespace quest {
+namespace {
+
+constexpr int kWordsVectors = 16 / kWordsLanes;  // of a panel of 16 columns
+
+inline void store_odd(std::uint8_t* at, std::int32_t code) {
+  const auto odd = static_cast<std::int16_t>(2 * code + 1);
+  __builtin_memcpy(at, &odd, sizeof odd);
+}
+
+void pack_words_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  for (std::int64_t k = 0; k < columns; ++k) store_odd(out + 2 * k, codes[k]);
+  if (columns % 2 != 0) __builtin_memset(out + 2 * columns, 0, 2);
+}
+
+void pack_words_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
+                      std::int64_t rows, std::int64_t columns) {
+  if (rows < 16 || columns % 2 != 0) {
+    __builtin_memset(panel, 0, static_cast<std::size_t>((columns + 1) / 2 * 64));
+  }
+  for (std::int64_t k = 0; k < columns; ++k) {
+    std::uint8_t* const group = panel + k / 2 * 64 + k % 2 * 2;
+    for (std::int64_t j = 0; j < rows; ++j) store_odd(group + 4 * j, codes[j * stride + k]);
+  }
+}
+
+/// Expanded by packs, not by loops: accumulators in an unrolled loop get copied by g++ 12.
+template <int rows, std::size_t... cell>
+inline void words_tile_cells(const ProductTile& tile, std::index_sequence<cell...>) {
+  Words sums[rows * kWordsVectors] = {((void)cell, zero_words())...};
+  const std::uint8_t* x = tile.x;
+  const std::uint8_t* w = tile.panel;
+  for (std::int64_t g = 0; g < tile.groups; ++g, x += 4, w += 64) {
+    ((sums[cell] = dot_words(
+          sums[cell], load_words(w + cell % kWordsVectors * kWordsLanes * 4),
+          splat_pair(x + static_cast<std::int64_t>(cell / kWordsVectors) * tile.x_row_bytes))),
+     ...);
+  }
+  std::int32_t integers[rows * 16];
+  (store_sums(integers + cell * kWordsLanes, sums[cell]), ...);
+  finish_tile(tile, integers, 16);
+}
+
+template <int rows>
+void words_tile_rows(const ProductTile& tile) {
+  words_tile_cells<rows>(tile, std::make_index_sequence<rows * kWordsVectors>());
+}
+
+template <int rows = kWordsTileRows>
+void words_tile(const ProductTile& tile) {
+  if constexpr (rows > 1) {
+    if (tile.rows < rows) return words_tile<rows - 1>(tile);
+  }
+  words_tile_rows<rows>(tile);
+}
+
+constexpr ProductKernels kWordsProduct = {
+    .tile_rows = kWordsTileRows,
+    .panel_columns = 16,
+    .group_values = 2,
+    .reads_codes = false,
+    .pack_panel = pack_words_panel,
+    .pack_row = pack_words_row,
+    .tile = words_tile<kWordsTileRows>,
+};
+
+}  // namespace
+}  // namespace quest

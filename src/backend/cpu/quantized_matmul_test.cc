@@ -1,0 +1,143 @@
+// Tests of the CPU's integer product and its gradients, in every instruction set.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/kernel_cases.h"
+
+namespace quest {
+namespace {
+
+/// Codes drawn from [low, high], their sums, and steps.
+OwnedQuantizedRows random_codes(std::int64_t rows, std::int64_t columns, int low, int high,
+                                std::uint64_t seed, bool unit_steps) {
+  OwnedQuantizedRows quantized(rows, columns);
+  Rng rng(seed, RngPurpose::kTest);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < columns; ++k) {
+      const int code =
+          low + static_cast<int>(rng.below(static_cast<std::uint64_t>(high - low + 1)));
+      quantized.codes.view().row<std::int8_t>(r)[k] = static_cast<std::int8_t>(code);
+      sum += code;
+    }
+    quantized.code_sums.view().as<std::int32_t>()[r] = sum;
+    quantized.steps.view().as<float>()[r] =
+        unit_steps ? 2.0f : static_cast<float>(0.1 + rng.uniform());
+  }
+  return quantized;
+}
+
+std::int64_t odd_product(const OwnedQuantizedRows& x, const OwnedQuantizedRows& w, std::int64_t i,
+                         std::int64_t j) {
+  std::int64_t total = 0;
+  for (std::int64_t k = 0; k < x.codes.view().cols(); ++k) {
+    total += std::int64_t{2 * x.codes.view().row<std::int8_t>(i)[k] + 1} *
+             (2 * w.codes.view().row<std::int8_t>(j)[k] + 1);
+  }
+  return total;
+}
+
+class QuantizedMatmul : public testing::TestWithParam<Isa> {
+ protected:
+  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> reference_ = make_reference_backend();
+};
+
+TEST_P(QuantizedMatmul, TheIntegerIsExactAtEveryNumberOfBits) {
+  for (const ProductCase& size : kProductCases) {
+    for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+      const int low = -(1 << (bits - 1));
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 1, true);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 2, true);
+      OwnedTensor y({size.m, size.n}, DType::kF32);
+      cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+      for (std::int64_t i = 0; i < size.m; ++i) {
+        for (std::int64_t j = 0; j < size.n; ++j) {
+          ASSERT_EQ(y.view().row<float>(i)[j], static_cast<float>(odd_product(x, w, i, j)))
+              << "M " << size.m << " N " << size.n << " K " << size.k << " bits " << bits << " at "
+              << i << ", " << j;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, TheLargestSumsDoNotOverflow) {
+  constexpr std::int64_t kLongest = 32768;
+  for (const int x_code : {-128, 127}) {
+    for (const int w_code : {-128, 127}) {
+      const OwnedQuantizedRows x = random_codes(2, kLongest, x_code, x_code, 1, true);
+      const OwnedQuantizedRows w = random_codes(3, kLongest, w_code, w_code, 1, true);
+      OwnedTensor y({2, 3}, DType::kF32);
+      cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+      const auto expected =
+          static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
+      for (std::int64_t i = 0; i < 6; ++i) EXPECT_EQ(y.view().as<float>()[i], expected);
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
+  for (const ProductCase& size : kProductCases) {
+    const OwnedQuantizedRows x = random_codes(size.m, size.k, -8, 7, 3, false);
+    const OwnedQuantizedRows w = random_codes(size.n, size.k, -8, 7, 4, false);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const Write write : {Write::kSet, Write::kAdd}) {
+        OwnedTensor actual({size.m, size.n + 7}, dtype);
+        OwnedTensor expected({size.m, size.n + 7}, dtype);
+        fill_normal(actual, 5);
+        fill_normal(expected, 5);
+        cpu_.quantized_matmul(actual.view().columns(3, 3 + size.n), x.view(), w.view(), write);
+        reference_->quantized_matmul(expected.view().columns(3, 3 + size.n), x.view(), w.view(),
+                                     write);
+        for (std::int64_t i = 0; i < size.m; ++i) {
+          for (std::int64_t j = 0; j < size.n + 7; ++j) {
+            const double wanted = element(expected, i, j);
+            // Four roundings of f32 on terms no larger than |product| + |before|, one of bf16.
+            const double eps = dtype == DType::kBF16 ? 0x1p-7 : 0x1p-22;
+            const bool inside = j >= 3 && j < 3 + size.n;
+            const double bound = inside ? eps * std::abs(wanted) + 0x1p-20 : 0.0;
+            ASSERT_NEAR(element(actual, i, j), wanted, bound)
+                << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(dtype)
+                << " at " << i << ", " << j;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
+  for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {
+    const OwnedQuantizedRows x = random_codes(size.m, size.k, -128, 127, 6, false);
+    const OwnedQuantizedRows w = random_codes(size.n, size.k, -128, 127, 7, false);
+    const auto run = [&](Isa isa, int threads) {
+      OwnedTensor y({size.m, size.n}, DType::kBF16);
+      fill_normal(y, 8);
+      CpuBackend(threads, isa).quantized_matmul(y, x.view(), w.view(), Write::kAdd);
+      return y;
+    };
+    EXPECT_TRUE(run(GetParam(), 1).same_bytes(run(Isa::kGeneric, 3)));
+  }
+}
+
+TEST_P(QuantizedMatmul, ABrokenRowOfXMakesItsRowOfYNaN) {
+  OwnedQuantizedRows x = random_codes(3, 64, -8, 7, 3, false);
+  const OwnedQuantizedRows w = random_codes(5, 64, -8, 7, 4, false);
+  x.steps.view().as<float>()[1] = std::nanf("");
+  OwnedTensor y({3, 5}, DType::kF32);
+  cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+  for (std::int64_t j = 0; j < 5; ++j) {
+    EXPECT_TRUE(std::isnan(y.view().row<float>(1)[j]));
+    EXPECT_FALSE(std::isnan(y.view().row<float>(2)[j]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizedMatmul, testing::ValuesIn(available_isas()),
+                         [](const auto& isa) { return std::string(isa_name(isa.param)); });
+
+}  // namespace
+}  // namespace quest
