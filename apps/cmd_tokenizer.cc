@@ -1,0 +1,63 @@
+// quest tokenizer: learns a vocabulary from text.
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "apps/command.h"
+#include "apps/output.h"
+#include "apps/text.h"
+#include "data/tokenizer.h"
+
+namespace quest::app {
+namespace {
+
+class TokenizerTrainCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"tokenizer train",
+            "Train a sentencepiece BPE tokenizer with byte fallback",
+            {"quest tokenizer train --in 'books/*.txt' --vocab 4096 --out bpe.model",
+             "quest tokenizer train --in a.jsonl.zst --vocab 32000 --out bpe.model"}};
+  }
+  void declare(CLI::App& app) override {
+    app.add_option("--in", inputs_,
+                   "files, folders or patterns: .txt, .jsonl (field \"text\"), "
+                   "each also .zst")
+        ->type_name("GLOB...")
+        ->required();
+    app.add_option("--vocab", vocab_, "tokens")
+        ->type_name("N")
+        ->required()
+        ->check(CLI::PositiveNumber);
+    app.add_option("--out", out_, "file to write")->type_name("FILE")->required();
+    app.add_option("--seed", seed_, "chooses the lines that are read of a large corpus [0]")
+        ->type_name("N");
+    app.add_flag("--json", json_, "print one JSON object");
+  }
+  int run() override {
+    const TokenizerTraining trained = train_sentencepiece(inputs_, vocab_, out_, seed_);
+    Report report;
+    report.add("out", out_, "file");
+    report.add("vocab", trained.vocab_size, "tokens", with_commas(trained.vocab_size));
+    report.add("text_bytes", trained.text_bytes, "text",
+               with_commas(trained.text_bytes) + " bytes");
+    report.add("sampled_bytes", trained.sampled_bytes, "read of it",
+               with_commas(trained.sampled_bytes) + " bytes");
+    report.print(json_);
+    return 0;
+  }
+
+ private:
+  std::vector<std::string> inputs_;
+  std::int32_t vocab_ = 0;
+  std::string out_;
+  std::uint64_t seed_ = 0;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_tokenizer_train_command() {
+  return std::make_unique<TokenizerTrainCommand>();
+}
+
+}  // namespace quest::app
