@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/options.h"
 #include "apps/output.h"
 #include "apps/text.h"
 #include "data/shards.h"
@@ -24,17 +25,15 @@ class SynthCommand : public Command {
   }
   void declare(CLI::App& app) override {
     app.add_option("--out", out_, "text file to write")->type_name("FILE")->required();
-    app.add_option("--tokens", tokens_,
-                   "size in bytes, which are the tokens of 'bytes'; whole "
-                   "stories are written until there are as many")
-        ->type_name("N")
-        ->required()
-        ->check(CLI::PositiveNumber);
-    app.add_option("--seed", seed_, "another seed, other stories [0]")->type_name("N");
+    add_whole(app, "--tokens", tokens_, {.low = 1},
+              "size in bytes, which are the tokens of 'bytes'; whole stories are written until "
+              "there are as many",
+              true);
+    add_whole(app, "--seed", seed_, {.low = 0}, "another seed, other stories");
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
-    const SynthReport synth = synth_corpus(out_, tokens_, seed_);
+    const SynthReport synth = synth_corpus(out_, tokens_, static_cast<std::uint64_t>(seed_));
     Report report;
     report.add("out", out_, "file");
     report.add("bytes", synth.bytes, "size", with_commas(synth.bytes) + " bytes");
@@ -51,7 +50,7 @@ class SynthCommand : public Command {
  private:
   std::string out_;
   std::int64_t tokens_ = 0;
-  std::uint64_t seed_ = 0;
+  std::int64_t seed_ = 0;
   bool json_ = false;
 };
 

@@ -10,6 +10,7 @@
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "core/file.h"
+#include "data/tokenizer.h"
 #include "model/model.h"
 #include "model/model_file.h"
 
@@ -17,7 +18,6 @@ namespace quest::app {
 namespace {
 
 constexpr double kUnquantizedFileBits = 16;
-constexpr std::int64_t kBytesVocab = 256;
 // Steps of the rows of a quantized matrix, one f32 each.
 constexpr double kRowScaleBits = 32;
 
@@ -64,7 +64,8 @@ class InfoCommand : public Command {
   void declare(CLI::App& app) override {
     app.add_option("--model", model_folder_, "a model folder, instead of settings")
         ->type_name("DIR");
-    settings_.declare(app, {"model.", "scheme.", "train.batch_size", "train.seq_len", "run.dtype"});
+    settings_.declare(app, {"model.", "scheme.", "data.tokenizer", "train.batch_size",
+                            "train.seq_len", "run.dtype"});
     app.add_flag("--json", json_, "print one JSON object");
   }
 
@@ -76,8 +77,7 @@ class InfoCommand : public Command {
     }
     ModelDescription model;
     if (model_folder_.empty()) {
-      const std::int64_t vocab = settings.model.vocab != 0 ? settings.model.vocab : kBytesVocab;
-      model.config = model_config(settings, vocab);
+      model.config = model_config(settings, load_tokenizer(settings.data.tokenizer)->vocab_size());
       model.scheme = model_scheme(settings, model.config);
     } else {
       const std::string path = model_folder_ + "/config.json";

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/options.h"
 #include "apps/output.h"
 #include "apps/text.h"
 #include "data/tokenizer.h"
@@ -24,17 +25,15 @@ class TokenizerTrainCommand : public Command {
                    "each also .zst")
         ->type_name("GLOB...")
         ->required();
-    app.add_option("--vocab", vocab_, "tokens")
-        ->type_name("N")
-        ->required()
-        ->check(CLI::PositiveNumber);
+    add_whole(app, "--vocab", vocab_, {.low = 1, .high = 1 << 24}, "tokens", true);
     app.add_option("--out", out_, "file to write")->type_name("FILE")->required();
-    app.add_option("--seed", seed_, "chooses the lines that are read of a large corpus [0]")
-        ->type_name("N");
+    add_whole(app, "--seed", seed_, {.low = 0},
+              "chooses the lines that are read of a large corpus");
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
-    const TokenizerTraining trained = train_sentencepiece(inputs_, vocab_, out_, seed_);
+    const TokenizerTraining trained = train_sentencepiece(
+        inputs_, static_cast<std::int32_t>(vocab_), out_, static_cast<std::uint64_t>(seed_));
     Report report;
     report.add("out", out_, "file");
     report.add("vocab", trained.vocab_size, "tokens", with_commas(trained.vocab_size));
@@ -48,9 +47,9 @@ class TokenizerTrainCommand : public Command {
 
  private:
   std::vector<std::string> inputs_;
-  std::int32_t vocab_ = 0;
+  std::int64_t vocab_ = 0;
   std::string out_;
-  std::uint64_t seed_ = 0;
+  std::int64_t seed_ = 0;
   bool json_ = false;
 };
 

@@ -74,4 +74,20 @@ check "a printed config reads back the same" cmp "$folder/a.toml" "$folder/b.tom
 check "a folder without a model is an error" test $? -eq 1
 check "a folder without a model is named" grep -q "$folder/config.json" "$folder/err"
 
+# A corpus, shards of it, and the errors on the way.
+"$quest" data synth --out "$folder/t.txt" --tokens 2e4 --json >"$folder/synth.json"
+check "data synth reports the entropy" grep -q '"bits_per_byte":0\.' "$folder/synth.json"
+"$quest" data synth --out "$folder/u.txt" --tokens 2e4 >/dev/null
+check "the same seed gives the same corpus" cmp "$folder/t.txt" "$folder/u.txt"
+"$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null
+check "data prepare makes shards" test -s "$folder/shards/index.json"
+"$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null 2>&1
+check "shards are not overwritten" test $? -eq 1
+"$quest" data prepare --in "$folder/none.txt" --out "$folder/other" >/dev/null 2>&1
+check "missing text is an error" test $? -eq 1
+check "an error leaves nothing behind" test ! -e "$folder/other"
+"$quest" tokenizer train --in "$folder/t.txt" --vocab 400 --out "$folder/bpe.model" >/dev/null 2>&1
+check "info counts the tokenizer's vocabulary" grep -q '"vocab":400,' \
+  <("$quest" info --tokenizer "$folder/bpe.model" --json)
+
 exit $((failures > 0))

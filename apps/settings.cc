@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -13,31 +12,6 @@
 
 namespace quest::app {
 namespace {
-
-// Doubles hold whole numbers exactly up to here, so "1e15" can mean an integer.
-constexpr double kLargestExact = 9007199254740992.0;
-
-std::optional<std::int64_t> parse_whole(std::string_view text) {
-  std::int64_t whole = 0;
-  const char* end = text.data() + text.size();
-  if (auto [stop, error] = std::from_chars(text.data(), end, whole);
-      error == std::errc() && stop == end) {
-    return whole;
-  }
-  double real = 0;
-  auto [stop, error] = std::from_chars(text.data(), end, real);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  if (real != std::floor(real) || std::abs(real) > kLargestExact) return std::nullopt;
-  return static_cast<std::int64_t>(real);
-}
-
-std::optional<double> parse_real(std::string_view text) {
-  double real = 0;
-  const char* end = text.data() + text.size();
-  auto [stop, error] = std::from_chars(text.data(), end, real);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return real;
-}
 
 std::optional<bool> parse_switch(std::string_view text) {
   if (text == "true" || text == "1" || text == "on" || text == "yes") return true;

@@ -4,10 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdint>
 
 namespace quest::app {
+namespace {
+
+// Doubles hold whole numbers exactly up to here, so "1e15" can mean an integer.
+constexpr double kLargestExact = 9007199254740992.0;
+
+}  // namespace
 
 std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> parts;
@@ -91,6 +97,28 @@ std::vector<std::string> wrap(std::string_view text, std::size_t width) {
     }
   }
   return lines;
+}
+
+std::optional<std::int64_t> parse_whole(std::string_view text) {
+  std::int64_t whole = 0;
+  const char* end = text.data() + text.size();
+  if (auto [stop, error] = std::from_chars(text.data(), end, whole);
+      error == std::errc() && stop == end) {
+    return whole;
+  }
+  double real = 0;
+  auto [stop, error] = std::from_chars(text.data(), end, real);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  if (real != std::floor(real) || std::abs(real) > kLargestExact) return std::nullopt;
+  return static_cast<std::int64_t>(real);
+}
+
+std::optional<double> parse_real(std::string_view text) {
+  double real = 0;
+  const char* end = text.data() + text.size();
+  auto [stop, error] = std::from_chars(text.data(), end, real);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return real;
 }
 
 }  // namespace quest::app

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +12,10 @@ namespace quest::app {
 
 /// The parts of `text` between `separator`s; an empty text has no parts.
 std::vector<std::string> split(std::string_view text, char separator);
+
+/// The number that all of `text` says, or nothing. Whole numbers may be written 3e9.
+std::optional<std::int64_t> parse_whole(std::string_view text);
+std::optional<double> parse_real(std::string_view text);
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);

@@ -23,6 +23,15 @@ TEST(Text, SplitKeepsEmptyPartsButNotAnEmptyText) {
   EXPECT_TRUE(split("", ',').empty());
 }
 
+TEST(Text, AWholeNumberIsReadOnlyIfAllOfItIsOne) {
+  EXPECT_EQ(parse_whole("-12"), -12);
+  EXPECT_EQ(parse_whole("3e9"), 3000000000);
+  EXPECT_EQ(parse_whole("9223372036854775807"), 9223372036854775807);
+  for (const char* text : {"", " 1", "1 ", "1.5", "9223372036854775808", "1e300", "nan", "0x10"}) {
+    EXPECT_FALSE(parse_whole(text)) << text;
+  }
+}
+
 TEST(Text, NumbersAreGroupedByThree) {
   EXPECT_EQ(with_commas(0), "0");
   EXPECT_EQ(with_commas(999), "999");

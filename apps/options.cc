@@ -1,0 +1,48 @@
+// Number options of commands, with the same sentences as settings when the text is wrong.
+#include "apps/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "apps/text.h"
+#include "core/error.h"
+
+namespace quest::app {
+namespace {
+
+// `parse` turns a text into an optional number; `kind` names what it reads.
+template <typename T, typename Parse>
+CLI::Option* add_number(CLI::App& app, const std::string& names, T& value, const Range& range,
+                        const std::string& help, bool required, const char* kind, Parse parse) {
+  const std::string shown = names.substr(names.rfind(',') + 1);
+  const auto read = [&value, range, shown, kind, parse](const CLI::results_t& texts) {
+    const auto number = parse(texts.back());
+    if (!number)
+      throw UsageError(fmt::format("{} must be {}, not '{}'", shown, kind, texts.back()));
+    if (!range.contains(static_cast<double>(*number))) {
+      throw UsageError(fmt::format("{} must be {}, not {}", shown, range.text(), texts.back()));
+    }
+    value = *number;
+    return true;
+  };
+  CLI::Option* option = app.add_option(names, read, help);
+  option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  option->required(required);
+  if (!required) option->default_str(fmt::format("{}", value));
+  return option;
+}
+
+}  // namespace
+
+CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& value,
+                       const Range& range, const std::string& help, bool required) {
+  return add_number(app, names, value, range, help, required, "a whole number", parse_whole)
+      ->type_name("N");
+}
+
+CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,
+                      const std::string& help, bool required) {
+  return add_number(app, names, value, range, help, required, "a number", parse_real)
+      ->type_name("X");
+}
+
+}  // namespace quest::app

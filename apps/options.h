@@ -1,0 +1,24 @@
+// Number options of commands, with the same sentences as settings when the text is wrong.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "apps/settings.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace quest::app {
+
+/// Adds an option that sets `value`, whose present value help shows as the default unless
+/// `required`. Parsing throws UsageError for a text that is no number or outside `range`; whole
+/// numbers may be written 3e9. `value` must outlive the parsing.
+CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& value,
+                       const Range& range, const std::string& help, bool required = false);
+CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,
+                      const std::string& help, bool required = false);
+
+}  // namespace quest::app
