@@ -88,7 +88,7 @@ def check_opening(name, text):
         if not line.startswith(marker):
             break
         comment.append(line.lstrip("/# ").strip())
-    if len(" ".join(comment).split()) < 3 or not re.search(r"[.:;]", " ".join(comment)):
+    if len(" ".join(comment).split()) < 2 or not re.search(r"[.:;]", " ".join(comment)):
         yield f"{name}:1: the first line must be a comment, a sentence on what the file is for"
 
 
