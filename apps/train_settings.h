@@ -1,0 +1,25 @@
+// From settings to the training library's types.
+#pragma once
+
+#include <cstdint>
+
+#include "apps/settings.h"
+#include "train/run.h"
+#include "train/trainer.h"
+
+namespace quest::app {
+
+/// The steps of a run over data with `windows` windows of train.seq_len tokens. Tokens and epochs
+/// are rounded up to whole steps; without any length the run is one epoch. Throws UsageError when
+/// that is more than can be counted.
+std::int64_t run_steps(const TrainSettings& settings, std::int64_t windows);
+
+/// Everything that determines a run's numbers, for a run of `steps` steps. Throws UsageError when
+/// the shape or scheme is wrong or the warm-up is longer than the run.
+TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokenizer_vocab,
+                             std::int64_t steps);
+
+/// How often things happen in a run of `steps` steps; the peak is left unknown.
+RunPlan run_plan(const TrainSettings& settings, std::int64_t steps);
+
+}  // namespace quest::app
