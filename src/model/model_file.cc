@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "core/error.h"
@@ -12,6 +13,8 @@ namespace quest {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr const char* kConfigKey = "quest.config";
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t position = text.find(from);
@@ -66,16 +69,32 @@ template <typename T>
 T required(const Json& json, const char* key, const std::string& where) {
   const auto found = json.find(key);
   if (found == json.end()) fail("{} lacks the key '{}'", where, key);
+  // Without this, 3.5 and true would be read as sizes.
+  const bool is_size = !std::is_same_v<T, std::int64_t> || found->is_number_integer();
   try {
-    return found->get<T>();
+    if (is_size) return found->get<T>();
   } catch (const Json::exception&) {
-    fail("{}: the value of '{}' has the wrong type", where, key);
   }
+  fail("{}: the value of '{}' has the wrong type", where, key);
 }
 
 template <typename T>
 T optional(const Json& json, const char* key, T fallback, const std::string& where) {
   return json.contains(key) && !json.at(key).is_null() ? required<T>(json, key, where) : fallback;
+}
+
+// Variants of the architecture that would load and then compute something else.
+void refuse_variants(const Json& json, const std::string& where) {
+  const auto activation = optional<std::string>(json, "hidden_act", "silu", where);
+  if (activation != "silu") {
+    fail("{}: hidden_act '{}' is not supported, only 'silu'", where, activation);
+  }
+  for (const char* key : {"attention_bias", "mlp_bias"}) {
+    if (optional<bool>(json, key, false, where)) fail("{}: {} is not supported", where, key);
+  }
+  if (json.contains("rope_scaling") && !json.at("rope_scaling").is_null()) {
+    fail("{}: rope_scaling is not supported", where);
+  }
 }
 
 }  // namespace
@@ -137,6 +156,7 @@ ModelDescription parse_config_json(const std::string& text, const std::string& w
   if (!json.is_object()) fail("{} is not a JSON object", where);
   const auto type = optional<std::string>(json, "model_type", "llama", where);
   if (type != "llama") fail("{}: model_type '{}' is not supported, only 'llama'", where, type);
+  refuse_variants(json, where);
   ModelDescription description;
   ModelConfig& c = description.config;
   c.width = required<std::int64_t>(json, "hidden_size", where);
@@ -155,14 +175,20 @@ ModelDescription parse_config_json(const std::string& text, const std::string& w
     fail("{}: rope_layout is 'half' or 'interleaved', not '{}'", where, layout);
   }
   c.rope_layout = layout == "half" ? RopeLayout::kHalf : RopeLayout::kInterleaved;
-  if (json.contains("quantization_config")) {
+  description.written_by_quest = json.contains("quantization_config");
+  if (description.written_by_quest) {
     const Json& quantization = json.at("quantization_config");
     const auto method = required<std::string>(quantization, "quant_method", where);
     if (method != "quest")
       fail("{}: quant_method '{}' is not supported, only 'quest'", where, method);
-    description.scheme =
-        Scheme::parse(required<std::string>(quantization, "scheme", where),
-                      optional<std::vector<std::string>>(quantization, "layer_schemes", {}, where));
+    const auto base = required<std::string>(quantization, "scheme", where);
+    const auto overrides =
+        optional<std::vector<std::string>>(quantization, "layer_schemes", {}, where);
+    try {
+      description.scheme = Scheme::parse(base, overrides);
+    } catch (const Error& error) {
+      fail("{}: {}", where, error.what());
+    }
   }
   try {
     c.validate();
@@ -186,7 +212,18 @@ void save_weights(const Model& model, const std::filesystem::path& path) {
     tensors.push_back({parameter.name, value});
   });
   model.backend().synchronize();
-  write_safetensors(path, tensors, {{"format", "pt"}});
+  write_safetensors(
+      path, tensors,
+      {{"format", "pt"}, {kConfigKey, to_config_json({model.config(), model.llama().scheme()})}});
+}
+
+void check_saved_config(const ModelDescription& description, const SafetensorsFile& file) {
+  const auto saved = file.metadata().find(kConfigKey);
+  if (saved == file.metadata().end()) return;
+  const std::string where = file.path().string();
+  const ModelDescription wanted = parse_config_json(saved->second, where);
+  if (wanted.config == description.config && wanted.scheme == description.scheme) return;
+  fail("config.json describes another model than the one that was saved to {}; restore it", where);
 }
 
 void load_weights(Model& model, const SafetensorsFile& file) {

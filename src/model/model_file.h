@@ -23,6 +23,7 @@ WeightSource reference_source(const std::string& parameter_name, const ModelConf
 struct ModelDescription {
   ModelConfig config;
   Scheme scheme;
+  bool written_by_quest = false;  ///< it has our quantization_config; set by parse_config_json
 };
 
 /// The text of config.json: Hugging Face's Llama keys, and `quantization_config` with
@@ -31,8 +32,12 @@ std::string to_config_json(const ModelDescription& description);
 /// Throws Error that names `where` and the key that is missing or wrong.
 ModelDescription parse_config_json(const std::string& text, const std::string& where);
 
-/// Writes the weights as one safetensors file, atomically.
+/// Writes the weights as one safetensors file, atomically, with config.json's text in its metadata.
 void save_weights(const Model& model, const std::filesystem::path& path);
+
+/// Throws Error when `file` was saved by save_weights from a model that is not described so. Files
+/// of other programs agree with everything.
+void check_saved_config(const ModelDescription& description, const SafetensorsFile& file);
 
 /// Sets all weights from a file whose names are Hugging Face's Llama names or those of the
 /// reference goldens (`transformer.h.0.attn.c_attn.weight` with q, k and v stacked, ...; an `init.`
