@@ -1,0 +1,44 @@
+// The loop that continues a prompt token by token.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "infer/sampler.h"
+#include "infer/session.h"
+
+namespace quest {
+
+struct GenerateOptions {
+  std::int64_t max_tokens = 0;  ///< at least 1
+  SamplingOptions sampling;
+  std::optional<std::int32_t> end_token;  ///< stop when it is chosen
+};
+
+enum class StopReason : std::uint8_t {
+  kEndOfText,  ///< the end token was chosen; it is not among the tokens
+  kLength,     ///< max_tokens were made
+  kContext,    ///< the session is full
+};
+/// "end_of_text", "length", "context".
+std::string_view name(StopReason reason);
+
+/// What `generate` did.
+struct Generation {
+  std::vector<std::int32_t> tokens;  ///< without the prompt
+  StopReason stop_reason = StopReason::kLength;
+  double prefill_seconds = 0.0;  ///< the prompt's pass
+  double decode_seconds = 0.0;   ///< everything after it, `on_token` not counted
+};
+
+/// Appends `prompt` to the session and then what the model makes of it. `on_token` is called with
+/// each new token as it comes and may throw. Throws what Session::prefill and `sample` throw.
+Generation generate(Session& session, std::span<const std::int32_t> prompt,
+                    const GenerateOptions& options,
+                    const std::function<void(std::int32_t token)>& on_token);
+
+}  // namespace quest

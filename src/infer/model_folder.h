@@ -1,0 +1,35 @@
+// Model folders: finding, checking and loading what quest train or another program wrote.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "data/tokenizer.h"
+#include "model/model.h"
+#include "model/model_file.h"
+
+namespace quest {
+
+/// A model that is ready to run, and the tokenizer that its texts go through.
+struct LoadedModel {
+  std::filesystem::path folder;  ///< the one that was read: `path`, or a checkpoint in it
+  ModelDescription description;
+  std::unique_ptr<Model> model;  ///< not trainable; weights prepared
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+/// The folder to read for `path`: itself when it has config.json and model.safetensors; of a run
+/// that has not ended, its newest complete checkpoint (`checkpoints/step-NNNNNNNN/`, whose
+/// trainer_state.json is written last). Throws Error that says what is missing.
+std::filesystem::path find_model_folder(const std::filesystem::path& path);
+
+/// The description in `folder`'s config.json. Throws Error.
+ModelDescription load_description(const std::filesystem::path& folder);
+
+/// Loads `find_model_folder(path)` onto `backend`, which must outlive the result; `compute` is F32
+/// or BF16. Our own folders must carry checksums that hold and the config that they were saved
+/// with. Llama folders of other programs load too: F32 or BF16 weights in one file, sentencepiece
+/// tokenizer. Throws Error with the file and what is wrong with it.
+LoadedModel load_model_folder(const std::filesystem::path& path, Backend& backend, DType compute);
+
+}  // namespace quest
