@@ -33,6 +33,7 @@ Generation generate(Session& session, std::span<const std::int32_t> prompt,
   std::span<const float> logits = session.prefill(prompt);
   result.prefill_seconds = lap();
   for (;;) {
+    if (options.vocab > 0) logits = logits.first(static_cast<std::size_t>(options.vocab));
     const std::int32_t token = sample(logits, options.sampling, session.length());
     result.decode_seconds += lap();
     if (token == options.end_token) {

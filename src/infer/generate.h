@@ -15,8 +15,11 @@ namespace quest {
 
 struct GenerateOptions {
   std::int64_t max_tokens = 0;  ///< at least 1
-  SamplingOptions sampling;
-  std::optional<std::int32_t> end_token;  ///< stop when it is chosen
+  SamplingOptions sampling = {};
+  std::optional<std::int32_t> end_token = {};  ///< stop when it is chosen
+  /// Only the first `vocab` tokens are chosen from: a model may have more than its tokenizer. 0:
+  /// all.
+  std::int64_t vocab = 0;
 };
 
 enum class StopReason : std::uint8_t {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "core/error.h"
@@ -78,6 +79,14 @@ TEST_F(Generate, APromptLongerThanTheContextIsAnError) {
 TEST_F(Generate, WeightsThatAreNotFiniteAreReported) {
   model_->llama().final_norm().as<float>()[3] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THROW(run({.max_tokens = 1}), NonFiniteError);
+}
+
+TEST_F(Generate, TokensBeyondTheTokenizersVocabularyAreNotChosen) {
+  const auto tokens = run({.max_tokens = 30, .sampling = {.temperature = 5.0}}).tokens;
+  EXPECT_GE(*std::max_element(tokens.begin(), tokens.end()), 10);
+  const auto limited =
+      run({.max_tokens = 30, .sampling = {.temperature = 5.0}, .vocab = 10}).tokens;
+  EXPECT_LT(*std::max_element(limited.begin(), limited.end()), 10);
 }
 
 TEST_F(Generate, ACallbackThatThrowsEndsIt) {

@@ -80,8 +80,8 @@ std::unique_ptr<Tokenizer> load_tokenizer_of(const fs::path& folder, bool ours,
   auto tokenizer = !ours && has_file(folder, kSentencepieceFile)
                        ? load_tokenizer((folder / kSentencepieceFile).string())
                        : load_tokenizer_from_folder(folder);
-  if (tokenizer->vocab_size() != vocab) {
-    fail("{}: the tokenizer has {} tokens, the model {}; they do not belong together",
+  if (tokenizer->vocab_size() > vocab) {
+    fail("{}: the tokenizer has {} tokens, the model only {}; they do not belong together",
          folder.string(), tokenizer->vocab_size(), vocab);
   }
   return tokenizer;

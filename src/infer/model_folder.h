@@ -14,8 +14,8 @@ namespace quest {
 struct LoadedModel {
   std::filesystem::path folder;  ///< the one that was read: `path`, or a checkpoint in it
   ModelDescription description;
-  std::unique_ptr<Model> model;  ///< not trainable; weights prepared
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Model> model;          ///< not trainable; weights prepared
+  std::unique_ptr<Tokenizer> tokenizer;  ///< of as many tokens as the model or fewer
 };
 
 /// The folder to read for `path`: itself when it has config.json and model.safetensors; of a run

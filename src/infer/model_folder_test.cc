@@ -18,6 +18,11 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kBytesVocab = 256;
 
+// Without waiting for the disk, as write_file does.
+void put(const fs::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
 class ModelFolder : public ::testing::Test {
  protected:
   ModelFolder() { write_folder(folder_, *model_); }
@@ -25,7 +30,7 @@ class ModelFolder : public ::testing::Test {
   static void write_folder(const fs::path& folder, const Model& model) {
     fs::create_directories(folder);
     save_weights(model, folder / "model.safetensors");
-    write_file(folder / "config.json", to_config_json({model.config(), model.llama().scheme()}));
+    put(folder / "config.json", to_config_json({model.config(), model.llama().scheme()}));
     load_tokenizer("bytes")->save(folder);
   }
 
@@ -47,7 +52,7 @@ class ModelFolder : public ::testing::Test {
     std::string text = read_file(folder_ / "config.json");
     const std::size_t position = text.find(from);
     ASSERT_NE(position, std::string::npos) << from;
-    write_file(folder_ / "config.json", text.replace(position, from.size(), to));
+    put(folder_ / "config.json", text.replace(position, from.size(), to));
   }
 
   // Rewrites the weights as another program would: no metadata, tensors changed by `change`.
@@ -86,7 +91,7 @@ TEST_F(ModelFolder, OfARunWithoutAModelTheNewestCompleteCheckpointIsTaken) {
   const fs::path run = root_.path() / "run";
   const auto checkpoint = [&](const std::string& name, bool complete) {
     write_folder(run / "checkpoints" / name, *model_);
-    if (complete) write_file(run / "checkpoints" / name / "trainer_state.json", "{}");
+    if (complete) put(run / "checkpoints" / name / "trainer_state.json", "{}");
   };
   checkpoint("step-00000900", true);
   checkpoint("step-00001000", true);
@@ -108,11 +113,11 @@ TEST_F(ModelFolder, MissingPartsAreNamed) {
     const std::string text = read_file(folder_ / name);
     fs::remove(folder_ / name);
     expect_error(folder_, name);
-    write_file(folder_ / name, text);
+    put(folder_ / name, text);
   }
   fs::rename(folder_ / "model.safetensors", folder_ / "elsewhere");
   expect_error(folder_, "no model.safetensors");
-  write_file(folder_ / "model.safetensors.index.json", "{}");
+  put(folder_ / "model.safetensors.index.json", "{}");
   expect_error(folder_, "split into several files");
 }
 
@@ -122,7 +127,7 @@ TEST_F(ModelFolder, WeightsCutShortAnywhereAreRefused) {
   std::vector<std::size_t> lengths = {0, 1, 7, 8, 9, 100, size / 4, size / 2, size - 4, size - 1};
   for (std::size_t length = 13; length < size; length += size / 40) lengths.push_back(length);
   for (const std::size_t length : lengths) {
-    write_file(folder_ / "model.safetensors", whole.substr(0, length));
+    put(folder_ / "model.safetensors", whole.substr(0, length));
     expect_error(folder_, "model.safetensors");
   }
 }
@@ -132,7 +137,7 @@ TEST_F(ModelFolder, AFlippedBitAnywhereInTheWeightsIsNoticed) {
   for (std::size_t offset = 0; offset < bytes.size(); offset += 1 + bytes.size() / 150) {
     const auto bit = static_cast<char>(1 << (offset % 8));
     bytes[offset] = static_cast<char>(bytes[offset] ^ bit);
-    write_file(folder_ / "model.safetensors", bytes);
+    put(folder_ / "model.safetensors", bytes);
     EXPECT_THROW(load(folder_), Error) << "offset " << offset;
     bytes[offset] = static_cast<char>(bytes[offset] ^ bit);
   }
@@ -141,7 +146,7 @@ TEST_F(ModelFolder, AFlippedBitAnywhereInTheWeightsIsNoticed) {
 TEST_F(ModelFolder, AConfigCutShortOrWithAFlippedBitNeverChangesTheModel) {
   const std::string whole = read_file(folder_ / "config.json");
   for (std::size_t length = 0; length + 2 < whole.size(); length += 23) {
-    write_file(folder_ / "config.json", whole.substr(0, length));
+    put(folder_ / "config.json", whole.substr(0, length));
     expect_error(folder_, "config.json");
   }
   const std::vector<float> wanted = logits(*model_);
@@ -149,7 +154,7 @@ TEST_F(ModelFolder, AConfigCutShortOrWithAFlippedBitNeverChangesTheModel) {
   for (std::size_t offset = 0; offset < whole.size(); offset += 5) {
     std::string changed = whole;
     changed[offset] = static_cast<char>(changed[offset] ^ (1 << (offset % 7)));
-    write_file(folder_ / "config.json", changed);
+    put(folder_ / "config.json", changed);
     // Keys that say nothing about the model may change; the model may not.
     try {
       EXPECT_EQ(logits(*load(folder_).model), wanted) << "offset " << offset;
@@ -165,7 +170,7 @@ TEST_F(ModelFolder, OurOwnWeightsNeedTheirChecksum) {
   const std::size_t key = bytes.find("quest.checksum");
   ASSERT_NE(key, std::string::npos);
   bytes[key] = 'Q';
-  write_file(folder_ / "model.safetensors", bytes);
+  put(folder_ / "model.safetensors", bytes);
   expect_error(folder_, "it has no checksum");
 }
 
@@ -178,7 +183,7 @@ TEST_F(ModelFolder, AConfigOfAnotherModelIsRefused) {
            {"num_hidden_layers\": 2", "num_hidden_layers\": 1"}}) {
     edit_config(from, to);
     expect_error(folder_, "config.json describes another model than the one that was saved");
-    write_file(folder_ / "config.json", saved);
+    put(folder_ / "config.json", saved);
   }
 }
 
@@ -200,7 +205,7 @@ TEST_F(ModelFolder, AConfigThatMakesNoSenseIsRefused) {
         Edit{"\"quest\"", "\"gptq\"", "quant_method 'gptq'"}}) {
     edit_config(edit.from, edit.to);
     expect_error(folder_, edit.part);
-    write_file(folder_ / "config.json", saved);
+    put(folder_ / "config.json", saved);
   }
 }
 
@@ -225,12 +230,11 @@ TEST_F(ModelFolder, TensorsThatDisagreeWithTheConfigAreNamed) {
   expect_error(folder_, "NaN or infinite");
 }
 
-TEST_F(ModelFolder, ATokenizerOfAnotherVocabularyIsRefused) {
-  for (const std::int64_t vocab : {255, 300}) {
-    const auto other = tiny_model(*backend_, tiny_config(vocab), "none");
-    write_folder(folder_, *other);
-    expect_error(folder_, "the tokenizer has 256 tokens, the model " + std::to_string(vocab));
-  }
+TEST_F(ModelFolder, ATokenizerLargerThanTheModelIsRefused) {
+  write_folder(folder_, *tiny_model(*backend_, tiny_config(255), "none"));
+  expect_error(folder_, "the tokenizer has 256 tokens, the model only 255");
+  write_folder(folder_, *tiny_model(*backend_, tiny_config(300), "none"));
+  EXPECT_EQ(load(folder_).tokenizer->vocab_size(), 256);
 }
 
 TEST_F(ModelFolder, ALlamaOfAnotherProgramLoads) {
@@ -256,8 +260,8 @@ TEST_F(ModelFolder, ALlamaOfAnotherProgramLoads) {
   // The writer's checksum goes: other programs know none.
   std::string bytes = read_file(folder_ / "plain");
   bytes.replace(bytes.find("quest.checksum"), 14, "other.checksum");
-  write_file(folder_ / "model.safetensors", bytes);
-  write_file(folder_ / "config.json", R"({"model_type": "llama", "hidden_size": 32,
+  put(folder_ / "model.safetensors", bytes);
+  put(folder_ / "config.json", R"({"model_type": "llama", "hidden_size": 32,
     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 40,
     "rms_norm_eps": 1e-05, "rope_scaling": null, "torch_dtype": "bfloat16"})");
