@@ -1,6 +1,5 @@
 // The integer product on 16-bit odd integers, for instruction sets without an exact 8-bit dot
 // product (pmaddubsw saturates): 2 q + 1 fits 16 bits, and pmaddwd sums pairs exactly.
-#include <utility>
 
 namespace quest {
 namespace {
@@ -28,27 +27,37 @@ void pack_words_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_
   }
 }
 
-/// Expanded by packs, not by loops: accumulators in an unrolled loop get copied by g++ 12.
-template <int rows, std::size_t... cell>
-inline void words_tile_cells(const ProductTile& tile, std::index_sequence<cell...>) {
-  Words sums[rows * kWordsVectors] = {((void)cell, zero_words())...};
-  const std::uint8_t* x = tile.x;
-  const std::uint8_t* w = tile.panel;
-  for (std::int64_t g = 0; g < tile.groups; ++g, x += 4, w += 64) {
-    ((sums[cell] = dot_words(
-          sums[cell], load_words(w + cell % kWordsVectors * kWordsLanes * 4),
-          splat_pair(x + static_cast<std::int64_t>(cell / kWordsVectors) * tile.x_row_bytes))),
-     ...);
-  }
-  std::int32_t integers[rows * 16];
-  (store_sums(integers + cell * kWordsLanes, sums[cell]), ...);
-  finish_tile(tile, integers, 16);
-}
+// The accumulators are written out: g++ 12 keeps arrays of them in memory. Cell c is vector
+// c % kWordsVectors of row c / kWordsVectors.
+#define QUEST_EACH_CELL(DO) \
+  DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 
 template <int rows>
 void words_tile_rows(const ProductTile& tile) {
-  words_tile_cells<rows>(tile, std::make_index_sequence<rows * kWordsVectors>());
+  static_assert(rows * kWordsVectors <= 12);
+#define QUEST_DECLARE(c) Words sum##c = zero_words();
+  QUEST_EACH_CELL(QUEST_DECLARE)
+#undef QUEST_DECLARE
+  const std::uint8_t* x = tile.x;
+  const std::uint8_t* w = tile.panel;
+  const std::int64_t stride = tile.x_row_bytes;
+  for (std::int64_t g = 0; g < tile.groups; ++g, x += 4, w += 64) {
+#define QUEST_MULTIPLY(c)                                                           \
+  if constexpr (c < rows * kWordsVectors) {                                         \
+    sum##c = dot_words(sum##c, load_words(w + c % kWordsVectors * kWordsLanes * 4), \
+                       splat_pair(x + c / kWordsVectors * stride));                 \
+  }
+    QUEST_EACH_CELL(QUEST_MULTIPLY)
+#undef QUEST_MULTIPLY
+  }
+  std::int32_t integers[rows * 16];
+#define QUEST_STORE(c) \
+  if constexpr (c < rows * kWordsVectors) store_sums(integers + c * kWordsLanes, sum##c);
+  QUEST_EACH_CELL(QUEST_STORE)
+#undef QUEST_STORE
+  finish_tile(tile, integers, 16);
 }
+#undef QUEST_EACH_CELL
 
 template <int rows = kWordsTileRows>
 void words_tile(const ProductTile& tile) {

@@ -148,7 +148,7 @@ class CodeMaker {
 /// Four sums of products of 16-bit pairs.
 using Words = I4;
 constexpr int kWordsLanes = 4;
-constexpr int kWordsTileRows = 2;
+constexpr int kWordsTileRows = 3;
 inline Words zero_words() { return Words{}; }
 inline Words load_words(const std::uint8_t* p) {
   Words words;
