@@ -27,6 +27,9 @@ class CpuBackend : public ReferenceBackend {
 
   void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                         Write write) override;
+  void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                   Write write) override;
+  void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
 
  private:
   int threads_;

@@ -16,6 +16,8 @@ const QuantKernels kQuantKernelsAvx512 = {
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,
     .odd_codes_bf16 = odd_codes_bf16,
+    .scale_bf16 = scale_bf16,
+    .scale_columns_bf16 = scale_columns_bf16,
 };
 
 }  // namespace quest

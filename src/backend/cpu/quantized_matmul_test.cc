@@ -136,6 +136,86 @@ TEST_P(QuantizedMatmul, ABrokenRowOfXMakesItsRowOfYNaN) {
   }
 }
 
+double level(const OwnedQuantizedRows& rows, std::int64_t r, std::int64_t k) {
+  return (rows.codes.view().row<std::int8_t>(r)[k] + 0.5) * rows.steps.view().as<float>()[r];
+}
+
+/// Each term is rounded to bf16 once more where d_y is bf16, and f32 sums of `terms` terms err by
+/// terms * 2^-24; a bf16 output is rounded once.
+double gradient_bound(double magnitude, double value, DType in, DType out, std::int64_t terms) {
+  const double term = in == DType::kBF16 ? 0x1p-8 : 0.0;
+  const double store = out == DType::kBF16 ? 0x1p-7 : 0.0;
+  return (term + 0x1p-23 * static_cast<double>(terms + 4)) * magnitude + store * std::abs(value);
+}
+
+TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
+  for (const ProductCase& size : {ProductCase{1, 3, 5}, {5, 33, 16}, {40, 70, 130}}) {
+    const OwnedQuantizedRows x = random_codes(size.m, size.k, -8, 7, 3, false);
+    const OwnedQuantizedRows w = random_codes(size.n, size.k, -8, 7, 4, false);
+    for (const DType in : {DType::kF32, DType::kBF16}) {
+      // d_y is a column slice.
+      const OwnedTensor storage({size.m, size.n + 5}, in);
+      fill_normal(storage, 9);
+      const Tensor d_y = storage.view().columns(2, 2 + size.n);
+      for (const DType out : {DType::kF32, DType::kBF16}) {
+        for (const Write write : {Write::kSet, Write::kAdd}) {
+          OwnedTensor actual({size.m, size.k}, out);
+          OwnedTensor expected({size.m, size.k}, out);
+          fill_normal(actual, 5);
+          fill_normal(expected, 5);
+          cpu_.quantized_matmul_grad_input(actual, d_y, w.view(), write);
+          reference_->quantized_matmul_grad_input(expected, d_y, w.view(), write);
+          for (std::int64_t i = 0; i < size.m; ++i) {
+            for (std::int64_t k = 0; k < size.k; ++k) {
+              double magnitude = 1.0;
+              for (std::int64_t j = 0; j < size.n; ++j) {
+                magnitude += std::abs(element(d_y, i, j) * level(w, j, k));
+              }
+              const double wanted = element(expected, i, k);
+              ASSERT_NEAR(element(actual, i, k), wanted,
+                          gradient_bound(magnitude, wanted, in, out, size.n))
+                  << name(in) << " to " << name(out) << " at " << i << ", " << k;
+            }
+          }
+        }
+      }
+      OwnedTensor actual({size.n, size.k}, DType::kF32);
+      OwnedTensor expected({size.n, size.k}, DType::kF32);
+      fill_normal(actual, 6);
+      fill_normal(expected, 6);
+      cpu_.quantized_matmul_grad_weight(actual, d_y, x.view());
+      reference_->quantized_matmul_grad_weight(expected, d_y, x.view());
+      for (std::int64_t j = 0; j < size.n; ++j) {
+        for (std::int64_t k = 0; k < size.k; ++k) {
+          double magnitude = 1.0;
+          for (std::int64_t i = 0; i < size.m; ++i) {
+            magnitude += std::abs(element(d_y, i, j) * level(x, i, k));
+          }
+          const double wanted = element(expected, j, k);
+          ASSERT_NEAR(element(actual, j, k), wanted,
+                      gradient_bound(magnitude, wanted, in, DType::kF32, size.m))
+              << name(in) << " at " << j << ", " << k;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, ScratchMemoryIsReusedOnceItIsLargeEnough) {
+  const OwnedQuantizedRows x = random_codes(40, 130, -8, 7, 3, false);
+  const OwnedQuantizedRows w = random_codes(70, 130, -8, 7, 4, false);
+  OwnedTensor y({40, 70}, DType::kF32);
+  OwnedTensor d_z({40, 130}, DType::kF32);
+  const auto run = [&] {
+    cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+    cpu_.quantized_matmul_grad_input(d_z, y, w.view(), Write::kSet);
+    return cpu_.workspace_bytes();
+  };
+  const std::size_t first = run();
+  EXPECT_GT(first, 70u * 130u * sizeof(float));
+  EXPECT_EQ(run(), first);
+}
+
 INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizedMatmul, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 

@@ -12,7 +12,9 @@ namespace quest {
 /// held; what it holds is undefined at each request.
 class Workspace {
  public:
-  /// One name a purpose, so that buffers which are in use together do not overlap.
+  /// One name a purpose, so that buffers which are in use together do not overlap. The quantized
+  /// gradients hold kOperandA and kOperandB while they call the dense products, which therefore
+  /// take slots of their own.
   enum class Slot : std::uint8_t { kRows, kPackedWeights, kPackedInputs, kOperandA, kOperandB };
   static constexpr std::size_t kSlots = 5;
 
