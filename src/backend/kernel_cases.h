@@ -21,7 +21,7 @@ struct ProductCase {
   std::int64_t m, n, k;
 };
 /// Small ones for checks: every remainder of a register tile occurs.
-inline constexpr std::array<ProductCase, 16> kProductCases{{{1, 1, 1},
+inline constexpr std::array<ProductCase, 18> kProductCases{{{1, 1, 1},
                                                             {1, 3, 3},
                                                             {3, 1, 127},
                                                             {1, 64, 128},
@@ -36,6 +36,8 @@ inline constexpr std::array<ProductCase, 16> kProductCases{{{1, 1, 1},
                                                             {17, 100, 96},
                                                             {33, 257, 384},
                                                             {64, 128, 128},
+                                                            {39, 35, 68},
+                                                            {47, 129, 131},
                                                             {130, 70, 256}}};
 /// Those that decide the speed of training (2048 tokens, the published widths).
 inline constexpr std::array<ProductCase, 6> kProductSpeedCases{{{2048, 640, 640},

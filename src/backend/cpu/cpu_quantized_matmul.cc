@@ -86,6 +86,45 @@ void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
   return y.row<float>(i) + j;
 }
 
+/// Rows of x up to which w is read where it lies, if the instruction set can.
+constexpr std::int64_t kDotRows = 32;
+
+void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& kernels, Tensor y,
+                       const QuantizedRows& x, const QuantizedRows& w, Write write) {
+  const std::int64_t m = x.codes.rows();
+  const std::int64_t n = w.codes.rows();
+  const std::int64_t k = x.codes.cols();
+  const std::int64_t row_bytes = divide_up(k, 64) * 64;
+  auto* const rows = reinterpret_cast<std::uint8_t*>(
+      workspace.bytes(Workspace::Slot::kPackedInputs, static_cast<std::size_t>(m * row_bytes)));
+  for (std::int64_t i = 0; i < m; ++i) {
+    kernels.pack_dot_row(rows + i * row_bytes, x.codes.row<std::int8_t>(i), k);
+  }
+  const std::int64_t grain = divide_up(kProductsPerThread / 8, 4 * m * k);
+  parallel_for(threads, divide_up(n, 4), grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t j = 4 * begin; j < std::min(4 * end, n); j += 4) {
+      for (std::int64_t i = 0; i < m; i += 4) {
+        DotTile tile{};
+        tile.x = rows + i * row_bytes;
+        tile.x_row_bytes = row_bytes;
+        tile.w = w.codes.row<std::int8_t>(j);
+        tile.w_row_bytes = w.codes.row_stride;
+        tile.k = k;
+        tile.rows = static_cast<std::int32_t>(std::min<std::int64_t>(4, m - i));
+        tile.columns = static_cast<std::int32_t>(std::min<std::int64_t>(4, n - j));
+        tile.x_steps = x.steps.as<float>() + i;
+        tile.x_sums = x.code_sums.as<std::int32_t>() + i;
+        tile.w_steps = w.steps.as<float>() + j;
+        tile.w_sums = w.code_sums.as<std::int32_t>() + j;
+        tile.y = {element_address(y, i, j), y.dtype == DType::kBF16};
+        tile.y_stride = y.row_stride;
+        tile.add = write == Write::kAdd;
+        kernels.dot_tile(tile);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
@@ -95,6 +134,9 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   const std::int64_t k = x.codes.cols();
   assert(w.codes.cols() == k && y.rows() == m && y.cols() == n && k <= 32768);
   const ProductKernels& kernels = quant_kernels(isa_).product;
+  if (kernels.dot_tile != nullptr && m <= kDotRows) {
+    return multiply_few_rows(workspace_, threads_, kernels, y, x, w, write);
+  }
   const PackedWeights packed_w = pack_weights(workspace_, threads_, kernels, w);
   const PackedInputs packed_x = pack_inputs(workspace_, threads_, kernels, x);
   const std::int64_t width = kernels.panel_columns;

@@ -138,6 +138,103 @@ void vnni_tile(const ProductTile& tile) {
   vnni_tile_rows<rows>(tile);
 }
 
+// --- A few rows of x against rows of w ---
+
+void pack_dot_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  std::int64_t k = 0;
+  for (; k < columns; ++k) out[k] = static_cast<std::uint8_t>(codes[k] + 128);
+  for (; k % 64 != 0; ++k) out[k] = 0;
+}
+
+/// The sums over the lanes of four vectors.
+inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const auto halves = [](__m512i v) {
+    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  };
+  const __m256i ab = _mm256_hadd_epi32(halves(a), halves(b));
+  const __m256i cd = _mm256_hadd_epi32(halves(c), halves(d));
+  const __m256i abcd = _mm256_hadd_epi32(ab, cd);
+  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+}
+
+#define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3)
+
+template <int rows>
+void dot_tile_rows(const DotTile& tile) {
+#define QUEST_DECLARE(r)                                                          \
+  __m512i sum##r##0 = _mm512_setzero_si512(), sum##r##1 = _mm512_setzero_si512(), \
+          sum##r##2 = _mm512_setzero_si512(), sum##r##3 = _mm512_setzero_si512();
+  QUEST_EACH_ROW(QUEST_DECLARE)
+#undef QUEST_DECLARE
+  // Columns that do not exist repeat the last one.
+  const auto w_row = [&](int j) {
+    return tile.w + (j < tile.columns ? j : tile.columns - 1) * tile.w_row_bytes;
+  };
+  const std::int8_t* const row0 = w_row(0);
+  const std::int8_t* const row1 = w_row(1);
+  const std::int8_t* const row2 = w_row(2);
+  const std::int8_t* const row3 = w_row(3);
+#define QUEST_MULTIPLY(r)                                                    \
+  if constexpr (rows > r) {                                                  \
+    const __m512i x = _mm512_loadu_si512(tile.x + r * tile.x_row_bytes + k); \
+    dot_bytes(sum##r##0, x, w0);                                             \
+    dot_bytes(sum##r##1, x, w1);                                             \
+    dot_bytes(sum##r##2, x, w2);                                             \
+    dot_bytes(sum##r##3, x, w3);                                             \
+  }
+  std::int64_t k = 0;
+  for (; k + 64 <= tile.k; k += 64) {
+    const __m512i w0 = _mm512_loadu_si512(row0 + k), w1 = _mm512_loadu_si512(row1 + k);
+    const __m512i w2 = _mm512_loadu_si512(row2 + k), w3 = _mm512_loadu_si512(row3 + k);
+    QUEST_EACH_ROW(QUEST_MULTIPLY)
+  }
+  if (k < tile.k) {
+    const __mmask64 valid = (__mmask64{1} << (tile.k - k)) - 1;
+    const __m512i w0 = _mm512_maskz_loadu_epi8(valid, row0 + k);
+    const __m512i w1 = _mm512_maskz_loadu_epi8(valid, row1 + k);
+    const __m512i w2 = _mm512_maskz_loadu_epi8(valid, row2 + k);
+    const __m512i w3 = _mm512_maskz_loadu_epi8(valid, row3 + k);
+    QUEST_EACH_ROW(QUEST_MULTIPLY)
+  }
+#undef QUEST_MULTIPLY
+  // With D = sum (qx + 128) qw: T = 4 D - 510 sum qw + 2 sum qx + K, modulo 2^32.
+  alignas(64) float w_scales[16] = {};
+  std::int32_t w_biases[4] = {};
+  for (std::int32_t j = 0; j < tile.columns; ++j) {
+    w_scales[j] = tile.w_steps[j] * 0.25f;
+    w_biases[j] = static_cast<std::int32_t>(tile.k) - 510 * tile.w_sums[j];
+  }
+  const __m128i bias = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w_biases));
+  alignas(64) std::int32_t integers[rows * 16] = {};
+#define QUEST_FINISH(r)                                                               \
+  if constexpr (rows > r) {                                                           \
+    const __m128i sums = sums_of_four(sum##r##0, sum##r##1, sum##r##2, sum##r##3);    \
+    const __m128i total = _mm_add_epi32(_mm_add_epi32(_mm_slli_epi32(sums, 2), bias), \
+                                        _mm_set1_epi32(2 * tile.x_sums[r]));          \
+    _mm_store_si128(reinterpret_cast<__m128i*>(integers + 16 * r), total);            \
+  }
+  QUEST_EACH_ROW(QUEST_FINISH)
+#undef QUEST_FINISH
+  ProductTile out{};
+  out.rows = rows;
+  out.columns = tile.columns;
+  out.x_steps = tile.x_steps;
+  out.w_scales = w_scales;
+  out.y = tile.y;
+  out.y_stride = tile.y_stride;
+  out.add = tile.add;
+  finish_tile(out, integers, 16);
+}
+#undef QUEST_EACH_ROW
+
+template <int rows>
+void dot_tile(const DotTile& tile) {
+  if constexpr (rows > 1) {
+    if (tile.rows < rows) return dot_tile<rows - 1>(tile);
+  }
+  dot_tile_rows<rows>(tile);
+}
+
 constexpr ProductKernels kVnniProduct = {
     .tile_rows = kVnniTileRows,
     .panel_columns = kVnniColumns,
@@ -146,6 +243,8 @@ constexpr ProductKernels kVnniProduct = {
     .pack_panel = pack_vnni_panel,
     .pack_row = pack_vnni_row,
     .tile = vnni_tile<kVnniTileRows>,
+    .pack_dot_row = pack_dot_row,
+    .dot_tile = dot_tile<4>,
 };
 
 }  // namespace

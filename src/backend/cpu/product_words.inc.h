@@ -75,6 +75,8 @@ constexpr ProductKernels kWordsProduct = {
     .pack_panel = pack_words_panel,
     .pack_row = pack_words_row,
     .tile = words_tile<kWordsTileRows>,
+    .pack_dot_row = nullptr,
+    .dot_tile = nullptr,
 };
 
 }  // namespace

@@ -70,6 +70,25 @@ struct ProductTile {
   bool add;
 };
 
+/// As ProductTile, for a few rows of x: w is read where it lies, since packing would cost more than
+/// the product.
+struct DotTile {
+  const std::uint8_t* x;     ///< offset rows, from pack_dot_row
+  std::int64_t x_row_bytes;  ///< a multiple of 64
+  const std::int8_t* w;      ///< codes
+  std::int64_t w_row_bytes;
+  std::int64_t k;              ///< summed values
+  std::int32_t rows;           ///< 1..4
+  std::int32_t columns;        ///< 1..4
+  const float* x_steps;        ///< [rows]
+  const std::int32_t* x_sums;  ///< [rows]
+  const float* w_steps;        ///< [columns]
+  const std::int32_t* w_sums;  ///< [columns]
+  FloatRow y;                  ///< element (0, 0)
+  std::int64_t y_stride;       ///< elements from one row to the next
+  bool add;
+};
+
 /// The integer product of one instruction set. Operands are cut along K into groups of 4 bytes:
 /// four codes of 8 bits or two odd integers of 16.
 struct ProductKernels {
@@ -84,6 +103,9 @@ struct ProductKernels {
   /// out [groups * 4 bytes] = one row of x.
   void (*pack_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   void (*tile)(const ProductTile& tile);
+  /// out [K rounded up to 64] = one row of x for dot_tile, which is null where packing always pays.
+  void (*pack_dot_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  void (*dot_tile)(const DotTile& tile);
 };
 
 struct QuantKernels {

@@ -281,7 +281,7 @@ TEST_P(QuantizeKernels, DequantizedRowsAndErrorsAreTheReferences) {
 }
 
 TEST_P(QuantizeKernels, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
-  for (const std::int64_t columns : {1L, 24L, 129L, 640L, 1000L}) {
+  for (const std::int64_t columns : {24L, 129L, 640L}) {
     const std::int64_t count = 70000 / columns + 8;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       OwnedTensor x({count, columns}, dtype);

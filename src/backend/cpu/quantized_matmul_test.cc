@@ -67,15 +67,17 @@ TEST_P(QuantizedMatmul, TheIntegerIsExactAtEveryNumberOfBits) {
 
 TEST_P(QuantizedMatmul, TheLargestSumsDoNotOverflow) {
   constexpr std::int64_t kLongest = 32768;
-  for (const int x_code : {-128, 127}) {
-    for (const int w_code : {-128, 127}) {
-      const OwnedQuantizedRows x = random_codes(2, kLongest, x_code, x_code, 1, true);
-      const OwnedQuantizedRows w = random_codes(3, kLongest, w_code, w_code, 1, true);
-      OwnedTensor y({2, 3}, DType::kF32);
-      cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
-      const auto expected =
-          static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
-      for (std::int64_t i = 0; i < 6; ++i) EXPECT_EQ(y.view().as<float>()[i], expected);
+  for (const std::int64_t m : {2, 40}) {
+    for (const int x_code : {-128, 127}) {
+      for (const int w_code : {-128, 127}) {
+        const OwnedQuantizedRows x = random_codes(m, kLongest, x_code, x_code, 1, true);
+        const OwnedQuantizedRows w = random_codes(3, kLongest, w_code, w_code, 1, true);
+        OwnedTensor y({m, 3}, DType::kF32);
+        cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+        const auto expected =
+            static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
+        for (std::int64_t i = 0; i < 3 * m; ++i) ASSERT_EQ(y.view().as<float>()[i], expected);
+      }
     }
   }
 }
