@@ -1,0 +1,254 @@
+// Loops of nothing but one instruction, in assembly so that no compiler improves on them.
+#include "backend/cpu/peaks.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "backend/host_memory.h"
+
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace quest {
+namespace {
+
+constexpr int kRepeats = 9;
+constexpr std::size_t kCacheBytes = std::size_t{512} << 10;
+constexpr std::size_t kMemoryBytes = std::size_t{256} << 20;
+
+/// Seconds of the fastest of several runs of body(thread) on all threads at once.
+template <typename Body>
+double fastest(int threads, const Body& body) {
+  double best = 1e30;
+#pragma omp parallel num_threads(threads)
+  {
+    const int thread = omp_get_thread_num();
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+#pragma omp barrier
+      const auto start = std::chrono::steady_clock::now();
+      body(thread);
+#pragma omp barrier
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+#pragma omp single
+      best = std::min(best, elapsed.count());
+    }
+  }
+  return best;
+}
+
+#if defined(__x86_64__)
+
+#define QUEST_TIMES_12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define QUEST_TIMES_24(DO) \
+  QUEST_TIMES_12(DO)       \
+  DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
+#define QUEST_LOW_REGISTERS                                                                \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+      "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#define QUEST_HIGH_REGISTERS                                                                \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", \
+      "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
+// Zeroes what it computes with, runs TEXT `loops` times, then END (VZEROUPPER after wide registers,
+// or the SSE code that follows slows down).
+#define QUEST_LOOP(ZERO, TEXT, END, ...) \
+  asm volatile(ZERO "1:\n" TEXT "dec %0\n jnz 1b\n" END : "+r"(loops) : : "cc", __VA_ARGS__)
+
+#define QUEST_ZERO_512(i) "vpxorq %%zmm" #i ", %%zmm" #i ", %%zmm" #i "\n"
+#define QUEST_ZERO_256(i) "vpxor %%ymm" #i ", %%ymm" #i ", %%ymm" #i "\n"
+#define QUEST_ZERO_128(i) "pxor %%xmm" #i ", %%xmm" #i "\n"
+#define QUEST_ALL_ZERO_512 QUEST_TIMES_24(QUEST_ZERO_512) QUEST_ZERO_512(30) QUEST_ZERO_512(31)
+#define QUEST_ALL_ZERO_256 QUEST_TIMES_12(QUEST_ZERO_256) QUEST_ZERO_256(14) QUEST_ZERO_256(15)
+#define QUEST_ALL_ZERO_128 QUEST_TIMES_12(QUEST_ZERO_128) QUEST_ZERO_128(14) QUEST_ZERO_128(15)
+
+#define QUEST_FMA_512(i) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #i "\n"
+#define QUEST_BF16_512(i) "vdpbf16ps %%zmm30, %%zmm31, %%zmm" #i "\n"
+#define QUEST_VNNI_512(i) "vpdpbusd %%zmm30, %%zmm31, %%zmm" #i "\n"
+#define QUEST_BITS_512(i)              \
+  "vpxorq %%zmm30, %%zmm31, %%zmm29\n" \
+  "vpopcntq %%zmm29, %%zmm28\n"        \
+  "vpaddq %%zmm28, %%zmm" #i ", %%zmm" #i "\n"
+#define QUEST_FMA_256(i) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n"
+#define QUEST_PAIRS_256(i)               \
+  "vpmaddwd %%ymm14, %%ymm15, %%ymm13\n" \
+  "vpaddd %%ymm13, %%ymm" #i ", %%ymm" #i "\n"
+#define QUEST_MUL_ADD_128(i)  \
+  "movaps %%xmm14, %%xmm13\n" \
+  "mulps %%xmm15, %%xmm13\n"  \
+  "addps %%xmm13, %%xmm" #i "\n"
+#define QUEST_PAIRS_128(i)     \
+  "movdqa %%xmm14, %%xmm13\n"  \
+  "pmaddwd %%xmm15, %%xmm13\n" \
+  "paddd %%xmm13, %%xmm" #i "\n"
+
+__attribute__((target("avx512f"))) void fma_512(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_512, QUEST_TIMES_24(QUEST_FMA_512), "vzeroupper\n", QUEST_LOW_REGISTERS,
+             QUEST_HIGH_REGISTERS);
+}
+__attribute__((target("avx512f"))) void bf16_512(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_512, QUEST_TIMES_24(QUEST_BF16_512), "vzeroupper\n",
+             QUEST_LOW_REGISTERS, QUEST_HIGH_REGISTERS);
+}
+__attribute__((target("avx512f"))) void vnni_512(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_512, QUEST_TIMES_24(QUEST_VNNI_512), "vzeroupper\n",
+             QUEST_LOW_REGISTERS, QUEST_HIGH_REGISTERS);
+}
+__attribute__((target("avx512f"))) void bits_512(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_512, QUEST_TIMES_24(QUEST_BITS_512), "vzeroupper\n",
+             QUEST_LOW_REGISTERS, QUEST_HIGH_REGISTERS);
+}
+void fma_256(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_256, QUEST_TIMES_12(QUEST_FMA_256), "vzeroupper\n",
+             QUEST_LOW_REGISTERS);
+}
+void pairs_256(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_256, QUEST_TIMES_12(QUEST_PAIRS_256), "vzeroupper\n",
+             QUEST_LOW_REGISTERS);
+}
+void mul_add_128(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_128, QUEST_TIMES_12(QUEST_MUL_ADD_128), "", QUEST_LOW_REGISTERS);
+}
+void pairs_128(std::int64_t loops) {
+  QUEST_LOOP(QUEST_ALL_ZERO_128, QUEST_TIMES_12(QUEST_PAIRS_128), "", QUEST_LOW_REGISTERS);
+}
+
+/// 10^9 operations a second of `threads` threads in a loop that does `operations`.
+double rate(int threads, double operations, void (*loop)(std::int64_t)) {
+  constexpr std::int64_t kLoops = 100000;
+  const double seconds = fastest(threads, [&](int) { loop(kLoops); });
+  return 1e-9 * operations * kLoops * threads / seconds;
+}
+
+// --- AMX ---
+
+/// The layout of LDTILECFG's operand.
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+/// Whether the system lets this process use the tiles.
+bool enable_amx() {
+  constexpr long kRequestPermission = 0x1023;
+  constexpr long kTileData = 18;
+  return __builtin_cpu_supports("amx-tile") &&
+         ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+#define QUEST_AMX_BEGIN                                                               \
+  const TileConfig config;                                                            \
+  asm volatile("ldtilecfg %0\n tilezero %%tmm6\n tilezero %%tmm7\n" : : "m"(config)); \
+  asm volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n" : :)
+void amx_int8(std::int64_t loops) {
+  QUEST_AMX_BEGIN;
+  asm volatile(
+      "1: tdpbssd %%tmm7, %%tmm6, %%tmm0\n tdpbssd %%tmm7, %%tmm6, %%tmm1\n"
+      "tdpbssd %%tmm7, %%tmm6, %%tmm2\n tdpbssd %%tmm7, %%tmm6, %%tmm3\n dec %0\n jnz 1b\n"
+      "tilerelease\n"
+      : "+r"(loops)
+      :
+      : "cc");
+}
+void amx_bf16(std::int64_t loops) {
+  QUEST_AMX_BEGIN;
+  asm volatile(
+      "1: tdpbf16ps %%tmm7, %%tmm6, %%tmm0\n tdpbf16ps %%tmm7, %%tmm6, %%tmm1\n"
+      "tdpbf16ps %%tmm7, %%tmm6, %%tmm2\n tdpbf16ps %%tmm7, %%tmm6, %%tmm3\n dec %0\n jnz 1b\n"
+      "tilerelease\n"
+      : "+r"(loops)
+      :
+      : "cc");
+}
+
+// --- Reading ---
+
+#define QUEST_READ_LOOP(MOVE, STEP, END)                                  \
+  asm volatile("1:\n" MOVE "add $" STEP ", %0\n cmp %1, %0\n jb 1b\n" END \
+               : "+r"(data)                                               \
+               : "r"(end)                                                 \
+               : "cc", "memory", QUEST_LOW_REGISTERS)
+
+void read_512(const std::byte* data, const std::byte* end) {
+  QUEST_READ_LOOP(
+      "vmovaps (%0), %%zmm0\n vmovaps 64(%0), %%zmm1\n vmovaps 128(%0), %%zmm2\n"
+      "vmovaps 192(%0), %%zmm3\n",
+      "256", "vzeroupper\n");
+}
+void read_256(const std::byte* data, const std::byte* end) {
+  QUEST_READ_LOOP(
+      "vmovaps (%0), %%ymm0\n vmovaps 32(%0), %%ymm1\n vmovaps 64(%0), %%ymm2\n"
+      "vmovaps 96(%0), %%ymm3\n",
+      "128", "vzeroupper\n");
+}
+void read_128(const std::byte* data, const std::byte* end) {
+  QUEST_READ_LOOP(
+      "movaps (%0), %%xmm0\n movaps 16(%0), %%xmm1\n movaps 32(%0), %%xmm2\n"
+      "movaps 48(%0), %%xmm3\n",
+      "64", "");
+}
+
+/// 10^9 bytes a second when each thread reads its share of `bytes` in all, `passes` times.
+double read_rate(int threads, std::size_t bytes, int passes,
+                 void (*read)(const std::byte*, const std::byte*)) {
+  auto* const data = static_cast<std::byte*>(allocate_host(bytes));
+  std::memset(data, 1, bytes);
+  const std::size_t share = bytes / static_cast<std::size_t>(threads) / 4096 * 4096;
+  const double seconds = fastest(threads, [&](int thread) {
+    const std::byte* const begin = data + static_cast<std::size_t>(thread) * share;
+    for (int pass = 0; pass < passes; ++pass) read(begin, begin + share);
+  });
+  deallocate_host(data, bytes);
+  return 1e-9 * static_cast<double>(share) * threads * passes / seconds;
+}
+
+#endif
+
+}  // namespace
+
+Peaks measure_peaks(int threads) {
+  Peaks peaks{};
+  peaks.threads = threads;
+#if defined(__x86_64__)
+  const bool wide = __builtin_cpu_supports("avx512f") != 0;
+  const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  if (wide) {
+    peaks.f32_gflops = rate(threads, 24 * 32, fma_512);
+  } else {
+    peaks.f32_gflops = avx2 ? rate(threads, 12 * 16, fma_256) : rate(threads, 12 * 8, mul_add_128);
+  }
+  if (wide && __builtin_cpu_supports("avx512vnni")) {
+    peaks.int8_gops = rate(threads, 24 * 128, vnni_512);
+  } else {
+    peaks.int8_gops = avx2 ? rate(threads, 12 * 32, pairs_256) : rate(threads, 12 * 16, pairs_128);
+  }
+  if (wide && __builtin_cpu_supports("avx512bf16")) {
+    peaks.bf16_gflops = rate(threads, 24 * 64, bf16_512);
+  }
+  if (wide && __builtin_cpu_supports("avx512vpopcntdq")) {
+    peaks.binary_gops = rate(threads, 24 * 1024, bits_512);
+  }
+  if (enable_amx()) {
+    if (__builtin_cpu_supports("amx-int8"))
+      peaks.amx_int8_gops = rate(threads, 4 * 32768, amx_int8);
+    if (__builtin_cpu_supports("amx-bf16")) {
+      peaks.amx_bf16_gflops = rate(threads, 4 * 16384, amx_bf16);
+    }
+  }
+  const auto read = wide ? read_512 : avx2 ? read_256 : read_128;
+  peaks.cache_gb_per_s =
+      read_rate(threads, kCacheBytes * static_cast<std::size_t>(threads), 40, read);
+  peaks.memory_gb_per_s = read_rate(threads, kMemoryBytes, 1, read);
+#endif
+  return peaks;
+}
+
+}  // namespace quest
