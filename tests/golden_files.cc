@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "backend/cpu/isa.h"
+
 namespace quest {
 
 std::optional<std::filesystem::path> find_golden(const std::string& file_name) {
@@ -14,11 +16,18 @@ std::optional<std::filesystem::path> find_golden(const std::string& file_name) {
   return std::nullopt;
 }
 
-std::vector<std::string> testable_backends() { return {"reference", "cpu"}; }
+std::vector<std::string> testable_backends() {
+  std::vector<std::string> names = {"reference"};
+  for (const Isa isa : available_isas()) names.push_back("cpu " + std::string(isa_name(isa)));
+  return names;
+}
 
 std::unique_ptr<Backend> make_backend(const std::string& name) {
   if (name == "reference") return make_reference_backend();
-  return make_cpu_backend(2);
+  ::setenv("QUEST_ISA", name.substr(name.find(' ') + 1).c_str(), 1);
+  auto backend = make_cpu_backend(2);
+  ::unsetenv("QUEST_ISA");
+  return backend;
 }
 
 double relative_l2(const Tensor& a, const Tensor& b) {

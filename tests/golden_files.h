@@ -18,7 +18,7 @@ namespace quest {
 /// part in tests/golden, else nothing.
 std::optional<std::filesystem::path> find_golden(const std::string& file_name);
 
-/// Names of the backends that this machine can test: "reference", and "cpu-<isa>" for every
+/// Names of the backends that this machine can test: "reference", and "cpu <isa>" for every
 /// instruction set it has.
 std::vector<std::string> testable_backends();
 std::unique_ptr<Backend> make_backend(const std::string& name);
@@ -28,11 +28,11 @@ double relative_l2(const Tensor& a, const Tensor& b);
 
 }  // namespace quest
 
-/// Skips the running test, saying why, when a golden is absent; else defines `path`.
-#define QUEST_GOLDEN_OR_SKIP(path, file_name)                                            \
-  const auto path##_found = quest::find_golden(file_name);                               \
-  if (!path##_found) {                                                                   \
+/// Skips the running test, saying why, when a golden is absent; else defines `variable`, its path.
+#define QUEST_GOLDEN_OR_SKIP(variable, file_name)                                        \
+  const auto variable##_found = quest::find_golden(file_name);                           \
+  if (!variable##_found) {                                                               \
     GTEST_SKIP() << (file_name) << " is not here: set -DQUEST_REFERENCE_DATA=FOLDER to " \
                  << "the folder that holds goldens/";                                    \
   }                                                                                      \
-  const std::filesystem::path path = *path##_found
+  const std::filesystem::path variable = *variable##_found
