@@ -7,12 +7,14 @@ std::unique_ptr<Command> make_data_prepare_command();
 std::unique_ptr<Command> make_data_synth_command();
 std::unique_ptr<Command> make_info_command();
 std::unique_ptr<Command> make_tokenizer_train_command();
+std::unique_ptr<Command> make_train_command();
 
 std::vector<std::unique_ptr<Command>> all_commands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(make_data_synth_command());
   commands.push_back(make_data_prepare_command());
   commands.push_back(make_tokenizer_train_command());
+  commands.push_back(make_train_command());
   commands.push_back(make_info_command());
   return commands;
 }

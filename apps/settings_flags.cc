@@ -67,11 +67,11 @@ void SettingsFlags::declare(CLI::App& app, const std::vector<std::string>& prefi
   app.add_flag("--print-config", print_config_, "print the resolved settings as TOML and stop");
 }
 
-TrainSettings SettingsFlags::resolve(const PresetLookup& presets) const {
+TrainSettings SettingsFlags::resolve(const PresetLookup& presets,
+                                     const std::string& default_config) const {
   SettingSources sources;
-  if (!config_path_.empty()) {
-    sources.config_file = parse_config(read_file(config_path_), config_path_);
-  }
+  const std::string& config = config_path_.empty() ? default_config : config_path_;
+  if (!config.empty()) sources.config_file = parse_config(read_file(config), config);
   for (const std::string& argument : set_arguments_) {
     sources.set_arguments.push_back(parse_set_argument(argument));
   }

@@ -23,9 +23,10 @@ class SettingsFlags {
   /// every key. Settings that are not common go to groups that only --help-all shows.
   void declare(CLI::App& app, const std::vector<std::string>& prefixes = {});
 
-  /// What was given, by the precedence of `resolve_settings`. Throws UsageError, or Error when the
+  /// What was given, by the precedence of `resolve_settings`. Without --config the file
+  /// `default_config` is read instead, if it is not empty. Throws UsageError, or Error when the
   /// config file cannot be read.
-  TrainSettings resolve(const PresetLookup& presets) const;
+  TrainSettings resolve(const PresetLookup& presets, const std::string& default_config = "") const;
 
   /// Whether --print-config was given: print `print_config(resolve(...))` and stop.
   bool print_config_requested() const { return print_config_; }

@@ -1,17 +1,18 @@
 // SIGINT and SIGTERM as a wish to stop at the next good moment.
 #include "apps/stop_signal.h"
 
-#include "train/run.h"
-
 namespace quest::app {
 namespace {
 
-extern "C" void remember_signal(int number) { stop_signal = number; }
+// A handler can reach nothing but a static of this type.
+volatile std::sig_atomic_t received = 0;
+
+extern "C" void remember_signal(int number) { received = number; }
 
 }  // namespace
 
 StopSignal::StopSignal() {
-  stop_signal = 0;
+  received = 0;
   struct sigaction action = {};
   action.sa_handler = remember_signal;
   // System calls go on; afterwards the signal has its default effect again.
@@ -26,6 +27,8 @@ StopSignal::~StopSignal() {
   sigaction(SIGTERM, &old_terminate_, nullptr);
 }
 
-int exit_code_of_signal(int signal) { return signal == 0 ? 0 : 128 + signal; }
+bool StopSignal::requested() const { return received != 0; }
+
+int StopSignal::exit_code() const { return received == 0 ? 0 : 128 + received; }
 
 }  // namespace quest::app

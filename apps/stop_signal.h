@@ -5,8 +5,7 @@
 
 namespace quest::app {
 
-/// While one lives, the first SIGINT or SIGTERM sets `quest::stop_signal` (train/run.h), on which a
-/// run finishes its step, saves and returns, instead of ending the program; a
+/// While one lives, the first SIGINT or SIGTERM is remembered instead of ending the program; a
 /// second of the same kind ends it at once, for those who cannot wait. One at a time.
 class StopSignal {
  public:
@@ -15,11 +14,12 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
+  bool requested() const;
+  /// 130 for SIGINT, 143 for SIGTERM, as shells report them; 0 when there was none.
+  int exit_code() const;
+
  private:
   struct sigaction old_interrupt_ = {}, old_terminate_ = {};
 };
-
-/// 130 for SIGINT, 143 for SIGTERM, as shells report them; 0 for no signal.
-int exit_code_of_signal(int signal);
 
 }  // namespace quest::app

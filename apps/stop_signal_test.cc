@@ -5,23 +5,22 @@
 
 #include <csignal>
 
-#include "train/run.h"
-
 namespace quest::app {
 namespace {
 
-TEST(StopSignal, TheFirstSignalReachesTheRunAndGivesItsExitCode) {
+TEST(StopSignal, TheFirstSignalIsRememberedWithItsExitCode) {
   {
     const StopSignal stop;
-    EXPECT_EQ(stop_signal, 0);
-    EXPECT_EQ(exit_code_of_signal(stop_signal), 0);
+    EXPECT_FALSE(stop.requested());
+    EXPECT_EQ(stop.exit_code(), 0);
     std::raise(SIGTERM);
-    EXPECT_EQ(exit_code_of_signal(stop_signal), 143);
+    EXPECT_TRUE(stop.requested());
+    EXPECT_EQ(stop.exit_code(), 143);
   }
   const StopSignal next;
-  EXPECT_EQ(stop_signal, 0);
+  EXPECT_FALSE(next.requested());
   std::raise(SIGINT);
-  EXPECT_EQ(exit_code_of_signal(stop_signal), 130);
+  EXPECT_EQ(next.exit_code(), 130);
 }
 
 TEST(StopSignalDeathTest, TheSecondSignalEndsTheProgram) {

@@ -112,6 +112,7 @@ void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenize
     json["tokens"] = state.tokens;
     json["seed"] = state.seed;
     json["data_seed"] = state.data_seed;
+    json["data_tokens"] = state.data_tokens;
     for (const std::string& name : text_files(temporary)) {
       json["files"][name] = checksum_of(read_file(temporary / name));
     }
@@ -130,20 +131,15 @@ void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenize
   sync_directory(folder.parent_path());
 }
 
-TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
+void verify_checkpoint(const fs::path& folder) {
   const fs::path state_path = folder / kStateFile;
-  const Json json = unsealed(state_path);
-  TrainerState state;
+  const Json state = unsealed(state_path);
   try {
-    if (json.at("format_version").get<int>() != kFormatVersion) {
+    if (state.at("format_version").get<int>() != kFormatVersion) {
       fail("{} has format version {}, this program reads {}", state_path.string(),
-           json.at("format_version").dump(), kFormatVersion);
+           state.at("format_version").dump(), kFormatVersion);
     }
-    state.step = json.at("step").get<std::int64_t>();
-    state.tokens = json.at("tokens").get<std::int64_t>();
-    state.seed = json.at("seed").get<std::uint64_t>();
-    state.data_seed = json.at("data_seed").get<std::uint64_t>();
-    for (const auto& [name, checksum] : json.at("files").items()) {
+    for (const auto& [name, checksum] : state.at("files").items()) {
       if (checksum_of(read_file(folder / name)) != checksum.get<std::string>()) {
         fail("{} is damaged: its checksum does not fit its content", (folder / name).string());
       }
@@ -151,13 +147,42 @@ TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
   } catch (const Json::exception& error) {
     fail("{} is malformed: {}", state_path.string(), error.what());
   }
+  SafetensorsFile(folder / kModelFile).verify(true);
+  SafetensorsFile(folder / kOptimizerFile).verify(true);
+}
+
+std::optional<fs::path> find_newest_checkpoint(
+    const fs::path& run_folder, const std::function<void(const std::string& why)>& damaged) {
+  const std::vector<fs::path> found = list_checkpoints(run_folder);
+  std::optional<Error> newest_error;
+  for (auto folder = found.rbegin(); folder != found.rend(); ++folder) {
+    try {
+      verify_checkpoint(*folder);
+      return *folder;
+    } catch (const Error& error) {
+      damaged(error.what());
+      if (!newest_error) newest_error = error;
+    }
+  }
+  if (newest_error) throw *newest_error;
+  return std::nullopt;
+}
+
+TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
   check_same_model(trainer, folder);
-  const SafetensorsFile weights(folder / kModelFile);
-  weights.verify(true);
-  const SafetensorsFile moments(folder / kOptimizerFile);
-  moments.verify(true);
-  load_weights(trainer.model(), weights);
-  trainer.optimizer().load_moments(moments);
+  const Json json = unsealed(folder / kStateFile);
+  TrainerState state;
+  try {
+    state.step = json.at("step").get<std::int64_t>();
+    state.tokens = json.at("tokens").get<std::int64_t>();
+    state.seed = json.at("seed").get<std::uint64_t>();
+    state.data_seed = json.at("data_seed").get<std::uint64_t>();
+    state.data_tokens = json.at("data_tokens").get<std::int64_t>();
+  } catch (const Json::exception& error) {
+    fail("{} is malformed: {}", (folder / kStateFile).string(), error.what());
+  }
+  load_weights(trainer.model(), SafetensorsFile(folder / kModelFile));
+  trainer.optimizer().load_moments(SafetensorsFile(folder / kOptimizerFile));
   trainer.resume_at(state.step);
   return state;
 }

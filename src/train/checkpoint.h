@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct TrainerState {
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
   std::uint64_t data_seed = 0;
+  std::int64_t data_tokens = 0;  ///< size of the training set, to notice another one
 
   bool operator==(const TrainerState&) const = default;
 };
@@ -37,8 +39,18 @@ void save_model_folder(const Model& model, const Tokenizer& tokenizer,
 void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenizer& tokenizer,
                      const std::filesystem::path& folder);
 
-/// Verifies all checksums, then sets weights, moments and step. Throws Error that names the damage,
-/// or the first key of model or scheme in which the checkpoint and the trainer differ.
+/// Reads everything and compares all checksums. Throws Error that names the damage.
+void verify_checkpoint(const std::filesystem::path& folder);
+
+/// The newest checkpoint of a run that `verify_checkpoint` accepts; none: nothing was saved yet.
+/// `damaged` is called with the text about each newer one that was passed over. Throws the newest
+/// one's Error when there are checkpoints and all are damaged.
+std::optional<std::filesystem::path> find_newest_checkpoint(
+    const std::filesystem::path& run_folder,
+    const std::function<void(const std::string& why)>& damaged);
+
+/// Sets weights, moments and step from a verified checkpoint. Throws Error that names the first key
+/// in which the checkpoint's model or scheme and the trainer's differ.
 TrainerState load_checkpoint(Trainer& trainer, const std::filesystem::path& folder);
 
 /// "checkpoints/step-00000500" below `run_folder`.

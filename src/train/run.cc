@@ -3,12 +3,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/error.h"
 
 namespace quest {
-
-volatile std::sig_atomic_t stop_signal = 0;
 
 namespace {
 
@@ -67,6 +66,7 @@ class Run {
   void evaluate();
   void sample();
   void save();
+  void summarize(std::int64_t first);
 
   Trainer& trainer_;
   const RunPlan& plan_;
@@ -128,7 +128,8 @@ void Run::save() {
   const std::filesystem::path path = checkpoint_path(folder_.path(), step);
   std::filesystem::create_directories(path.parent_path());
   const TrainerConfig& config = trainer_.config();
-  save_checkpoint(trainer_, {step, step * config.tokens_per_step(), config.seed, plan_.data_seed},
+  save_checkpoint(trainer_, {step, step * config.tokens_per_step(), config.seed, plan_.data_seed,
+                   plan_.data_tokens},
                   tokenizer_, path);
   prune_checkpoints(folder_.path(), plan_.keep_last);
   folder_.log(Json{{"event", "checkpoint"}, {"step", step}}.dump());
@@ -137,31 +138,33 @@ void Run::save() {
 
 RunResult Run::run() {
   const std::int64_t first = trainer_.steps_done();
-  while (trainer_.steps_done() < plan_.steps && stop_signal == 0) {
+  while (trainer_.steps_done() < plan_.steps && !result_.stopped) {
     one_step();
     const std::int64_t step = trainer_.steps_done();
+    result_.stopped = step < plan_.steps && observer_.stop_requested();
+    if (result_.stopped) break;
     if (is_due(step, plan_.eval_every)) evaluate();
     if (is_due(step, plan_.sample_every)) sample();
     if (is_due(step, plan_.save_every)) save();
   }
-  result_.signal = stop_signal;
   result_.steps = trainer_.steps_done();
   if (result_.steps > first) save();
-  if (result_.signal == 0) {
+  if (!result_.stopped) {
     evaluate();
     save_model_folder(trainer_.model(), tokenizer_, folder_.path());
   }
-  const std::size_t last =
-      std::max<std::size_t>(losses_.size() / 10, std::min<std::size_t>(losses_.size(), 1));
-  for (std::size_t i = losses_.size() - last; i < losses_.size(); ++i)
-    result_.train_loss += losses_[i];
-  if (last > 0) result_.train_loss /= static_cast<double>(last);
-  if (step_seconds_ > 0) {
-    result_.tokens_per_second =
-        static_cast<double>((result_.steps - first) * trainer_.config().tokens_per_step()) /
-        step_seconds_;
-  }
+  summarize(first);
   return result_;
+}
+
+void Run::summarize(std::int64_t first) {
+  if (losses_.empty()) return;
+  const std::size_t last = std::max<std::size_t>(losses_.size() / 10, 1);
+  result_.train_loss = std::accumulate(losses_.end() - static_cast<std::ptrdiff_t>(last),
+                                       losses_.end(), 0.0) /
+                       static_cast<double>(last);
+  const std::int64_t tokens = (result_.steps - first) * trainer_.config().tokens_per_step();
+  result_.tokens_per_second = static_cast<double>(tokens) / step_seconds_;
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // A training run: steps, evaluations, samples, checkpoints and the log, until done or stopped.
 #pragma once
 
-#include <csignal>
 #include <cstdint>
 #include <string>
 
@@ -19,12 +18,13 @@ struct RunPlan {
   std::int64_t sample_every = 0;
   std::int64_t save_every = 0;
   std::int64_t keep_last = 2;
-  std::uint64_t data_seed = 0;
+  std::uint64_t data_seed = 0;     ///< for the checkpoints
+  std::int64_t data_tokens = 0;    ///< for the checkpoints
   double peak_flops =
       0.0;  ///< this machine's dense product rate, for shares of the peak; 0: unknown
 };
 
-/// What the caller shows while a run goes on. Every member may be empty of effect.
+/// What the caller shows and decides while a run goes on.
 class RunObserver {
  public:
   virtual ~RunObserver() = default;
@@ -34,6 +34,8 @@ class RunObserver {
   virtual std::string sample(std::int64_t step, Model& model) = 0;
   virtual void on_sample(std::int64_t step, const std::string& text) = 0;
   virtual void on_checkpoint(std::int64_t step, const std::filesystem::path& folder) = 0;
+  /// Asked after every step: true makes the run save and return.
+  virtual bool stop_requested() = 0;
 };
 
 struct RunResult {
@@ -42,11 +44,8 @@ struct RunResult {
   bool has_validation = false;
   Evaluation validation;
   double tokens_per_second = 0.0;  ///< of the steps alone, without evaluation and saving
-  int signal = 0;                  ///< the signal that stopped the run; 0: it is complete
+  bool stopped = false;            ///< before its last step, on request
 };
-
-/// Set by signal handlers: the run finishes its step, saves and returns.
-extern volatile std::sig_atomic_t stop_signal;
 
 /// Runs `trainer` to `plan.steps`. `validation` may be null. On an error or NaN the folder keeps
 /// its last checkpoint. The finished model is saved in the folder itself.

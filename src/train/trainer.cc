@@ -85,6 +85,15 @@ double Trainer::run_micro_batch(std::int64_t micro, std::vector<LayerError>* err
   return loss_sum;
 }
 
+double Trainer::time_micro_batch() {
+  model_.prepare();
+  run_micro_batch(0, nullptr);  // the first pass touches memory and builds what kernels cache
+  const auto start = std::chrono::steady_clock::now();
+  run_micro_batch(0, nullptr);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return elapsed.count();
+}
+
 void Trainer::report_non_finite(const char* what) {
   throw NonFiniteError(fmt::format(
       "step {}: the {} is NaN or infinite, first seen in {}; lower --lr or --grad-clip and "

@@ -1,0 +1,15 @@
+// The backend that --device and --threads name.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace quest::app {
+
+/// `device` is "cpu" or "reference"; `threads` 0 takes all that the process may use. Throws Error.
+std::unique_ptr<Backend> make_backend(const std::string& device, std::int64_t threads);
+
+}  // namespace quest::app

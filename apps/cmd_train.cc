@@ -1,0 +1,171 @@
+// quest train: a training run from text to a model folder.
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "apps/backends.h"
+#include "apps/command.h"
+#include "apps/model_settings.h"
+#include "apps/output.h"
+#include "apps/run_data.h"
+#include "apps/settings_flags.h"
+#include "apps/train_display.h"
+#include "apps/train_settings.h"
+#include "core/error.h"
+#include "model/model_file.h"
+#include "train/peak.h"
+
+namespace quest::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+void require_given(const std::string& value, const char* flag) {
+  if (value.empty()) throw UsageError(fmt::format("quest train needs {}", flag));
+}
+
+FolderMode folder_mode(const TrainSettings& settings) {
+  if (settings.run.resume) return FolderMode::kResume;
+  return settings.run.overwrite ? FolderMode::kOverwrite : FolderMode::kNew;
+}
+
+// Weights of another model: a folder's model.safetensors, or a file.
+void load_initial_weights(Model& model, const std::string& path) {
+  const fs::path file = fs::is_directory(path) ? fs::path(path) / "model.safetensors" : path;
+  const SafetensorsFile weights(file);
+  weights.verify(false);
+  load_weights(model, weights);
+}
+
+// Sets the trainer to the newest checkpoint; without one the run starts from its beginning.
+void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDisplay& display) {
+  const auto checkpoint = find_newest_checkpoint(
+      folder.path(), [&](const std::string& why) { display.note("passed over: " + why); });
+  folder.rewind_log(0);
+  if (!checkpoint) {
+    display.note("no checkpoint was saved yet: the run starts from its beginning");
+    return;
+  }
+  const TrainerState state = load_checkpoint(trainer, *checkpoint);
+  if (state.seed != trainer.config().seed || state.data_seed != plan.data_seed ||
+      state.data_tokens != plan.data_tokens) {
+    fail("{} was made with --seed {} --data-seed {} on {} training tokens, this run has {}, {} and "
+         "{}; resume with the run's own settings and data",
+         checkpoint->string(), state.seed, state.data_seed, state.data_tokens,
+         trainer.config().seed, plan.data_seed, plan.data_tokens);
+  }
+  display.note(fmt::format("resumed from {}", checkpoint->string()));
+}
+
+class TrainCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"train",
+            "Train a model under a quantization scheme and save it",
+            {"quest train --data train.txt --val-data valid.txt --preset nano --out run",
+             "quest train --data shards --tokenizer bpe.model --preset 30M --scheme w2a2 "
+             "--dtype bf16 --tokens 3e9 --out run-w2a2",
+             "quest train --resume --out run"}};
+  }
+
+  void declare(CLI::App& app) override {
+    settings_.declare(app);
+    app.add_flag("--json", json_, "print the results as one JSON object");
+  }
+
+  int run() override {
+    TrainSettings settings = settings_.resolve(model_preset);
+    if (settings.run.resume) {
+      require_given(settings.run.out, "--out DIR, the run to resume");
+      const std::string saved = (fs::path(settings.run.out) / "train.toml").string();
+      if (!fs::exists(saved)) fail("there is no run to resume in {}", settings.run.out);
+      settings = settings_.resolve(model_preset, saved);
+    }
+    if (settings_.print_config_requested()) {
+      print_out(print_config(settings));
+      return 0;
+    }
+    require_given(settings.data.train, "--data GLOB|DIR");
+    require_given(settings.run.out, "--out DIR");
+    if (settings.run.resume && settings.run.overwrite) {
+      throw UsageError("--resume and --overwrite exclude each other");
+    }
+    return train(settings);
+  }
+
+ private:
+  int train(const TrainSettings& settings) {
+    const RunData data(settings);
+    const std::int64_t steps = run_steps(settings, data.windows_per_epoch(settings));
+    const TrainerConfig config =
+        trainer_config(settings, data.tokenizer().vocab_size(), steps);
+    RunPlan plan = run_plan(settings, steps);
+    plan.data_tokens = data.train().size();
+    const BatchSource batches = data.batches(settings, steps);
+    const std::unique_ptr<Backend> backend = make_backend(settings.run.device, settings.run.threads);
+    if (settings.run.dry_run) {
+      return report_plan(opening_text(settings, config, data, plan, backend->name(), 0.0), config,
+                         plan);
+    }
+
+    RunFolder folder(settings.run.out, folder_mode(settings));
+    TrainSettings saved = settings;
+    saved.run.resume = saved.run.overwrite = false;
+    write_file(folder.settings_path(), print_config(saved));
+    Trainer trainer(*backend, config, batches);
+    TrainDisplay display(settings, config, data, steps);
+    if (!settings.train.init.empty()) load_initial_weights(trainer.model(), settings.train.init);
+    if (settings.run.resume) resume(trainer, plan, folder, display);
+    plan.peak_flops = measure_product_rate(*backend, config.compute);
+    const double step_seconds =
+        trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
+    display.note(opening_text(settings, config, data, plan, backend->name(), step_seconds));
+
+    const std::optional<EvalSource> evaluation = data.evaluation(settings);
+    const RunResult result = run_training(trainer, plan, folder, data.tokenizer(),
+                                          evaluation ? &*evaluation : nullptr, display);
+    display.finish();
+    report_result(settings, config, result);
+    return result.stopped ? display.stop_signal().exit_code() : 0;
+  }
+
+  int report_plan(const std::string& opening, const TrainerConfig& config, const RunPlan& plan) {
+    Report report;
+    report.add_json("steps", plan.steps);
+    report.add_json("tokens", plan.steps * config.tokens_per_step());
+    report.add_json("memory_bytes", Trainer::measure(config).total());
+    if (json_) {
+      report.print(true);
+    } else {
+      print_out(opening);
+    }
+    return 0;
+  }
+
+  void report_result(const TrainSettings& settings, const TrainerConfig& config,
+                     const RunResult& result) {
+    Report report;
+    report.add("out", settings.run.out, "folder");
+    report.add("scheme", config.scheme.to_string(), "scheme");
+    report.add("steps", result.steps, result.stopped ? "stopped after step" : "steps");
+    report.add("train_loss", result.train_loss, "training loss",
+               fmt::format("{:.4f}", result.train_loss));
+    if (result.has_validation) {
+      report.add("val_loss", result.validation.loss(), "validation loss",
+                 fmt::format("{:.4f} nats a token", result.validation.loss()));
+      report.add("val_bits_per_byte", result.validation.bits_per_byte(), "",
+                 fmt::format("{:.4f} bits a byte", result.validation.bits_per_byte()));
+    }
+    report.add("tokens_per_second", result.tokens_per_second, "speed",
+               fmt::format("{:.0f} tokens/s", result.tokens_per_second));
+    report.print(json_);
+  }
+
+  SettingsFlags settings_;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_train_command() { return std::make_unique<TrainCommand>(); }
+
+}  // namespace quest::app

@@ -1,0 +1,99 @@
+// What a user sees of a training run.
+#include "apps/train_display.h"
+
+#include <fmt/format.h>
+
+#include "apps/text.h"
+#include "infer/generate.h"
+#include "infer/text_stream.h"
+
+namespace quest::app {
+namespace {
+
+std::string bytes_text(std::size_t bytes) { return size_text(static_cast<double>(bytes)); }
+
+std::string data_text(const TokenDataset& data) {
+  return fmt::format("{} tokens in {} document{}", with_commas(data.size()),
+                     with_commas(data.documents()), data.documents() == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::string opening_text(const TrainSettings& settings, const TrainerConfig& config,
+                         const RunData& data, const RunPlan& plan, const std::string& backend,
+                         double step_seconds) {
+  const ModelConfig& model = config.model;
+  const Trainer::Bytes bytes = Trainer::measure(config);
+  std::string text = fmt::format(
+      "model      {} parameters: {} layers, width {}, {} heads of {}, hidden {}, vocabulary {}\n",
+      with_commas(model.parameters()), model.layers, model.width, model.heads, model.head_dim,
+      model.hidden, with_commas(model.vocab));
+  text += fmt::format("scheme     {}, other products in {}\n", config.scheme.to_string(),
+                      settings.run.dtype);
+  text += fmt::format("data       {}", data_text(data.train()));
+  if (data.validation() != nullptr) {
+    text += fmt::format("; validation {}", data_text(*data.validation()));
+  }
+  const double tokens =
+      static_cast<double>(plan.steps) * static_cast<double>(config.tokens_per_step());
+  text += fmt::format("\nrun        {} steps of {} tokens: {:.3g} tokens, {:.2g} epochs\n",
+                      with_commas(plan.steps), with_commas(config.tokens_per_step()), tokens,
+                      tokens / static_cast<double>(data.train().size()));
+  text += fmt::format(
+      "memory     {}: weights {}, gradients {}, moments {}, prepared weights {}, activations {}\n",
+      bytes_text(bytes.total()), bytes_text(bytes.model.parameters),
+      bytes_text(bytes.model.gradients), bytes_text(bytes.optimizer),
+      bytes_text(bytes.model.prepared), bytes_text(bytes.activations));
+  text += fmt::format("device     {}\n", backend);
+  if (step_seconds > 0) {
+    text += fmt::format("time       about {} at {:.0f} tokens/s\n",
+                        duration_text(step_seconds * static_cast<double>(plan.steps)),
+                        static_cast<double>(config.tokens_per_step()) / step_seconds);
+  }
+  text += fmt::format("folder     {}\n", settings.run.out);
+  return text;
+}
+
+void TrainDisplay::on_step(const StepReport& report) {
+  std::string text = fmt::format("step {}/{}  loss {:.4f}", report.step, steps_, report.loss);
+  if (validation_loss_) text += fmt::format("  val {:.4f}", *validation_loss_);
+  text += fmt::format("  {:.0f} tokens/s",
+                      static_cast<double>(config_.tokens_per_step()) / report.seconds);
+  progress_.update(static_cast<double>(report.step) / static_cast<double>(steps_), text);
+}
+
+void TrainDisplay::on_evaluation(std::int64_t step, const Evaluation& evaluation) {
+  validation_loss_ = evaluation.loss();
+  note(fmt::format("step {}: validation loss {:.4f} nats a token, {:.4f} bits a byte", step,
+                   evaluation.loss(), evaluation.bits_per_byte()));
+}
+
+std::string TrainDisplay::sample(std::int64_t step, Model& model) {
+  const Tokenizer& tokenizer = data_.tokenizer();
+  std::vector<std::int32_t> prompt = tokenizer.encode(settings_.train.sample_prompt);
+  if (prompt.empty()) prompt.push_back(tokenizer.end_of_text_id());
+  Session session(model);
+  GenerateOptions options;
+  options.max_tokens = settings_.train.sample_tokens;
+  options.sampling.temperature = 0.8;
+  options.sampling.top_p = 0.95;
+  options.sampling.seed = static_cast<std::uint64_t>(step);
+  options.end_token = tokenizer.end_of_text_id();
+  options.vocab = tokenizer.vocab_size();
+  TextStream characters;
+  std::string text = settings_.train.sample_prompt;
+  generate(session, prompt, options, [&](std::int32_t token) {
+    text += characters.push(tokenizer.token_text(token));
+  });
+  return text + characters.finish();
+}
+
+void TrainDisplay::on_sample(std::int64_t step, const std::string& text) {
+  note(fmt::format("step {}: sample: {}", step, text));
+}
+
+void TrainDisplay::on_checkpoint(std::int64_t step, const std::filesystem::path& folder) {
+  note(fmt::format("step {}: saved {}", step, folder.string()));
+}
+
+}  // namespace quest::app
