@@ -30,7 +30,8 @@ FolderMode folder_mode(const TrainSettings& settings) {
 
 // Weights of another model: a folder's model.safetensors, or a file.
 void load_initial_weights(Model& model, const std::string& path) {
-  const fs::path file = fs::is_directory(path) ? fs::path(path) / "model.safetensors" : path;
+  const fs::path file =
+      fs::is_directory(path) ? fs::path(path) / "model.safetensors" : fs::path(path);
   const SafetensorsFile weights(file);
   weights.verify(false);
   load_weights(model, weights);
@@ -48,10 +49,11 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
   const TrainerState state = load_checkpoint(trainer, *checkpoint);
   if (state.seed != trainer.config().seed || state.data_seed != plan.data_seed ||
       state.data_tokens != plan.data_tokens) {
-    fail("{} was made with --seed {} --data-seed {} on {} training tokens, this run has {}, {} and "
-         "{}; resume with the run's own settings and data",
-         checkpoint->string(), state.seed, state.data_seed, state.data_tokens,
-         trainer.config().seed, plan.data_seed, plan.data_tokens);
+    fail(
+        "{} was made with --seed {} --data-seed {} on {} training tokens, this run has {}, {} and "
+        "{}; resume with the run's own settings and data",
+        checkpoint->string(), state.seed, state.data_seed, state.data_tokens, trainer.config().seed,
+        plan.data_seed, plan.data_tokens);
   }
   display.note(fmt::format("resumed from {}", checkpoint->string()));
 }
@@ -96,12 +98,12 @@ class TrainCommand : public Command {
   int train(const TrainSettings& settings) {
     const RunData data(settings);
     const std::int64_t steps = run_steps(settings, data.windows_per_epoch(settings));
-    const TrainerConfig config =
-        trainer_config(settings, data.tokenizer().vocab_size(), steps);
+    const TrainerConfig config = trainer_config(settings, data.tokenizer().vocab_size(), steps);
     RunPlan plan = run_plan(settings, steps);
     plan.data_tokens = data.train().size();
     const BatchSource batches = data.batches(settings, steps);
-    const std::unique_ptr<Backend> backend = make_backend(settings.run.device, settings.run.threads);
+    const std::unique_ptr<Backend> backend =
+        make_backend(settings.run.device, settings.run.threads);
     if (settings.run.dry_run) {
       return report_plan(opening_text(settings, config, data, plan, backend->name(), 0.0), config,
                          plan);
@@ -116,8 +118,7 @@ class TrainCommand : public Command {
     if (!settings.train.init.empty()) load_initial_weights(trainer.model(), settings.train.init);
     if (settings.run.resume) resume(trainer, plan, folder, display);
     plan.peak_flops = measure_product_rate(*backend, config.compute);
-    const double step_seconds =
-        trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
+    const double step_seconds = trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
     display.note(opening_text(settings, config, data, plan, backend->name(), step_seconds));
 
     const std::optional<EvalSource> evaluation = data.evaluation(settings);

@@ -82,9 +82,8 @@ std::string TrainDisplay::sample(std::int64_t step, Model& model) {
   options.vocab = tokenizer.vocab_size();
   TextStream characters;
   std::string text = settings_.train.sample_prompt;
-  generate(session, prompt, options, [&](std::int32_t token) {
-    text += characters.push(tokenizer.token_text(token));
-  });
+  generate(session, prompt, options,
+           [&](std::int32_t token) { text += characters.push(tokenizer.token_text(token)); });
   return text + characters.finish();
 }
 

@@ -128,9 +128,10 @@ void Run::save() {
   const std::filesystem::path path = checkpoint_path(folder_.path(), step);
   std::filesystem::create_directories(path.parent_path());
   const TrainerConfig& config = trainer_.config();
-  save_checkpoint(trainer_, {step, step * config.tokens_per_step(), config.seed, plan_.data_seed,
-                   plan_.data_tokens},
-                  tokenizer_, path);
+  save_checkpoint(
+      trainer_,
+      {step, step * config.tokens_per_step(), config.seed, plan_.data_seed, plan_.data_tokens},
+      tokenizer_, path);
   prune_checkpoints(folder_.path(), plan_.keep_last);
   folder_.log(Json{{"event", "checkpoint"}, {"step", step}}.dump());
   observer_.on_checkpoint(step, path);
@@ -160,9 +161,9 @@ RunResult Run::run() {
 void Run::summarize(std::int64_t first) {
   if (losses_.empty()) return;
   const std::size_t last = std::max<std::size_t>(losses_.size() / 10, 1);
-  result_.train_loss = std::accumulate(losses_.end() - static_cast<std::ptrdiff_t>(last),
-                                       losses_.end(), 0.0) /
-                       static_cast<double>(last);
+  result_.train_loss =
+      std::accumulate(losses_.end() - static_cast<std::ptrdiff_t>(last), losses_.end(), 0.0) /
+      static_cast<double>(last);
   const std::int64_t tokens = (result_.steps - first) * trainer_.config().tokens_per_step();
   result_.tokens_per_second = static_cast<double>(tokens) / step_seconds_;
 }

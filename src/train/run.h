@@ -18,8 +18,8 @@ struct RunPlan {
   std::int64_t sample_every = 0;
   std::int64_t save_every = 0;
   std::int64_t keep_last = 2;
-  std::uint64_t data_seed = 0;     ///< for the checkpoints
-  std::int64_t data_tokens = 0;    ///< for the checkpoints
+  std::uint64_t data_seed = 0;   ///< for the checkpoints
+  std::int64_t data_tokens = 0;  ///< for the checkpoints
   double peak_flops =
       0.0;  ///< this machine's dense product rate, for shares of the peak; 0: unknown
 };
