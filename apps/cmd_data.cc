@@ -7,6 +7,7 @@
 #include "apps/command.h"
 #include "apps/options.h"
 #include "apps/output.h"
+#include "apps/progress.h"
 #include "apps/text.h"
 #include "data/shards.h"
 #include "data/synth/corpus.h"
@@ -74,7 +75,11 @@ class PrepareCommand : public Command {
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
-    const PrepareReport prepared = prepare_shards(inputs_, *load_tokenizer(tokenizer_), out_);
+    Progress progress;
+    const PrepareReport prepared =
+        prepare_shards(inputs_, *load_tokenizer(tokenizer_), out_, kShardTokens,
+                       [&](double fraction) { progress.update(fraction, "tokenizing"); });
+    progress.finish();
     Report report;
     report.add("out", out_, "folder");
     report.add("tokens", prepared.tokens, "tokens", with_commas(prepared.tokens));

@@ -86,6 +86,12 @@ check "shards are not overwritten" test $? -eq 1
 "$quest" data prepare --in "$folder/none.txt" --out "$folder/other" >/dev/null 2>&1
 check "missing text is an error" test $? -eq 1
 check "an error leaves nothing behind" test ! -e "$folder/other"
+printf 'bad \377' >"$folder/bad.txt"
+"$quest" data prepare --in "$folder/bad.txt" --out "$folder/bad" >/dev/null 2>"$folder/err"
+check "invalid UTF-8 is an error" test $? -eq 1
+check "invalid UTF-8 is named with its place" grep -q "bad.txt is not valid UTF-8 at byte 4" \
+  "$folder/err"
+check "invalid UTF-8 leaves nothing behind" test ! -e "$folder/bad" -a ! -e "$folder/bad.tmp"
 "$quest" tokenizer train --in "$folder/t.txt" --vocab 400 --out "$folder/bpe.model" >/dev/null 2>&1
 check "info counts the tokenizer's vocabulary" grep -q '"vocab":400,' \
   <("$quest" info --tokenizer "$folder/bpe.model" --json)

@@ -29,10 +29,13 @@ class PlainStream : public ByteStream {
     if (count == 0 && std::ferror(file_.get())) {
       fail("cannot read {}: {}", path_, std::strerror(errno));
     }
+    position_ += count;
     return count;
   }
+  std::uint64_t position() const override { return position_; }
 
  private:
+  std::uint64_t position_ = 0;
   std::string path_;
   std::unique_ptr<std::FILE, FileCloser> file_;
 };
@@ -63,6 +66,7 @@ class ZstdStream : public ByteStream {
     }
     return output.pos;
   }
+  std::uint64_t position() const override { return file_.position(); }
 
  private:
   /// Reads more compressed bytes; false at the end of the file, which must be the end of a frame.

@@ -42,7 +42,7 @@ using TokenSink = std::function<void(const std::vector<std::int32_t>&)>;
 
 /// Hands all tokens of the documents to `sink`, in order. Both kinds of dataset come from here.
 PrepareReport tokenize(const std::vector<std::string>& patterns, const Tokenizer& tokenizer,
-                       const TokenSink& sink) {
+                       const TokenSink& sink, const std::function<void(double)>& on_progress) {
   PrepareReport report;
   TextSource source(patterns);
   for (TextChunk chunk; source.next(chunk);) {
@@ -54,6 +54,7 @@ PrepareReport tokenize(const std::vector<std::string>& patterns, const Tokenizer
     sink(ids);
     report.tokens += static_cast<std::int64_t>(ids.size());
     report.text_bytes += static_cast<std::int64_t>(chunk.text.size());
+    if (on_progress) on_progress(source.fraction());
   }
   return report;
 }
@@ -212,7 +213,8 @@ std::string seal_index(std::string index_text) {
 }
 
 PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tokenizer& tokenizer,
-                             const fs::path& folder, std::int64_t shard_tokens) {
+                             const fs::path& folder, std::int64_t shard_tokens,
+                             const std::function<void(double)>& on_progress) {
   fs::path target = folder.lexically_normal();
   if (!target.has_filename()) target = target.parent_path();
   if (fs::exists(target) && !(fs::is_directory(target) && fs::is_empty(target))) {
@@ -221,7 +223,8 @@ PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tok
   TemporaryFolder temporary(target.string() + ".tmp");
   const std::size_t width = token_width(tokenizer.vocab_size());
   ShardWriter writer(temporary.path(), width, shard_tokens);
-  PrepareReport report = tokenize(patterns, tokenizer, [&](const auto& ids) { writer.write(ids); });
+  PrepareReport report = tokenize(
+      patterns, tokenizer, [&](const auto& ids) { writer.write(ids); }, on_progress);
   const auto& shards = writer.finish();
   report.shards = static_cast<std::int64_t>(shards.size());
   tokenizer.save(temporary.path());
@@ -305,9 +308,9 @@ TokenDataset TokenDataset::from_text(const std::vector<std::string>& patterns,
                                      const Tokenizer& tokenizer) {
   TokenDataset dataset;
   dataset.token_width_ = token_width(tokenizer.vocab_size());
-  const PrepareReport report = tokenize(patterns, tokenizer, [&](const auto& ids) {
-    append_tokens(ids, dataset.token_width_, dataset.memory_);
-  });
+  const PrepareReport report = tokenize(
+      patterns, tokenizer,
+      [&](const auto& ids) { append_tokens(ids, dataset.token_width_, dataset.memory_); }, {});
   dataset.memory_.shrink_to_fit();
   dataset.size_ = report.tokens;
   dataset.text_bytes_ = report.text_bytes;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,9 @@
 #include "data/tokenizer.h"
 
 namespace quest {
+
+/// Tokens of a shard file unless asked otherwise: 128 MiB of u16.
+inline constexpr std::int64_t kShardTokens = std::int64_t{1} << 26;
 
 /// What `prepare_shards` wrote.
 struct PrepareReport {
@@ -25,11 +29,13 @@ struct PrepareReport {
 
 /// Tokenizes the documents of `patterns` (see TextSource) into the new folder `folder`, with an
 /// end-of-text token between documents (none at the end). Streams: memory does not grow with the
-/// corpus. Works in `folder`.tmp and renames at the end; an error leaves nothing behind. Throws
-/// Error on bad input and when `folder` exists and is not empty.
+/// corpus. `on_progress`, where given, learns the share of the input that is done. Works in
+/// `folder`.tmp and renames at the end; an error leaves nothing behind. Throws Error on bad input
+/// and when `folder` exists and is not empty.
 PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tokenizer& tokenizer,
                              const std::filesystem::path& folder,
-                             std::int64_t shard_tokens = std::int64_t{1} << 26);
+                             std::int64_t shard_tokens = kShardTokens,
+                             const std::function<void(double)>& on_progress = {});
 
 /// A sequence of tokens with random access, mapped from shards or held in memory.
 class TokenDataset {

@@ -75,6 +75,7 @@ class TextReader : public DocumentReader {
     offset_ += chunk.text.size();
     return true;
   }
+  std::uint64_t position() const override { return stream_->position(); }
 
  private:
   void fill() {
@@ -109,6 +110,7 @@ class JsonLinesReader : public DocumentReader {
     at_ += chunk.text.size();
     return true;
   }
+  std::uint64_t position() const override { return stream_->position(); }
 
  private:
   /// Moves the next line, without its newline, to `line_`; false at the end of the file.
@@ -186,6 +188,11 @@ TextSource::TextSource(const std::vector<std::string>& patterns) {
       fail("cannot tell the format of {}: text files end in {}", found->string(), kFormats);
     }
     paths_.insert(paths_.end(), matches.begin(), matches.end());
+    for (const auto& path : matches) {
+      std::error_code unknown_size;  // A pipe has none.
+      const auto bytes = std::filesystem::file_size(path, unknown_size);
+      if (!unknown_size) total_bytes_ += bytes;
+    }
     description_ += (description_.empty() ? "'" : " '") + pattern + "'";
   }
 }
@@ -196,12 +203,19 @@ bool TextSource::next(TextChunk& chunk) {
       any_text_ = true;
       return true;
     }
+    if (reader_) done_bytes_ += reader_->position();
     if (next_path_ == paths_.size()) break;
     reader_ = open_reader(paths_[next_path_++]);
   }
   reader_.reset();
   if (!any_text_) fail("there is no text in {}: the data is empty", description_);
   return false;
+}
+
+double TextSource::fraction() const {
+  if (total_bytes_ == 0) return 0.0;
+  const std::uint64_t read = done_bytes_ + (reader_ ? reader_->position() : 0);
+  return std::min(1.0, static_cast<double>(read) / static_cast<double>(total_bytes_));
 }
 
 }  // namespace quest

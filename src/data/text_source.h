@@ -22,6 +22,8 @@ class DocumentReader {
   virtual ~DocumentReader() = default;
   /// Sets `chunk` and returns true, or returns false at the end of the file.
   virtual bool next(TextChunk& chunk) = 0;
+  /// How many bytes of the file have been read.
+  virtual std::uint64_t position() const = 0;
 };
 
 /// All documents that match some patterns, in order of pattern, then of path, then of place in the
@@ -45,12 +47,16 @@ class TextSource {
   /// cannot be read, a .zst cut short, invalid UTF-8 or a NUL (with the offset in bytes), a bad
   /// JSON line (with its number), and at the end when there was no text at all.
   bool next(TextChunk& chunk);
+  /// The share of the files' bytes that has been read, 0 to 1.
+  double fraction() const;
 
  private:
   std::string description_;
   std::vector<std::filesystem::path> paths_;
   std::size_t next_path_ = 0;
   std::unique_ptr<DocumentReader> reader_;
+  std::uint64_t total_bytes_ = 0;  ///< Of all files.
+  std::uint64_t done_bytes_ = 0;   ///< Of the files that are read.
   bool any_text_ = false;
 };
 

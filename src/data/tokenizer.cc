@@ -3,9 +3,12 @@
 
 #include <sentencepiece_processor.h>
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -73,6 +76,9 @@ class SentencePieceTokenizer : public Tokenizer {
     byte_ids_.fill(-1);
     for (std::int32_t id = 0; id < vocab_size(); ++id) {
       texts_.push_back(text_of(id));
+      const std::string& token = texts_.back();
+      spaces_start_tokens_ &= token.find(' ', 1) == std::string::npos;
+      newlines_end_tokens_ &= std::min(token.find('\n'), token.size()) + 1 >= token.size();
       if (processor_.IsByte(id)) byte_ids_[static_cast<unsigned char>(texts_.back()[0])] = id;
     }
     if (std::find(byte_ids_.begin(), byte_ids_.end(), -1) != byte_ids_.end()) {
@@ -131,18 +137,40 @@ class SentencePieceTokenizer : public Tokenizer {
     return piece;
   }
 
+  /// Tokenizes UTF-8 without U+2581, segment by segment. A segment ends where no token can cross,
+  /// so the tokens are those of the whole text; most segments are words that occur again and again.
   void append_plain(std::string_view text, std::vector<std::int32_t>& ids) const {
-    if (text.empty()) return;
+    std::unordered_map<std::string_view, std::pair<std::size_t, std::size_t>> known;
     std::vector<int> pieces;
-    const auto status = processor_.Encode(text, &pieces);
-    if (!status.ok()) fail("cannot tokenize the text: {}", status.message());
-    ids.insert(ids.end(), pieces.begin(), pieces.end());
+    while (!text.empty()) {
+      const std::string_view segment = text.substr(0, segment_size(text));
+      text.remove_prefix(segment.size());
+      const auto [entry, is_new] = known.try_emplace(segment);
+      if (is_new) {
+        const auto status = processor_.Encode(segment, &pieces);
+        if (!status.ok()) fail("cannot tokenize the text: {}", status.message());
+        entry->second = {ids.size(), pieces.size()};
+        ids.insert(ids.end(), pieces.begin(), pieces.end());
+      } else {
+        const auto [first, count] = entry->second;
+        for (std::size_t i = first; i < first + count; ++i) ids.push_back(ids[i]);
+      }
+    }
+  }
+
+  std::size_t segment_size(std::string_view text) const {
+    const std::size_t space = spaces_start_tokens_ ? text.find(' ', 1) : std::string_view::npos;
+    const std::size_t newline = newlines_end_tokens_ ? text.find('\n') : std::string_view::npos;
+    return std::min(
+        {text.size(), space, newline == std::string_view::npos ? newline : newline + 1});
   }
 
   std::string model_;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<std::string> texts_;
   std::array<std::int32_t, 256> byte_ids_;
+  bool spaces_start_tokens_ = true;  ///< No token has a space but in front.
+  bool newlines_end_tokens_ = true;  ///< No token has a newline but at its end.
   std::string fingerprint_;
 };
 

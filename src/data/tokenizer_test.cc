@@ -2,6 +2,7 @@
 #include "data/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
 #include <sstream>
@@ -92,6 +93,20 @@ TEST_F(SentencePieceTest, RoundTripIsExact) {
   EXPECT_EQ(tokenizer->token_bytes(tokenizer->end_of_text_id()), 0);
   for (const auto& text : kHardTexts) expect_round_trip(*tokenizer, text);
   expect_round_trip(*tokenizer, read_file(text_));
+}
+
+TEST_F(SentencePieceTest, TokensAreThoseOfTheLibraryOnTheWholeText) {
+  const auto tokenizer = load_tokenizer(model_);
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(model_).ok());
+  Rng rng(2, RngPurpose::kTest);
+  const std::string pieces[] = {" ",    "  ", "\n",   "\t", "the",
+                                " and", ".",  "Once", "12", "\xC3\xA9"};
+  std::string text = corpus_text(20000);
+  for (int i = 0; i < 5000; ++i) text += pieces[rng.below(10)];
+  std::vector<int> expected;
+  ASSERT_TRUE(processor.Encode(text, &expected).ok());
+  EXPECT_EQ(tokenizer->encode(text), expected);
 }
 
 TEST_F(SentencePieceTest, RoundTripOfRandomBytesIsExact) {
