@@ -79,7 +79,7 @@ check "a folder without a model is named" grep -q "$folder/config.json" "$folder
 check "data synth reports the entropy" grep -q '"bits_per_byte":0\.' "$folder/synth.json"
 "$quest" data synth --out "$folder/u.txt" --tokens 2e4 >/dev/null
 check "the same seed gives the same corpus" cmp "$folder/t.txt" "$folder/u.txt"
-"$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null
+"$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null 2>&1
 check "data prepare makes shards" test -s "$folder/shards/index.json"
 "$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null 2>&1
 check "shards are not overwritten" test $? -eq 1
