@@ -11,8 +11,8 @@
 #include "apps/text.h"
 #include "core/file.h"
 #include "data/tokenizer.h"
-#include "model/model.h"
 #include "model/model_file.h"
+#include "train/trainer.h"
 
 namespace quest::app {
 namespace {
@@ -122,29 +122,30 @@ class InfoCommand : public Command {
                fmt::format("{:.3g} forward, {:.3g} in training", forward, 3 * forward));
     report.add_json("training_flops_per_token", 3 * forward);
 
-    const DType compute = compute_dtype(settings);
-    const ModelBytes bytes = Model::measure(c, scheme, compute, true);
-    const PassShape shape{settings.train.batch_size, settings.train.seq_len, true};
-    const std::size_t activations = Model::measure_activations(c, scheme, compute, shape);
-    const std::size_t moments = 2 * bytes.parameters;
-    const std::size_t total = bytes.total() + moments + activations;
-    report.add_json("training_bytes", {{"parameters", bytes.parameters},
-                                       {"gradients", bytes.gradients},
-                                       {"moments", moments},
-                                       {"prepared", bytes.prepared},
-                                       {"activations", activations},
-                                       {"total", total}});
+    TrainerConfig config;
+    config.model = c;
+    config.scheme = scheme;
+    config.compute = compute_dtype(settings);
+    config.batch_size = settings.train.batch_size;
+    config.seq_len = settings.train.seq_len;
+    const Trainer::Bytes bytes = Trainer::measure(config);
+    report.add_json("training_bytes", {{"parameters", bytes.model.parameters},
+                                       {"gradients", bytes.model.gradients},
+                                       {"moments", bytes.optimizer},
+                                       {"prepared", bytes.model.prepared},
+                                       {"activations", bytes.activations},
+                                       {"total", bytes.total()}});
     const auto text = [](std::size_t size_bytes) {
       return size_text(static_cast<double>(size_bytes));
     };
     report.add_text("memory to train",
-                    fmt::format("{} with {} windows of {} tokens in {}", text(total), shape.batch,
-                                shape.length, settings.run.dtype));
-    report.add_text("  weights", text(bytes.parameters));
-    report.add_text("  gradients", text(bytes.gradients));
-    report.add_text("  moments", text(moments));
-    report.add_text("  prepared weights", text(bytes.prepared));
-    report.add_text("  activations", text(activations));
+                    fmt::format("{} with {} windows of {} tokens in {}", text(bytes.total()),
+                                config.batch_size, config.seq_len, settings.run.dtype));
+    report.add_text("  weights", text(bytes.model.parameters));
+    report.add_text("  gradients", text(bytes.model.gradients));
+    report.add_text("  moments", text(bytes.optimizer));
+    report.add_text("  prepared weights", text(bytes.model.prepared));
+    report.add_text("  activations", text(bytes.activations));
   }
 
   std::string model_folder_;
