@@ -61,12 +61,12 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
-    return {"train",
-            "Train a model under a quantization scheme and save it",
-            {"quest train --data train.txt --val-data valid.txt --preset nano --out run",
-             "quest train --data shards --tokenizer bpe.model --preset 30M --scheme w2a2 "
-             "--dtype bf16 --tokens 3e9 --out run-w2a2",
-             "quest train --resume --out run"}};
+    return {
+        "train",
+        "Train a model under a quantization scheme and save it",
+        {"quest train --data train.txt --val-data valid.txt --preset nano --out run",
+         "quest train --data shards --tokenizer bpe.model --preset 30M --scheme w2a2 --out w2a2",
+         "quest train --resume --out run"}};
   }
 
   void declare(CLI::App& app) override {
