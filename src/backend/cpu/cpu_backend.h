@@ -1,7 +1,9 @@
 // CpuBackend: host kernels on several threads, in the best instruction set that the CPU has.
 #pragma once
 
+#include "backend/cpu/float_kernels.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/onednn_products.h"
 #include "backend/cpu/workspace.h"
 #include "backend/reference/reference_backend.h"
 
@@ -31,9 +33,42 @@ class CpuBackend : public ReferenceBackend {
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
 
+  void* allocate(std::size_t bytes) override;
+  void deallocate(void* data, std::size_t bytes) noexcept override;
+  void synchronize() override {}
+  void copy(Tensor dst, Tensor src) override;
+  void zero(Tensor dst) override;
+  void cast(Tensor dst, Tensor src) override;
+
+  void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
+  void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) override;
+
+  void embedding(Tensor x, Tensor tokens, Tensor table) override;
+  void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) override;
+  void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;
+  void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
+                        Tensor rstd) override;
+  void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
+            std::int64_t length, bool inverse) override;
+  void swiglu(Tensor h, Tensor gate, Tensor up) override;
+  void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
+  void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
+                     float scale) override;
+
+  void sum(Tensor total, Tensor x) override;
+  void sum_squares(Tensor total, Tensor x) override;
+  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient, Tensor grad_scale,
+             const AdamWStep& step) override;
+
  private:
+  void add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t));
+
   int threads_;
   Isa isa_;
+  const FloatKernels& float_kernels_;
+  OnednnProducts products_;
   Workspace workspace_;
 };
 

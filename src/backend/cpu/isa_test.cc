@@ -33,7 +33,7 @@ TEST_F(IsaEnvironment, TheVariableChoosesEveryAvailableOne) {
   for (const Isa isa : available_isas()) {
     ::setenv("QUEST_ISA", std::string(isa_name(isa)).c_str(), 1);
     EXPECT_EQ(choose_isa(), isa);
-    EXPECT_EQ(make_cpu_backend(1)->name(), "cpu " + std::string(isa_name(isa)));
+    EXPECT_EQ(CpuBackend(1).name(), "cpu " + std::string(isa_name(isa)));
   }
   ::unsetenv("QUEST_ISA");
   EXPECT_EQ(choose_isa(), available_isas().back());

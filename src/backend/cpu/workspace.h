@@ -15,8 +15,20 @@ class Workspace {
   /// One name a purpose, so that buffers which are in use together do not overlap. The quantized
   /// gradients hold kOperandA and kOperandB while they call the dense products, which therefore
   /// take slots of their own.
-  enum class Slot : std::uint8_t { kRows, kPackedWeights, kPackedInputs, kOperandA, kOperandB };
-  static constexpr std::size_t kSlots = 5;
+  enum class Slot : std::uint8_t {
+    kRows,
+    kPackedWeights,
+    kPackedInputs,
+    kOperandA,
+    kOperandB,
+    kScratchpad,
+    kWideA,
+    kWideB,
+    kWideOut,
+    kSums,
+    kAttention
+  };
+  static constexpr std::size_t kSlots = 11;
 
   Workspace() = default;
   ~Workspace();

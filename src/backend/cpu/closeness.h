@@ -1,0 +1,90 @@
+// How close a kernel's output is to the reference's: for tests.
+#pragma once
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/kernel_cases.h"
+
+namespace quest {
+
+/// Half a unit in the last place, relative.
+inline double rounding(DType dtype) { return dtype == DType::kBF16 ? 0x1p-9 : 0x1p-24; }
+
+inline std::string type_name(DType dtype) { return std::string(name(dtype)); }
+
+/// Checks |actual - expected| <= bound(r, c) + the rounding of both outputs to their type; names
+/// the element that misses by most.
+inline void expect_close(Tensor actual, Tensor expected,
+                         const std::function<double(std::int64_t, std::int64_t)>& bound,
+                         const std::string& what) {
+  double worst = -1.0;
+  std::string message;
+  for (std::int64_t r = 0; r < actual.rows(); ++r) {
+    for (std::int64_t c = 0; c < actual.cols(); ++c) {
+      const double got = element(actual, r, c);
+      const double want = element(expected, r, c);
+      const double allowed = bound(r, c) + 4 * rounding(actual.dtype) * std::abs(want) + 1e-37;
+      const double excess = std::isnan(got) == std::isnan(want) && std::isnan(want)
+                                ? 0.0
+                                : std::abs(got - want) / allowed;
+      if (excess <= worst) continue;  // A lone NaN compares false and stays.
+      worst = excess;
+      message = fmt::format("{} [{}, {}]: {} instead of {}, {:.2f} times the tolerance", what, r, c,
+                            got, want, excess);
+      if (std::isnan(excess)) break;
+    }
+    if (std::isnan(worst)) break;
+  }
+  EXPECT_TRUE(worst <= 1.0) << message;
+}
+inline void expect_close(Tensor actual, Tensor expected, double bound, const std::string& what) {
+  expect_close(
+      actual, expected, [bound](std::int64_t, std::int64_t) { return bound; }, what);
+}
+
+/// The middle `cols` columns of a wider tensor: a column slice.
+class Sliced {
+ public:
+  Sliced(std::int64_t rows, std::int64_t cols, DType dtype, std::uint64_t seed = 0)
+      : whole_({rows, cols + 5}, dtype), view_(whole_.view().columns(2, 2 + cols)) {
+    if (seed != 0) fill_normal(whole_, seed);
+  }
+  operator Tensor() const { return view_; }  // NOLINT: an owner stands wherever a view does.
+  Tensor view() const { return view_; }
+  /// Whether the columns beside the slice hold what they hold in `other`.
+  bool same_margins(const Sliced& other) const {
+    const Tensor a = whole_, b = other.whole_;
+    for (std::int64_t r = 0; r < a.rows(); ++r) {
+      for (std::int64_t c = 0; c < a.cols(); ++c) {
+        if (c >= 2 && c < a.cols() - 3) continue;
+        if (element(a, r, c) != element(b, r, c)) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  OwnedTensor whole_;
+  Tensor view_;
+};
+
+/// Runs body(backend, label) in every instruction set of this machine, in the best one also on 2
+/// threads. oneDNN
+/// can be held to an instruction set once a process only, so it runs in the CPU's best in all of
+/// them; what differs is whether bf16 operands are widened first.
+inline void on_every_cpu_backend(const std::function<void(Backend&, const std::string&)>& body) {
+  for (const Isa isa : available_isas()) {
+    for (int threads = 1; threads <= (isa == available_isas().back() ? 2 : 1); ++threads) {
+      CpuBackend backend(threads, isa);
+      body(backend, fmt::format("{} {} thread(s)", backend.name(), threads));
+    }
+  }
+}
+
+}  // namespace quest

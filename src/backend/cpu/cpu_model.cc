@@ -1,0 +1,127 @@
+// CpuBackend: embedding, norm, rotary embedding, SwiGLU, cross-entropy.
+#include <cmath>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
+#include "backend/host_memory.h"
+
+namespace quest {
+namespace {
+
+// Rows whose contributions to a norm's weight gradient are added up in f32 before double takes
+// over; fixed, so that the result does not depend on the number of threads.
+constexpr std::int64_t kNormBlock = 32;
+
+// Columns that a thread takes alone: whole cache lines.
+constexpr std::int64_t kColumnBlock = 64;
+
+}  // namespace
+
+void CpuBackend::embedding(Tensor x, Tensor tokens, Tensor table) {
+  const std::int32_t* const token = tokens.as<std::int32_t>();
+  for_each_row(threads_, x.rows(), x.cols(), [&](std::int64_t r) {
+    float_kernels_.cast(row_of(x, r), row_of(table, token[r]), x.cols());
+  });
+}
+
+void CpuBackend::embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) {
+  // Threads share out columns, so that equal tokens meet in the order of rows.
+  const std::int32_t* const token = tokens.as<std::int32_t>();
+  const std::int64_t blocks = (d_x.cols() + kColumnBlock - 1) / kColumnBlock;
+  const std::int64_t grain = row_grain(d_x.rows() * kColumnBlock);
+  parallel_for(threads_, blocks, grain, [&](std::int64_t begin, std::int64_t end, int) {
+    const std::int64_t first = begin * kColumnBlock;
+    const std::int64_t count = std::min(end * kColumnBlock, d_x.cols()) - first;
+    for (std::int64_t r = 0; r < d_x.rows(); ++r) {
+      float_kernels_.add(d_table.row<float>(token[r]) + first, d_x.row<float>(r) + first, count);
+    }
+  });
+}
+
+void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) {
+  for_each_row(threads_, x.rows(), x.cols(), [&](std::int64_t r) {
+    rstd.as<float>()[r] = float_kernels_.rmsnorm(row_of(y, r), x.row<float>(r), weight.as<float>(),
+                                                 epsilon, x.cols());
+  });
+}
+
+void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
+                                  Tensor rstd) {
+  const std::int64_t cols = x.cols();
+  const std::int64_t blocks = (x.rows() + kNormBlock - 1) / kNormBlock;
+  const Tensor sums = workspace_.tensor(Workspace::Slot::kSums, {blocks, cols}, DType::kF32);
+  parallel_for(threads_, blocks, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      float* const block_sums = sums.row<float>(block);
+      std::fill(block_sums, block_sums + cols, 0.0f);
+      const std::int64_t last = std::min((block + 1) * kNormBlock, x.rows());
+      for (std::int64_t r = block * kNormBlock; r < last; ++r) {
+        float_kernels_.rmsnorm_backward(d_x.row<float>(r), block_sums, row_of(d_y, r),
+                                        x.row<float>(r), weight.as<float>(), rstd.as<float>()[r],
+                                        cols);
+      }
+    }
+  });
+  for (std::int64_t c = 0; c < cols; ++c) {
+    double total = d_weight.as<float>()[c];
+    for (std::int64_t block = 0; block < blocks; ++block) total += sums.row<float>(block)[c];
+    d_weight.as<float>()[c] = static_cast<float>(total);
+  }
+}
+
+void CpuBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                      std::int64_t first_position, std::int64_t length, bool inverse) {
+  const std::int64_t half = cos.cols();
+  for_each_row(threads_, x.rows(), x.cols(), [&](std::int64_t r) {
+    const std::int64_t position = first_position + r % length;
+    float_kernels_.rope(row_of(x, r), cos.row<float>(position), sin.row<float>(position),
+                        inverse ? -1.0f : 1.0f, layout == RopeLayout::kInterleaved, half,
+                        x.cols() / (2 * half));
+  });
+}
+
+void CpuBackend::swiglu(Tensor h, Tensor gate, Tensor up) {
+  for_each_row(threads_, h.rows(), h.cols(), [&](std::int64_t r) {
+    float_kernels_.swiglu(row_of(h, r), row_of(gate, r), row_of(up, r), h.cols());
+  });
+}
+
+void CpuBackend::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) {
+  for_each_row(threads_, d_h.rows(), d_h.cols(), [&](std::int64_t r) {
+    float_kernels_.swiglu_backward(row_of(d_gate, r), row_of(d_up, r), row_of(d_h, r),
+                                   row_of(gate, r), row_of(up, r), d_h.cols());
+  });
+}
+
+void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits,
+                               Tensor targets, float scale) {
+  const FloatKernels& kernels = float_kernels_;
+  const std::int64_t vocab = logits.cols();
+  for_each_row(threads_, logits.rows(), vocab, [&](std::int64_t r) {
+    const float* const row = logits.row<float>(r);
+    const std::int32_t target = targets.as<std::int32_t>()[r];
+    float& loss = losses.as<float>()[r];
+    std::uint8_t& is_correct = correct.as<std::uint8_t>()[r];
+    if (target < 0) {
+      loss = 0.0f;
+      is_correct = 0;
+      if (d_logits) zero_host(d_logits.rows_slice(r, r + 1));
+      return;
+    }
+    const float largest = kernels.largest(row, vocab);
+    const float denominator = kernels.exponentials({}, row, 1.0f, largest, vocab);
+    const double target_logit = row[target];
+    loss = static_cast<float>(std::log(double{denominator}) + largest - target_logit);
+    is_correct = row[target] == largest && kernels.largest(row, target) < largest ? 1 : 0;
+    if (!d_logits) return;
+    const double probability = std::exp(target_logit - largest) / denominator;
+    const float factor = scale / denominator;
+    kernels.scaled_exponentials(row_of(d_logits, r), row, factor, largest, vocab);
+    // Set anew, because probability - 1 from a rounded probability would lose digits.
+    const float at_target = static_cast<float>(scale * (probability - 1.0));
+    const float* const source = &at_target;
+    kernels.cast(row_of(d_logits, r, target), {const_cast<float*>(source), false}, 1);
+  });
+}
+
+}  // namespace quest

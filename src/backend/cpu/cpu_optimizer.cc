@@ -1,0 +1,71 @@
+// CpuBackend: sums over parameters and the AdamW update.
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
+
+namespace quest {
+namespace {
+
+// Values of a partial sum; fixed, so that a sum does not depend on the number of threads.
+constexpr std::int64_t kSumBlock = 1 << 15;
+
+}  // namespace
+
+void CpuBackend::add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t)) {
+  const float* const values = x.as<float>();
+  const std::int64_t blocks = (x.numel() + kSumBlock - 1) / kSumBlock;
+  double* const sums =
+      workspace_.tensor(Workspace::Slot::kSums, {blocks}, DType::kF64).as<double>();
+  parallel_for(threads_, blocks, 2, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      sums[i] = kernel(values + i * kSumBlock, std::min(kSumBlock, x.numel() - i * kSumBlock));
+    }
+  });
+  for (std::int64_t i = 0; i < blocks; ++i) *total.as<double>() += sums[i];
+}
+
+void CpuBackend::sum(Tensor total, Tensor x) { add_up(total, x, float_kernels_.sum); }
+
+void CpuBackend::sum_squares(Tensor total, Tensor x) {
+  add_up(total, x, float_kernels_.sum_squares);
+}
+
+void CpuBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
+  const double squares = *square_sum.as<double>();
+  double factor = 1.0;
+  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(squares) + 1e-6));
+  if (!std::isfinite(squares)) factor = std::numeric_limits<double>::quiet_NaN();
+  *scale.as<float>() = static_cast<float>(factor);
+}
+
+void CpuBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
+                       Tensor grad_scale, const AdamWStep& step) {
+  const float scale = *grad_scale.as<float>();
+  if (std::isnan(scale)) return;
+  const auto steps = static_cast<double>(step.step);
+  const auto narrow = [](double value) { return static_cast<float>(value); };
+  const AdamWFactors factors = {
+      .grad_scale = scale,
+      .beta1 = step.beta1,
+      .one_minus_beta1 = narrow(1.0 - step.beta1),
+      .beta2 = step.beta2,
+      .one_minus_beta2 = narrow(1.0 - step.beta2),
+      .inverse_correction1 = narrow(1.0 / (1.0 - std::pow(double{step.beta1}, steps))),
+      .inverse_correction2 = narrow(1.0 / (1.0 - std::pow(double{step.beta2}, steps))),
+      .epsilon = step.epsilon,
+      .learning_rate = step.learning_rate,
+      .decay = narrow(1.0 - double{step.learning_rate} * step.weight_decay),
+  };
+  float* const p = parameter.as<float>();
+  float* const m = first.as<float>();
+  float* const v = second.as<float>();
+  const float* const g = gradient.as<float>();
+  parallel_for(
+      threads_, parameter.numel(), row_grain(4), [&](std::int64_t begin, std::int64_t end, int) {
+        float_kernels_.adamw(p + begin, m + begin, v + begin, g + begin, end - begin, &factors);
+      });
+}
+
+}  // namespace quest

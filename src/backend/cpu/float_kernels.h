@@ -1,0 +1,84 @@
+// FloatKernels: the float kernels of one instruction set, as a table of functions.
+//
+// Included by the files that are compiled for one instruction set, so nothing but plain types may
+// stand here: no standard containers and no inline functions. Functions work on one row or range of
+// contiguous values on one thread; backend.h says what they compute.
+#pragma once
+
+#include <cstdint>
+
+namespace quest {
+
+enum class Isa : std::uint8_t;
+
+/// Contiguous floats of a type known at run time.
+struct Floats {
+  void* data;
+  bool is_bf16;
+};
+
+/// What is the same for all elements of an AdamW update.
+struct AdamWFactors {
+  float grad_scale;
+  float beta1, one_minus_beta1;
+  float beta2, one_minus_beta2;
+  float inverse_correction1, inverse_correction2;  ///< 1 / (1 - beta^step)
+  float epsilon;
+  float learning_rate;
+  float decay;  ///< 1 - learning_rate * weight_decay
+};
+
+struct FloatKernels {
+  /// dst = src.
+  void (*cast)(Floats dst, Floats src, std::int64_t count);
+  /// dst += src.
+  void (*add)(float* dst, const float* src, std::int64_t count);
+  double (*sum)(const float* x, std::int64_t count);
+  double (*sum_squares)(const float* x, std::int64_t count);
+  void (*adamw)(float* parameter, float* first, float* second, const float* gradient,
+                std::int64_t count, const AdamWFactors* factors);
+
+  /// Returns rstd.
+  float (*rmsnorm)(Floats y, const float* x, const float* weight, float epsilon,
+                   std::int64_t count);
+  /// d_x += ..., d_weight += ....
+  void (*rmsnorm_backward)(float* d_x, float* d_weight, Floats d_y, const float* x,
+                           const float* weight, float rstd, std::int64_t count);
+  /// Turns the pairs of `heads` heads of 2 * half values each; sin times `sign`.
+  void (*rope)(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
+               std::int64_t half, std::int64_t heads);
+  void (*swiglu)(Floats h, Floats gate, Floats up, std::int64_t count);
+  void (*swiglu_backward)(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats up,
+                          std::int64_t count);
+
+  /// The largest value; -infinity for none. NaN is passed over.
+  float (*largest)(const float* x, std::int64_t count);
+  /// out = exp(scale * x - shift), returns the sum. out may be x, or null: only the sum.
+  float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
+  /// out = factor * exp(x - shift); out may be x.
+  void (*scaled_exponentials)(Floats out, const float* x, float factor, float shift,
+                              std::int64_t count);
+  /// out = factor * x; out may be x.
+  void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
+  /// sum of a * b.
+  float (*dot)(Floats a, Floats b, std::int64_t count);
+  /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.
+  void (*scores)(float* scores, Floats q, Floats keys, std::int64_t stride, std::int64_t rows,
+                 std::int64_t count);
+  /// out = factor * sum over j < rows of weights[j] * values[j].
+  void (*weighted_sum)(Floats out, const float* weights, float factor, Floats values,
+                       std::int64_t stride, std::int64_t rows, std::int64_t count);
+  /// Of one row of attention scores: weights = p, d_scores = scale * p * (d_p - delta), where
+  /// p = exp(scale * x - log_sum).
+  void (*attention_gradient)(Floats weights, Floats d_scores, const float* x, const float* d_p,
+                             float scale, float log_sum, float delta, std::int64_t count);
+};
+
+/// Those for `isa`; they may run only where available_isas() holds it.
+const FloatKernels& float_kernels(Isa isa);
+
+extern const FloatKernels kFloatKernelsGeneric;
+extern const FloatKernels kFloatKernelsAvx2;
+extern const FloatKernels kFloatKernelsAvx512;
+
+}  // namespace quest

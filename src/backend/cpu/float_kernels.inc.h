@@ -1,0 +1,271 @@
+// The float kernels, written once for all instruction sets: included by each kernels_float file.
+// No guard against a second inclusion, and everything with internal linkage, by intention.
+#include "backend/cpu/float_simd.h"
+
+// The body of for_vectors: works on lanes [i, i + n).
+#define QUEST_STEP [&](const std::int64_t i, const int n) __attribute__((always_inline))
+
+namespace quest {
+namespace {
+
+void cast(Floats dst, Floats src, std::int64_t count) {
+  if (dst.is_bf16 && !src.is_bf16) {
+    for_vectors(
+        count, QUEST_STEP {
+          store({dst.data, true}, i, n, load({src.data, false}, i, n));
+        });
+  } else {
+    for_vectors(
+        count, QUEST_STEP { store(dst, i, n, load(src, i, n)); });
+  }
+}
+
+void add(float* dst, const float* src, std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP { store(dst, i, n, load(dst, i, n) + load(src, i, n)); });
+}
+
+double sum(const float* x, std::int64_t count) {
+  DoubleVec low{}, high{};
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec value = load(x, i, n);
+        low += widen_low(value);
+        high += widen_high(value);
+      });
+  return horizontal_sum(low + high);
+}
+
+double sum_squares(const float* x, std::int64_t count) {
+  DoubleVec low{}, high{};
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec value = load(x, i, n);
+        const DoubleVec a = widen_low(value), b = widen_high(value);
+        low += a * a;
+        high += b * b;
+      });
+  return horizontal_sum(low + high);
+}
+
+void adamw(float* parameter, float* first, float* second, const float* gradient, std::int64_t count,
+           const AdamWFactors* factors) {
+  const AdamWFactors f = *factors;
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec g = load(gradient, i, n) * f.grad_scale;
+        const Vec m = fma(splat(f.beta1), load(first, i, n), f.one_minus_beta1 * g);
+        const Vec v = fma(splat(f.beta2), load(second, i, n), f.one_minus_beta2 * g * g);
+        store(first, i, n, m);
+        store(second, i, n, v);
+        const Vec root = square_root(v * f.inverse_correction2) + f.epsilon;
+        const Vec update = m * (f.learning_rate * f.inverse_correction1) / root;
+        store(parameter, i, n, fma(load(parameter, i, n), splat(f.decay), -update));
+      });
+}
+
+float rmsnorm(Floats y, const float* x, const float* weight, float epsilon, std::int64_t count) {
+  Vec squares[2] = {};
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec value = load(x, i, n);
+        Vec& total = squares[(i / kLanes) % 2];
+        total = fma(value, value, total);
+      });
+  const float mean = horizontal_sum(squares[0] + squares[1]) / static_cast<float>(count);
+  const float rstd = 1.0f / __builtin_sqrtf(mean + epsilon);
+  for_vectors(
+      count, QUEST_STEP { store(y, i, n, load(x, i, n) * rstd * load(weight, i, n)); });
+  return rstd;
+}
+
+void rmsnorm_backward(float* d_x, float* d_weight, Floats d_y, const float* x, const float* weight,
+                      float rstd, std::int64_t count) {
+  Vec projections{};
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec normalized = load(x, i, n) * rstd;
+        const Vec gradient = load(d_y, i, n) * normalized;
+        projections = fma(gradient, load(weight, i, n), projections);
+        store(d_weight, i, n, load(d_weight, i, n) + gradient);
+      });
+  const float projection = horizontal_sum(projections) / static_cast<float>(count);
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec along = load(x, i, n) * (rstd * projection);
+        const Vec gradient = fma(load(d_y, i, n), load(weight, i, n), -along);
+        store(d_x, i, n, fma(splat(rstd), gradient, load(d_x, i, n)));
+      });
+}
+
+void rope(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
+          std::int64_t half, std::int64_t heads) {
+  for (std::int64_t head = 0; head < heads; ++head) {
+    const std::int64_t first = 2 * half * head;
+    for_vectors(
+        half, QUEST_STEP {
+          const Vec c = load(cos, i, n), s = sign * load(sin, i, n);
+          if (!interleaved) {
+            const Vec a = load(x, first + i, n), b = load(x, first + half + i, n);
+            store(x, first + i, n, a * c - b * s);
+            store(x, first + half + i, n, a * s + b * c);
+            return;
+          }
+          // Two vectors of pairs: the lanes of n pairs are split between them.
+          const int n0 = 2 * n < kLanes ? 2 * n : kLanes;
+          const int n1 = 2 * n - n0;
+          const Vec x0 = load(x, first + 2 * i, n0);
+          const Vec x1 = load(x, first + 2 * i + n0, n1);
+          const Vec a = even_lanes(x0, x1), b = odd_lanes(x0, x1);
+          const Vec turned_a = a * c - b * s, turned_b = a * s + b * c;
+          store(x, first + 2 * i, n0, interleave_low(turned_a, turned_b));
+          store(x, first + 2 * i + n0, n1, interleave_high(turned_a, turned_b));
+        });
+  }
+}
+
+void swiglu(Floats h, Floats gate, Floats up, std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec g = load(gate, i, n);
+        store(h, i, n, g / (1.0f + exponential(-g)) * load(up, i, n));
+      });
+}
+
+void swiglu_backward(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats up,
+                     std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec g = load(gate, i, n), u = load(up, i, n), d = load(d_h, i, n);
+        const Vec s = 1.0f / (1.0f + exponential(-g));
+        store(d_gate, i, n, d * u * s * fma(g, 1.0f - s, splat(1.0f)));
+        store(d_up, i, n, d * g * s);
+      });
+}
+
+float largest(const float* x, std::int64_t count) {
+  Vec most = splat(-__builtin_inff());
+  for_vectors(
+      count, QUEST_STEP {
+        if (n == kLanes) {
+          most = max(load(x, i, n), most);
+        } else {
+          for (int lane = 0; lane < n; ++lane)
+            most[lane] = x[i + lane] > most[lane] ? x[i + lane] : most[lane];
+        }
+      });
+  return horizontal_max(most);
+}
+
+float exponentials(Floats out, const float* x, float scale, float shift, std::int64_t count) {
+  Vec total{};
+  for_vectors(
+      count, QUEST_STEP {
+        Vec value = exponential(load(x, i, n) * scale - shift);
+        if (out.data != nullptr) store(out, i, n, value);
+        if (n < kLanes) {
+          for (int lane = n; lane < kLanes; ++lane) value[lane] = 0.0f;
+        }
+        total += value;
+      });
+  return horizontal_sum(total);
+}
+
+void scaled_exponentials(Floats out, const float* x, float factor, float shift,
+                         std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP { store(out, i, n, factor * exponential(load(x, i, n) - shift)); });
+}
+
+void scale(Floats out, const float* x, float factor, std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP { store(out, i, n, load(x, i, n) * factor); });
+}
+
+float dot(Floats a, Floats b, std::int64_t count) {
+  Vec total{};
+  for_vectors(
+      count, QUEST_STEP { total = fma(load(a, i, n), load(b, i, n), total); });
+  return horizontal_sum(total);
+}
+
+// Element `index` of x, and what follows.
+QUEST_INLINE Floats from(Floats x, std::int64_t index) {
+  const std::int64_t bytes = index * (x.is_bf16 ? 2 : 4);
+  return {static_cast<char*>(x.data) + bytes, x.is_bf16};
+}
+
+void scores(float* scores, Floats q, Floats keys, std::int64_t stride, std::int64_t rows,
+            std::int64_t count) {
+  std::int64_t j = 0;
+  for (; j + 4 <= rows; j += 4) {
+    Vec totals[4] = {};
+    for_vectors(
+        count, QUEST_STEP {
+          const Vec query = load(q, i, n);
+          for (int k = 0; k < 4; ++k) {
+            totals[k] = fma(query, load(from(keys, (j + k) * stride), i, n), totals[k]);
+          }
+        });
+    for (int k = 0; k < 4; ++k) scores[j + k] = horizontal_sum(totals[k]);
+  }
+  for (; j < rows; ++j) scores[j] = dot(q, from(keys, j * stride), count);
+}
+
+void weighted_sum(Floats out, const float* weights, float factor, Floats values,
+                  std::int64_t stride, std::int64_t rows, std::int64_t count) {
+  std::int64_t c = 0;
+  for (; c + 4 * kLanes <= count; c += 4 * kLanes) {
+    Vec totals[4] = {};
+    for (std::int64_t j = 0; j < rows; ++j) {
+      const Floats row = from(values, j * stride + c);
+      for (int k = 0; k < 4; ++k) {
+        totals[k] = fma(splat(weights[j]), load(row, k * kLanes, kLanes), totals[k]);
+      }
+    }
+    for (int k = 0; k < 4; ++k) store(out, c + k * kLanes, kLanes, totals[k] * factor);
+  }
+  for_vectors(
+      count - c, QUEST_STEP {
+        Vec total{};
+        for (std::int64_t j = 0; j < rows; ++j) {
+          total = fma(splat(weights[j]), load(from(values, j * stride + c), i, n), total);
+        }
+        store(out, c + i, n, total * factor);
+      });
+}
+
+void attention_gradient(Floats weights, Floats d_scores, const float* x, const float* d_p,
+                        float scale, float log_sum, float delta, std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec p = exponential(load(x, i, n) * scale - log_sum);
+        const Vec d = scale * p * (load(d_p, i, n) - delta);
+        store(weights, i, n, p);
+        store(d_scores, i, n, d);
+      });
+}
+
+constexpr FloatKernels kKernels = {
+    .cast = cast,
+    .add = add,
+    .sum = sum,
+    .sum_squares = sum_squares,
+    .adamw = adamw,
+    .rmsnorm = rmsnorm,
+    .rmsnorm_backward = rmsnorm_backward,
+    .rope = rope,
+    .swiglu = swiglu,
+    .swiglu_backward = swiglu_backward,
+    .largest = largest,
+    .exponentials = exponentials,
+    .scaled_exponentials = scaled_exponentials,
+    .scale = scale,
+    .dot = dot,
+    .scores = scores,
+    .weighted_sum = weighted_sum,
+    .attention_gradient = attention_gradient,
+};
+
+}  // namespace
+}  // namespace quest

@@ -1,0 +1,193 @@
+// Vec: as many floats as a register of the instruction set holds, and arithmetic on them.
+//
+// Written in the compiler's vector types, with intrinsics where those lack an operation. For files
+// compiled for one instruction set; everything has internal linkage.
+#pragma once
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+
+#include "backend/cpu/float_kernels.h"
+
+#define QUEST_INLINE inline __attribute__((always_inline))
+
+namespace quest {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t HalfWordVec __attribute__((vector_size(2 * kLanes)));
+typedef float HalfVec __attribute__((vector_size(2 * kLanes)));
+typedef double DoubleVec __attribute__((vector_size(4 * kLanes)));
+
+QUEST_INLINE Vec splat(float x) { return x - Vec{}; }
+
+QUEST_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+/// The second where either is NaN.
+QUEST_INLINE Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+QUEST_INLINE Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+QUEST_INLINE Vec square_root(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+/// e^x to 2 units in the last place, for x in [-87, 88.3]; beyond, its value at the nearer end. NaN
+/// stays NaN.
+QUEST_INLINE Vec exponential(Vec x) {
+  x = min(splat(88.3f), max(splat(-87.0f), x));
+  // x = n log 2 + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to an integer, which the low
+  // bits of the sum then hold.
+  const Vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f));
+  const Vec n = shifted - 12582912.0f;
+  Vec r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  // Taylor's series up to r^7 / 7!, whose rest is below 3e-9 here.
+  Vec tail = splat(1.0f / 5040.0f);
+  tail = fma(tail, r, splat(1.0f / 720.0f));
+  tail = fma(tail, r, splat(1.0f / 120.0f));
+  tail = fma(tail, r, splat(1.0f / 24.0f));
+  tail = fma(tail, r, splat(1.0f / 6.0f));
+  tail = fma(tail, r, splat(0.5f));
+  const Vec value = fma(tail * r, r, r) + 1.0f;
+  const WordVec power = ((WordVec)shifted << 23) + 0x3f800000u;
+  return value * (Vec)power;
+}
+
+/// Lanes added up in a fixed order.
+QUEST_INLINE float horizontal_sum(Vec x) {
+  float lanes[kLanes];
+  __builtin_memcpy(lanes, &x, sizeof x);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+QUEST_INLINE float horizontal_max(Vec x) {
+  float largest = x[0];
+  for (int i = 1; i < kLanes; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+QUEST_INLINE DoubleVec widen_low(Vec x) {
+  HalfVec half;
+  __builtin_memcpy(&half, &x, sizeof half);
+  return __builtin_convertvector(half, DoubleVec);
+}
+QUEST_INLINE DoubleVec widen_high(Vec x) {
+  HalfVec half;
+  __builtin_memcpy(&half, reinterpret_cast<const char*>(&x) + sizeof half, sizeof half);
+  return __builtin_convertvector(half, DoubleVec);
+}
+QUEST_INLINE double horizontal_sum(DoubleVec x) {
+  double total = 0.0;
+  for (int i = 0; i < kLanes / 2; ++i) total += x[i];
+  return total;
+}
+
+/// bf16 bits of x, rounded to nearest even; a NaN stays a NaN.
+QUEST_INLINE HalfWordVec round_to_bf16(Vec x) {
+  const WordVec bits = (WordVec)x;
+  const WordVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const WordVec quiet = (bits >> 16) | 0x40u;
+  return __builtin_convertvector(x == x ? rounded : quiet, HalfWordVec);
+}
+QUEST_INLINE Vec widen_bf16(HalfWordVec bits) {
+  return (Vec)(__builtin_convertvector(bits, WordVec) << 16);
+}
+
+#if defined(__AVX512F__)
+constexpr IntVec kEven = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+constexpr IntVec kLow = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+#elif defined(__AVX2__)
+constexpr IntVec kEven = {0, 2, 4, 6, 8, 10, 12, 14};
+constexpr IntVec kLow = {0, 8, 1, 9, 2, 10, 3, 11};
+#else
+constexpr IntVec kEven = {0, 2, 4, 6};
+constexpr IntVec kLow = {0, 4, 1, 5};
+#endif
+/// Lanes 0, 2, 4, ... (1, 3, 5, ...) of a, then of b.
+QUEST_INLINE Vec even_lanes(Vec a, Vec b) { return __builtin_shuffle(a, b, kEven); }
+QUEST_INLINE Vec odd_lanes(Vec a, Vec b) { return __builtin_shuffle(a, b, kEven + 1); }
+/// a[0], b[0], a[1], b[1], ...: the first half of that list, and the second.
+QUEST_INLINE Vec interleave_low(Vec a, Vec b) { return __builtin_shuffle(a, b, kLow); }
+QUEST_INLINE Vec interleave_high(Vec a, Vec b) {
+  return __builtin_shuffle(a, b, kLow + kLanes / 2);
+}
+
+/// Values [i, i + count) of x, count <= kLanes; zeros in the other lanes.
+QUEST_INLINE Vec load(const float* x, std::int64_t i, int count) {
+  Vec value{};
+  __builtin_memcpy(&value, x + i,
+                   count == kLanes ? sizeof value : 4 * static_cast<std::size_t>(count));
+  return value;
+}
+QUEST_INLINE Vec load(Floats x, std::int64_t i, int count) {
+  if (!x.is_bf16) return load(static_cast<const float*>(x.data), i, count);
+  HalfWordVec bits{};
+  __builtin_memcpy(&bits, static_cast<const std::uint16_t*>(x.data) + i,
+                   count == kLanes ? sizeof bits : 2 * static_cast<std::size_t>(count));
+  return widen_bf16(bits);
+}
+QUEST_INLINE void store(float* x, std::int64_t i, int count, Vec value) {
+  __builtin_memcpy(x + i, &value,
+                   count == kLanes ? sizeof value : 4 * static_cast<std::size_t>(count));
+}
+QUEST_INLINE void store(Floats x, std::int64_t i, int count, Vec value) {
+  if (!x.is_bf16) return store(static_cast<float*>(x.data), i, count, value);
+  const HalfWordVec bits = round_to_bf16(value);
+  __builtin_memcpy(static_cast<std::uint16_t*>(x.data) + i, &bits,
+                   count == kLanes ? sizeof bits : 2 * static_cast<std::size_t>(count));
+}
+
+/// Calls step(i, count) for every vector of [0, count): first whole ones, for which `count` is a
+/// constant after inlining, then the rest.
+template <typename Step>
+QUEST_INLINE void for_vectors(std::int64_t count, Step step) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) step(i, kLanes);
+  if (i < count) step(i, static_cast<int>(count - i));
+}
+
+}  // namespace
+}  // namespace quest

@@ -1,0 +1,108 @@
+// Tests of sums and AdamW on the CPU against the reference.
+#include <limits>
+
+#include "backend/cpu/closeness.h"
+
+namespace quest {
+namespace {
+
+constexpr double kEpsilon = 0x1p-24;
+
+TEST(CpuOptimizer, SumsAreExactToDoubleAndAddToTheTotal) {
+  for (const std::int64_t count : {1, 3, 127, 1000, 70001}) {
+    const OwnedTensor x({count}, DType::kF32);
+    fill_normal(x, 1);
+    double expected[2] = {0.5, 0.5};
+    make_reference_backend()->sum(view_of(&expected[0], {1}), x);
+    make_reference_backend()->sum_squares(view_of(&expected[1], {1}), x);
+    double first[2] = {0, 0};
+    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      double got[2] = {0.5, 0.5};
+      backend.sum(view_of(&got[0], {1}), x);
+      backend.sum_squares(view_of(&got[1], {1}), x);
+      const double bound = 0x1p-53 * static_cast<double>(count) * expected[1];
+      EXPECT_NEAR(got[0], expected[0], bound) << count << " values on " << label;
+      EXPECT_NEAR(got[1], expected[1], bound) << count << " values on " << label;
+      // The last two backends differ in threads alone, and that may not change a bit.
+      if (backend.threads() == 2) {
+        EXPECT_EQ(got[0], first[0]) << count << " values on " << label;
+        EXPECT_EQ(got[1], first[1]) << count << " values on " << label;
+      }
+      first[0] = got[0];
+      first[1] = got[1];
+    });
+  }
+}
+
+TEST(CpuOptimizer, ClipScaleIsTheReferences) {
+  for (const double squares : {0.0, 0.25, 9.0, std::numeric_limits<double>::infinity(),
+                               std::numeric_limits<double>::quiet_NaN()}) {
+    for (const float max_norm : {0.0f, 1.0f}) {
+      double sum = squares;
+      float expected = 0.0f, got = 0.0f;
+      make_reference_backend()->clip_scale(view_of(&expected, {1}), view_of(&sum, {1}), max_norm);
+      CpuBackend(1).clip_scale(view_of(&got, {1}), view_of(&sum, {1}), max_norm);
+      EXPECT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected)))
+          << squares << " " << max_norm << ": " << got << " instead of " << expected;
+    }
+  }
+}
+
+struct AdamState {
+  OwnedTensor parameter, first, second, gradient;
+
+  explicit AdamState(std::int64_t count)
+      : parameter({1, count}, DType::kF32),
+        first({1, count}, DType::kF32),
+        second({1, count}, DType::kF32),
+        gradient({1, count}, DType::kF32) {
+    fill_normal(parameter, 1);
+    fill_normal(first, 2, 0.1);
+    fill_normal(second, 3, 0.1);
+    fill_normal(gradient, 4);
+    for (std::int64_t i = 0; i < count; ++i) {
+      float& v = second.view().as<float>()[i];
+      v *= v;
+    }
+    if (count > 2) {  // A value that no gradient has reached yet.
+      first.view().as<float>()[1] = second.view().as<float>()[1] = 0.0f;
+      gradient.view().as<float>()[1] = 0.0f;
+    }
+  }
+};
+
+TEST(CpuOptimizer, AdamwIsTheReferencesAtEarlyAndLateSteps) {
+  for (const std::int64_t count : {1, 3, 127, 1000, 70001}) {
+    for (const std::int64_t step : {1, 1000}) {
+      float scale = 0.7f;
+      const AdamWStep settings{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, step};
+      const AdamState expected(count);
+      make_reference_backend()->adamw(expected.parameter, expected.first, expected.second,
+                                      expected.gradient, view_of(&scale, {1}), settings);
+      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        const AdamState got(count);
+        backend.adamw(got.parameter, got.first, got.second, got.gradient, view_of(&scale, {1}),
+                      settings);
+        const std::string what = fmt::format(" of {} at step {} on {}", count, step, label);
+        expect_close(got.first, expected.first, 4 * kEpsilon, "first moment" + what);
+        expect_close(got.second, expected.second, 4 * kEpsilon, "second moment" + what);
+        expect_close(got.parameter, expected.parameter, 8 * kEpsilon, "parameter" + what);
+      });
+    }
+  }
+}
+
+TEST(CpuOptimizer, AdamwWithABrokenGradientChangesNothing) {
+  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    float scale = std::numeric_limits<float>::quiet_NaN();
+    const AdamState before(100), state(100);
+    backend.adamw(state.parameter, state.first, state.second, state.gradient, view_of(&scale, {1}),
+                  {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
+    EXPECT_TRUE(state.parameter.same_bytes(before.parameter)) << label;
+    EXPECT_TRUE(state.first.same_bytes(before.first)) << label;
+    EXPECT_TRUE(state.second.same_bytes(before.second)) << label;
+  });
+}
+
+}  // namespace
+}  // namespace quest

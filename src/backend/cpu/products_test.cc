@@ -1,0 +1,142 @@
+// Tests of the dense products against the reference.
+#include "backend/cpu/closeness.h"
+
+namespace quest {
+namespace {
+
+constexpr DType kFloats[] = {DType::kF32, DType::kBF16};
+
+std::vector<double> row_norms(Tensor x) {
+  std::vector<double> norms;
+  for (std::int64_t r = 0; r < x.rows(); ++r) {
+    double squares = 0;
+    for (std::int64_t c = 0; c < x.cols(); ++c) squares += element(x, r, c) * element(x, r, c);
+    norms.push_back(std::sqrt(squares));
+  }
+  return norms;
+}
+std::vector<double> column_norms(Tensor x) {
+  std::vector<double> norms;
+  for (std::int64_t c = 0; c < x.cols(); ++c) {
+    double squares = 0;
+    for (std::int64_t r = 0; r < x.rows(); ++r) squares += element(x, r, c) * element(x, r, c);
+    norms.push_back(std::sqrt(squares));
+  }
+  return norms;
+}
+
+using Bound = std::function<double(std::int64_t, std::int64_t)>;
+
+// Sums of k products in f32: any order of adding is within sqrt(k) rounding errors of the norms,
+// with room; and the addition to what stood there rounds once more.
+Bound sum_bound(std::int64_t k, std::vector<double> rows, std::vector<double> columns) {
+  const double factor = 4 * std::sqrt(static_cast<double>(k) + 4) * 0x1p-24;
+  return [factor, rows = std::move(rows), columns = std::move(columns)](auto i, auto j) {
+    return factor * (rows[static_cast<std::size_t>(i)] * columns[static_cast<std::size_t>(j)] + 1);
+  };
+}
+
+using Kernel = std::function<void(Backend&, Tensor out, Tensor a, Tensor b)>;
+
+void check(const Kernel& kernel, Tensor a, Tensor b, std::int64_t rows, std::int64_t cols,
+           DType out_type, const Bound& bound, const std::string& what) {
+  Sliced expected(rows, cols, out_type, 3);
+  kernel(*make_reference_backend(), expected, a, b);
+  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    Sliced actual(rows, cols, out_type, 3);
+    kernel(backend, actual, a, b);
+    expect_close(actual, expected, bound, what + " on " + label);
+    EXPECT_TRUE(actual.same_margins(expected)) << what << ": wrote beside the slice";
+  });
+}
+
+std::string describe(const ProductCase& c, DType operands, DType out) {
+  return fmt::format("m {} n {} k {} {} to {}", c.m, c.n, c.k, type_name(operands), type_name(out));
+}
+
+TEST(CpuProducts, MatmulIsTheReferences) {
+  for (const ProductCase& c : kProductCases) {
+    for (const DType type : kFloats) {
+      const OwnedTensor x({c.m, c.k}, type), w({c.n, c.k}, type);
+      fill_normal(x, 1);
+      fill_normal(w, 2);
+      const Bound bound = sum_bound(c.k, row_norms(x), row_norms(w));
+      for (const DType out : kFloats) {
+        for (const Write write : {Write::kSet, Write::kAdd}) {
+          check([write](Backend& backend, Tensor y, Tensor a,
+                        Tensor b) { backend.matmul(y, a, b, write); },
+                x, w, c.m, c.n, out, bound, "matmul " + describe(c, type, out));
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuProducts, InputGradientIsTheReferences) {
+  for (const ProductCase& c : kProductCases) {
+    for (const DType type : kFloats) {
+      const Sliced d_y(c.m, c.n, type, 1);
+      const OwnedTensor w({c.n, c.k}, type);
+      fill_normal(w, 2);
+      const Bound bound = sum_bound(c.n, row_norms(d_y), column_norms(w));
+      for (const DType out : kFloats) {
+        const Write write = out == DType::kF32 ? Write::kAdd : Write::kSet;
+        check([write](Backend& backend, Tensor d_x, Tensor a,
+                      Tensor b) { backend.matmul_grad_input(d_x, a, b, write); },
+              d_y, w, c.m, c.k, out, bound, "input gradient " + describe(c, type, out));
+      }
+    }
+  }
+}
+
+TEST(CpuProducts, WeightGradientIsTheReferences) {
+  for (const ProductCase& c : kProductCases) {
+    for (const DType type : kFloats) {
+      const Sliced d_y(c.m, c.n, type, 1);
+      const OwnedTensor x({c.m, c.k}, type);
+      fill_normal(x, 2);
+      const Bound bound = sum_bound(c.m, column_norms(d_y), column_norms(x));
+      check([](Backend& backend, Tensor d_w, Tensor a,
+               Tensor b) { backend.matmul_grad_weight(d_w, a, b); },
+            d_y, x, c.n, c.k, DType::kF32, bound,
+            "weight gradient " + describe(c, type, DType::kF32));
+    }
+  }
+}
+
+TEST(CpuProducts, OperandsLargerThanABlockAreWidenedPieceByPiece) {
+  // 1030 rows are two blocks and a rest where bf16 operands must become f32.
+  const ProductCase c{1030, 520, 3};
+  const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
+  fill_normal(x, 1);
+  fill_normal(w, 2);
+  const Bound bound = sum_bound(c.k, row_norms(x), row_norms(w));
+  for (const DType out : kFloats) {
+    check([](Backend& backend, Tensor y, Tensor a,
+             Tensor b) { backend.matmul(y, a, b, Write::kAdd); },
+          x, w, c.m, c.n, out, bound, "matmul " + describe(c, DType::kBF16, out));
+  }
+}
+
+TEST(CpuProducts, ProductsAreTheSameBitsAgain) {
+  const OwnedTensor d_y({130, 70}, DType::kBF16), x({130, 256}, DType::kBF16);
+  fill_normal(d_y, 1);
+  fill_normal(x, 2);
+  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor first({70, 256}, DType::kF32), second({70, 256}, DType::kF32);
+    backend.matmul_grad_weight(first, d_y, x);
+    backend.matmul_grad_weight(second, d_y, x);
+    EXPECT_TRUE(first.same_bytes(second)) << label;
+  });
+}
+
+TEST(CpuProducts, NoRowsAreNoWork) {
+  CpuBackend backend(1);
+  const OwnedTensor w({3, 4}, DType::kF32);
+  backend.matmul(Tensor(nullptr, {0, 3}, DType::kF32), Tensor(nullptr, {0, 4}, DType::kF32), w,
+                 Write::kSet);
+  EXPECT_EQ(backend.workspace_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace quest
