@@ -1,8 +1,11 @@
 // Stochastic grammars with agreement: generation of text, and its exact expected entropy.
 //
 // A grammar is written as text. `table NAME: COLUMN | COLUMN ...` is followed by rows `| CELL |
-// ...`, `rule NAME` by alternatives `- TEMPLATE` or `WEIGHT- TEMPLATE`; a template may go on in the
-// next lines, and `#` starts a comment line. In a template
+// ...` (several may share a line), `rule NAME` by alternatives `- TEMPLATE` or `WEIGHT- TEMPLATE`,
+// or
+// `- TEMPLATE / TEMPLATE ...` for several of one weight. A template may go on in the next lines,
+// and
+// `#` starts a comment line. In a template
 //   [name]                 stands for the rule `name`;
 //   {var=table.column}     draws a row of the table, all alike, names it `var`, and shows a column;
 //   {var=table.column!a!b} the same, of the rows that the variables a and b do not hold;

@@ -42,10 +42,13 @@ class GrammarParser {
     }
     for (const Template& entry : templates_) {
       line_ = entry.line;
-      auto& alternative = grammar_.rules_[entry.rule].alternatives.emplace_back();
-      alternative.weight = entry.weight;
-      parse_template(entry.text, alternative.elements);
-      grammar_.rules_[entry.rule].total_weight += entry.weight;
+      for (const std::string& text : split(entry.text, '/')) {
+        if (text.empty()) refuse("an alternative is empty (\\e stands for nothing)");
+        auto& alternative = grammar_.rules_[entry.rule].alternatives.emplace_back();
+        alternative.weight = entry.weight;
+        parse_template(text, alternative.elements);
+        grammar_.rules_[entry.rule].total_weight += entry.weight;
+      }
     }
     for (const GrammarRule& rule : grammar_.rules_) {
       if (rule.alternatives.empty()) fail("grammar: the rule '{}' has no alternative", rule.name);
@@ -82,11 +85,12 @@ class GrammarParser {
     } else if (in_table_) {
       if (line[0] != '|') refuse("a row starts with '|'");
       GrammarTable& table = grammar_.tables_.back();
-      table.rows.push_back(split(line.substr(1), '|'));
-      if (table.rows.back().size() != table.columns.size())
-        refuse("a row has too few or many cells");
-      for (const auto& cell : table.rows.back()) {
-        if (cell.empty()) refuse("a cell is empty");
+      const std::vector<std::string> cells = split(line.substr(1), '|');
+      if (cells.size() % table.columns.size() != 0) refuse("a row has too few or many cells");
+      for (std::size_t i = 0; i < cells.size(); ++i) {
+        if (cells[i].empty()) refuse("a cell is empty");
+        if (i % table.columns.size() == 0) table.rows.emplace_back();
+        table.rows.back().push_back(cells[i]);
       }
     } else if (grammar_.rules_.empty()) {
       refuse("expected 'table' or 'rule'");

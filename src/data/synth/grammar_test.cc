@@ -74,7 +74,7 @@ TEST(Grammar, MistakesAreRefused) {
   for (const char* source :
        {"", "rule story\n", "nonsense", "rule story\n- [absent]", "rule story\n- {x.y}",
         "rule story\n- {x=absent.y}", "rule story\n- {x", "rule story\n- [story]",
-        "rule story\n- a \\q", "table t: a\n| b | c\nrule story\n- x",
+        "rule story\n- a \\q", "table t: a | b\n| c\nrule story\n- x", "rule story\n- a / / b",
         "table t: a\n| b\nrule story\n- {x=t.b}", "rule story\n0- a",
         "rule story\n- a\nrule b\n- c",
         "table t: a\n| b\nrule story\n- [x]{v.a}\nrule x\n- {v=t.a}\n- c",
@@ -149,7 +149,9 @@ TEST(Stories, TextIsPlainAndTidy) {
     const std::string text = story(3, i).text;
     stories.insert(text);
     EXPECT_TRUE(text.ends_with(".\n\n") || text.ends_with("\"\n\n")) << text;
-    for (const char* flaw : {"  ", " \n", "\n ", " .", " ,", "..", "\n\n\n", "{", "[", "\\"}) {
+    for (const char* flaw :
+         {"  ",   " \n",  "\n ",  " .",   " ,",   "..",  "\n\n\n", "{",   "[",   "\\",
+          " a a", " a e", " a i", " a o", " a u", "A a", "A e",    "A i", "A o", "A u"}) {
       EXPECT_EQ(text.find(flaw), std::string::npos) << flaw << " in " << text;
     }
     for (const char c : text) EXPECT_TRUE(c == '\n' || (c >= ' ' && c <= '~'));
