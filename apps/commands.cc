@@ -5,6 +5,8 @@ namespace quest::app {
 
 std::unique_ptr<Command> make_data_prepare_command();
 std::unique_ptr<Command> make_data_synth_command();
+std::unique_ptr<Command> make_eval_command();
+std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_info_command();
 std::unique_ptr<Command> make_tokenizer_train_command();
 std::unique_ptr<Command> make_train_command();
@@ -15,6 +17,8 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_data_prepare_command());
   commands.push_back(make_tokenizer_train_command());
   commands.push_back(make_train_command());
+  commands.push_back(make_eval_command());
+  commands.push_back(make_generate_command());
   commands.push_back(make_info_command());
   return commands;
 }

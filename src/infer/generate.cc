@@ -52,6 +52,7 @@ Generation generate(Session& session, std::span<const std::int32_t> prompt,
       return result;
     }
     logits = session.decode(token);
+    ++result.decode_passes;
   }
 }
 

@@ -36,6 +36,12 @@ struct Generation {
   StopReason stop_reason = StopReason::kLength;
   double prefill_seconds = 0.0;  ///< the prompt's pass
   double decode_seconds = 0.0;   ///< everything after it, `on_token` not counted
+  std::int64_t decode_passes = 0;
+
+  /// Speed of decoding, without the prompt; 0 when the prompt's pass gave the only token.
+  double tokens_per_second() const {
+    return decode_passes > 0 ? static_cast<double>(decode_passes) / decode_seconds : 0.0;
+  }
 };
 
 /// Appends `prompt` to the session and then what the model makes of it. `on_token` is called with

@@ -1,0 +1,130 @@
+// quest generate: continues a text, character by character as it comes.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "apps/command.h"
+#include "apps/model_options.h"
+#include "apps/options.h"
+#include "apps/output.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "infer/generate.h"
+#include "infer/text_stream.h"
+
+namespace quest::app {
+namespace {
+
+class GenerateCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"generate",
+            "Continue a text with a trained model",
+            {"quest generate --model my-run --prompt 'Once upon a time' -n 200",
+             "quest generate --model my-run --temp 0 --prompt-file start.txt",
+             "quest generate --model my-run --prompt 'The cat' --seed 7 --json"}};
+  }
+
+  void declare(CLI::App& app) override {
+    model_.declare_model(app);
+    auto* prompt = app.add_option("--prompt", prompt_, "text to continue; none: a new document")
+                       ->type_name("TEXT");
+    app.add_option("--prompt-file", prompt_file_, "read the prompt from a file")
+        ->type_name("FILE")
+        ->excludes(prompt);
+    add_whole(app, "-n,--tokens", options_.max_tokens, {.low = 1}, "most tokens to make");
+    add_real(app, "--temp", options_.sampling.temperature, {.low = 0},
+             "temperature; 0: always the likeliest token");
+    add_whole(app, "--top-k", options_.sampling.top_k, {.low = 0},
+              "choose among the K likeliest tokens; 0: all");
+    add_real(app, "--top-p", options_.sampling.top_p, {.low = 0, .high = 1, .low_open = true},
+             "choose among the likeliest tokens that together have this probability");
+    add_whole(app, "--seed", seed_, {.low = 0}, "the same seed gives the same text");
+    model_.declare_machine(app);
+    app.add_flag("--json", json_, "print one JSON object at the end instead of the text");
+  }
+
+  int run() override {
+    if (!prompt_file_.empty()) prompt_ = read_file(prompt_file_);
+    options_.sampling.seed = static_cast<std::uint64_t>(seed_);
+    options_.sampling.validate();
+    const LoadedModel loaded = model_.load();
+    const Tokenizer& tokenizer = *loaded.tokenizer;
+    options_.vocab = tokenizer.vocab_size();
+    options_.end_token = tokenizer.end_of_text_id();
+
+    // Documents follow an end-of-text token in training, so that is how an empty prompt begins.
+    std::vector<std::int32_t> prompt = tokenizer.encode(prompt_);
+    if (prompt.empty()) prompt = {tokenizer.end_of_text_id()};
+    const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
+    const std::int64_t context = loaded.description.config.max_positions;
+    if (prompt_tokens > context) {
+      fail("the prompt has {} tokens, but the model's context is {}; give a shorter one",
+           prompt_tokens, context);
+    }
+    options_.max_tokens = std::min(options_.max_tokens, context + 1);
+    Session session(*loaded.model, {.capacity = prompt_tokens + options_.max_tokens});
+
+    TextStream stream;
+    show(stream.push(prompt_));
+    std::string bytes;
+    const Generation result = generate(session, prompt, options_, [&](std::int32_t token) {
+      const std::string_view piece = tokenizer.token_text(token);
+      bytes += piece;
+      show(stream.push(piece));
+    });
+    show(stream.finish());
+    if (!ends_line_) show("\n");
+    report(result, bytes, prompt_tokens, context);
+    return 0;
+  }
+
+ private:
+  void show(const std::string& text) {
+    if (json_ || text.empty()) return;
+    print_out(text);
+    ends_line_ = text.back() == '\n';
+  }
+
+  void report(const Generation& result, const std::string& bytes, std::int64_t prompt_tokens,
+              std::int64_t context) const {
+    if (result.stop_reason == StopReason::kContext) {
+      fmt::print(stderr, "quest: stopped because the model's context of {} tokens is full\n",
+                 context);
+    }
+    const auto tokens = static_cast<std::int64_t>(result.tokens.size());
+    if (!json_) {
+      fmt::print(stderr, "quest: {} tokens, {:.1f} tokens/s\n", tokens, result.tokens_per_second());
+      return;
+    }
+    TextStream whole;
+    std::string text = whole.push(bytes);
+    text += whole.finish();
+    Report report;
+    report.add_json("prompt", prompt_);
+    report.add_json("text", text);
+    report.add_json("tokens", tokens);
+    report.add_json("token_ids", result.tokens);
+    report.add_json("prompt_tokens", prompt_tokens);
+    report.add_json("stop_reason", std::string(name(result.stop_reason)));
+    report.add_json("tokens_per_second", result.tokens_per_second());
+    report.add_json("prompt_seconds", result.prefill_seconds);
+    report.add_json("seed", seed_);
+    report.print(true);
+  }
+
+  ModelOptions model_;
+  std::string prompt_, prompt_file_;
+  GenerateOptions options_{.max_tokens = 200, .sampling = {.temperature = 0.8, .top_p = 0.95}};
+  std::int64_t seed_ = 0;
+  bool json_ = false;
+  bool ends_line_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_generate_command() { return std::make_unique<GenerateCommand>(); }
+
+}  // namespace quest::app
