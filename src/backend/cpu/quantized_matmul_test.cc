@@ -203,6 +203,33 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
   }
 }
 
+TEST_P(QuantizedMatmul, GradientsOfMoreRowsThanAChunkOfScratchHoldAreTheSame) {
+  // 17000 rows of 1000 bf16 values exceed 32 MiB.
+  constexpr std::int64_t kMany = 17000;
+  constexpr std::int64_t kWide = 1000;
+  OwnedTensor d_y({kMany, kWide}, DType::kBF16);
+  for (std::int64_t i = 0; i < kMany * kWide; ++i) {
+    d_y.view().as<BFloat16>()[i] = to_bfloat16(static_cast<float>(i % 17 - 8));
+  }
+  const OwnedQuantizedRows w = random_codes(kWide, 1, -8, 7, 4, true);
+  OwnedTensor d_z({kMany, 1}, DType::kF32);
+  cpu_.quantized_matmul_grad_input(d_z, d_y, w.view(), Write::kSet);
+  const OwnedQuantizedRows x = random_codes(kMany, 1, -8, 7, 5, true);
+  OwnedTensor d_w({kWide, 1}, DType::kF32);
+  cpu_.quantized_matmul_grad_weight(d_w, d_y, x.view());
+  // Small integers, so every sum is exact in f32 in any order.
+  for (const std::int64_t i : {std::int64_t{0}, kMany / 2, kMany - 1}) {
+    double expected = 0;
+    for (std::int64_t j = 0; j < kWide; ++j) expected += element(d_y, i, j) * level(w, j, 0);
+    EXPECT_EQ(element(d_z, i, 0), expected) << "row " << i;
+  }
+  for (const std::int64_t j : {std::int64_t{0}, kWide - 1}) {
+    double expected = 0;
+    for (std::int64_t i = 0; i < kMany; ++i) expected += element(d_y, i, j) * level(x, i, 0);
+    EXPECT_EQ(element(d_w, j, 0), expected) << "row " << j;
+  }
+}
+
 TEST_P(QuantizedMatmul, ScratchMemoryIsReusedOnceItIsLargeEnough) {
   const OwnedQuantizedRows x = random_codes(40, 130, -8, 7, 3, false);
   const OwnedQuantizedRows w = random_codes(70, 130, -8, 7, 4, false);
