@@ -51,6 +51,11 @@ class CpuBackend : public ReferenceBackend {
                         Tensor rstd) override;
   void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
             std::int64_t length, bool inverse) override;
+  void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                 const AttentionShape& shape) override;
+  void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
+                          Tensor v, Tensor out, Tensor log_sums,
+                          const AttentionShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
   void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
@@ -63,6 +68,8 @@ class CpuBackend : public ReferenceBackend {
              const AdamWStep& step) override;
 
  private:
+  void attention_of_few(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                        const AttentionShape& shape);
   void add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t));
 
   int threads_;

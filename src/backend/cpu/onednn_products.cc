@@ -46,7 +46,8 @@ class ThreadCount {
 
 class DnnlProduct : public PreparedProduct {
  public:
-  explicit DnnlProduct(const ProductShape& s) {
+  DnnlProduct(const ProductShape& s, int threads) : threads_(threads) {
+    const ThreadCount scope(threads_);
     const auto describe = [&](std::int64_t rows, std::int64_t cols, DType type, std::int64_t batch,
                               std::int64_t row, std::int64_t column) {
       if (s.batch == 1) return memory::desc({rows, cols}, type_of(type), {row, column});
@@ -71,6 +72,7 @@ class DnnlProduct : public PreparedProduct {
   std::size_t scratch_bytes() const override { return descriptions_[3].get_size(); }
 
   void run(void* out, const void* a, const void* b, std::byte* scratch) const override {
+    const ThreadCount scope(threads_);
     const dnnl::engine& engine = cpu_engine();
     dnnl::stream stream(engine);
     primitive_.execute(stream,
@@ -81,6 +83,7 @@ class DnnlProduct : public PreparedProduct {
   }
 
  private:
+  int threads_;
   std::array<memory::desc, 4> descriptions_;
   dnnl::matmul primitive_;
 };
@@ -143,8 +146,7 @@ std::shared_ptr<const PreparedProduct> OnednnProducts::find(const ProductShape& 
   const Key key{shape, threads};
   if (const auto found = prepared_.find(key); found != prepared_.end()) return found->second;
   if (prepared_.size() >= kMaxPrepared) prepared_.clear();
-  const ThreadCount scope(threads);
-  return prepared_[key] = std::make_shared<DnnlProduct>(shape);
+  return prepared_[key] = std::make_shared<DnnlProduct>(shape, threads);
 }
 
 void OnednnProducts::multiply(Tensor out, Operand a, Operand b, Write write, Workspace& workspace) {
@@ -162,7 +164,6 @@ void OnednnProducts::multiply(Tensor out, Operand a, Operand b, Write write, Wor
 void OnednnProducts::multiply_directly(Tensor out, Operand a, Operand b, Write write,
                                        Workspace& workspace) {
   const auto product = find(shape_of(out, a, b, write), threads_);
-  const ThreadCount scope(threads_);
   product->run(out.data, a.tensor.data, b.tensor.data,
                workspace.bytes(Workspace::Slot::kScratchpad, product->scratch_bytes()));
 }
