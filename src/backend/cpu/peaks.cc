@@ -12,6 +12,7 @@
 #include "backend/host_memory.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -136,12 +137,20 @@ struct alignas(64) TileConfig {
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-/// Whether the system lets this process use the tiles.
-bool enable_amx() {
+struct AmxUnits {
+  bool bf16 = false;
+  bool int8 = false;
+};
+
+/// What the CPU has and the system lets this process use.
+AmxUnits amx_units() {
+  constexpr unsigned kBf16Bit = 1u << 22, kTileBit = 1u << 24, kInt8Bit = 1u << 25;
   constexpr long kRequestPermission = 0x1023;
   constexpr long kTileData = 18;
-  return __builtin_cpu_supports("amx-tile") &&
-         ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTileBit) == 0) return {};
+  if (::syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return {};
+  return {(d & kBf16Bit) != 0, (d & kInt8Bit) != 0};
 }
 
 #define QUEST_AMX_BEGIN                                                               \
@@ -236,13 +245,9 @@ Peaks measure_peaks(int threads) {
   if (wide && __builtin_cpu_supports("avx512vpopcntdq")) {
     peaks.binary_gops = rate(threads, 24 * 1024, bits_512);
   }
-  if (enable_amx()) {
-    if (__builtin_cpu_supports("amx-int8"))
-      peaks.amx_int8_gops = rate(threads, 4 * 32768, amx_int8);
-    if (__builtin_cpu_supports("amx-bf16")) {
-      peaks.amx_bf16_gflops = rate(threads, 4 * 16384, amx_bf16);
-    }
-  }
+  const AmxUnits amx = amx_units();
+  if (amx.int8) peaks.amx_int8_gops = rate(threads, 4 * 32768, amx_int8);
+  if (amx.bf16) peaks.amx_bf16_gflops = rate(threads, 4 * 16384, amx_bf16);
   const auto read = wide ? read_512 : avx2 ? read_256 : read_128;
   peaks.cache_gb_per_s =
       read_rate(threads, kCacheBytes * static_cast<std::size_t>(threads), 40, read);
