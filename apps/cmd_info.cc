@@ -4,13 +4,16 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "apps/backends.h"
 #include "apps/command.h"
 #include "apps/model_settings.h"
+#include "apps/options.h"
 #include "apps/output.h"
 #include "apps/settings_flags.h"
 #include "apps/text.h"
-#include "core/file.h"
+#include "core/rng.h"
 #include "data/tokenizer.h"
+#include "infer/model_folder.h"
 #include "model/model_file.h"
 #include "train/trainer.h"
 
@@ -21,34 +24,61 @@ constexpr double kUnquantizedFileBits = 16;
 // Steps of the rows of a quantized matrix, one f32 each.
 constexpr double kRowScaleBits = 32;
 
-// The weights as numbers of their own bits, what a packed file needs.
+// Linear layers as numbers of their own bits and a scale a row.
+struct LinearSize {
+  double weights = 0;
+  double weight_bits = 0;  ///< Without row scales.
+  double bytes = 0;
+
+  void add(const LinearLayout& layout, const Scheme& scheme, const LinearScheme& fallback) {
+    for (const LinearPart& part : layout.parts) {
+      const SideScheme weight = scheme.for_layer(part.name, fallback).weight;
+      const auto count = static_cast<double>(part.rows * layout.columns);
+      const double bits = count * (weight.quantized() ? weight.bits : kUnquantizedFileBits);
+      weights += count;
+      weight_bits += bits;
+      bytes += bits / 8;
+      if (weight.quantized()) bytes += kRowScaleBits / 8 * static_cast<double>(part.rows);
+    }
+  }
+};
+
+// What a packed file needs, by part.
 struct StoredSize {
-  double linear_bits = 0;  ///< All linear layers inside the blocks, without row scales.
-  double linear_weights = 0;
-  double bytes = 0;  ///< Everything.
+  LinearSize blocks;  ///< All linear layers inside the blocks.
+  LinearSize head;    ///< Nothing when it is the embedding table.
+  double embedding_bytes = 0;
+  double norm_bytes = 0;
+
+  double bytes() const { return blocks.bytes + head.bytes + embedding_bytes + norm_bytes; }
 };
 
 StoredSize stored_size(const ModelConfig& config, const Scheme& scheme) {
   StoredSize size;
-  double scale_bits = 0;
-  const auto add = [&](const LinearLayout& layout) {
-    for (const LinearPart& part : layout.parts) {
-      const SideScheme weight = scheme.for_layer(part.name).weight;
-      const auto weights = static_cast<double>(part.rows * layout.columns);
-      size.linear_weights += weights;
-      size.linear_bits += weights * (weight.quantized() ? weight.bits : kUnquantizedFileBits);
-      if (weight.quantized()) scale_bits += kRowScaleBits * static_cast<double>(part.rows);
-    }
-  };
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-    add(qkv_layout(config, layer));
-    add(out_layout(config, layer));
-    add(gate_up_layout(config, layer));
-    add(down_layout(config, layer));
+    for (const auto layout : {qkv_layout, out_layout, gate_up_layout, down_layout}) {
+      size.blocks.add(layout(config, layer), scheme, scheme.base());
+    }
   }
-  const auto others = static_cast<double>(config.parameters() - config.linear_parameters());
-  size.bytes = (size.linear_bits + scale_bits + kUnquantizedFileBits * others) / 8;
+  if (!config.tied_head) size.head.add(head_layout(config), scheme, LinearScheme());
+  const auto table = static_cast<double>(config.vocab * config.width);
+  const auto norms = static_cast<double>((2 * config.layers + 1) * config.width);
+  size.embedding_bytes = table * kUnquantizedFileBits / 8;
+  size.norm_bytes = norms * kUnquantizedFileBits / 8;
   return size;
+}
+
+// Training windows of random tokens: what is in them does not change the time of a step.
+void fill_randomly(Batch& batch, const TrainerConfig& config) {
+  Rng rng(0, RngPurpose::kTest);
+  batch.rows = config.batch_size;
+  batch.seq_len = config.seq_len;
+  for (std::vector<std::int32_t>* tokens : {&batch.input_tokens, &batch.target_tokens}) {
+    tokens->resize(static_cast<std::size_t>(batch.rows * batch.seq_len));
+    for (std::int32_t& token : *tokens) {
+      token = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(config.model.vocab)));
+    }
+  }
 }
 
 class InfoCommand : public Command {
@@ -57,15 +87,17 @@ class InfoCommand : public Command {
     return {"info",
             "Show a model's parameters, bits, bytes and FLOPs, and the memory of training it",
             {"quest info --preset 100M --scheme w4a4 --vocab 32000",
-             "quest info --preset nano --set model.width=192 --batch-size 32 --json",
+             "quest info --preset nano --set model.width=192 --time --tokens 1e7 --json",
              "quest info --model my-run"}};
   }
 
   void declare(CLI::App& app) override {
-    app.add_option("--model", model_folder_, "a model folder, instead of settings")
+    app.add_option("--model", model_folder_, "a model or run folder, instead of settings")
         ->type_name("DIR");
     settings_.declare(app, {"model.", "scheme.", "data.tokenizer", "train.batch_size",
-                            "train.seq_len", "run.dtype"});
+                            "train.seq_len", "run.dtype", "run.device", "run.threads"});
+    app.add_flag("--time", time_, "also measure the speed of training it on this machine");
+    add_whole(app, "--tokens", tokens_, {.low = 0}, "with --time: the length of the run");
     app.add_flag("--json", json_, "print one JSON object");
   }
 
@@ -80,13 +112,13 @@ class InfoCommand : public Command {
       model.config = model_config(settings, load_tokenizer(settings.data.tokenizer)->vocab_size());
       model.scheme = model_scheme(settings, model.config);
     } else {
-      const std::string path = model_folder_ + "/config.json";
-      model = parse_config_json(read_file(path), path);
+      model = load_description(find_model_folder(model_folder_));
       settings.train.seq_len = model.config.max_positions;
     }
     Report report;
     report_shape(report, model.config, model.scheme);
     report_training(report, model.config, model.scheme, settings);
+    if (time_) report_time(report, config_of(model.config, model.scheme, settings), settings);
     report.print(json_);
     return 0;
   }
@@ -108,11 +140,19 @@ class InfoCommand : public Command {
     report.add_json("non_embedding_parameters", c.non_embedding_parameters());
     report.add("scheme", scheme.to_string(), "scheme");
     const StoredSize stored = stored_size(c, scheme);
-    const double bits = stored.linear_bits / stored.linear_weights;
+    const double bits = stored.blocks.weight_bits / stored.blocks.weights;
     report.add("bits_per_weight", bits, "bits a weight",
                fmt::format("{:.4g} in the linear layers of the blocks", bits));
-    report.add("stored_bytes", stored.bytes, "size",
-               size_text(stored.bytes) + " with weights in their bits, the rest in 16");
+    report.add("stored_bytes", stored.bytes(), "size",
+               size_text(stored.bytes()) + " with quantized weights in their bits, the rest in 16");
+    report.add_json("stored_bytes_by_part", {{"embedding", stored.embedding_bytes},
+                                             {"linear", stored.blocks.bytes},
+                                             {"norms", stored.norm_bytes},
+                                             {"head", stored.head.bytes}});
+    report.add_text("  embedding", size_text(stored.embedding_bytes));
+    report.add_text("  linear layers", size_text(stored.blocks.bytes));
+    report.add_text("  norms", size_text(stored.norm_bytes));
+    report.add_text("  head", c.tied_head ? "is the embedding" : size_text(stored.head.bytes));
   }
 
   static void report_training(Report& report, const ModelConfig& c, const Scheme& scheme,
@@ -122,12 +162,7 @@ class InfoCommand : public Command {
                fmt::format("{:.3g} forward, {:.3g} in training", forward, 3 * forward));
     report.add_json("training_flops_per_token", 3 * forward);
 
-    TrainerConfig config;
-    config.model = c;
-    config.scheme = scheme;
-    config.compute = compute_dtype(settings);
-    config.batch_size = settings.train.batch_size;
-    config.seq_len = settings.train.seq_len;
+    const TrainerConfig config = config_of(c, scheme, settings);
     const Trainer::Bytes bytes = Trainer::measure(config);
     report.add_json("training_bytes", {{"parameters", bytes.model.parameters},
                                        {"gradients", bytes.model.gradients},
@@ -148,8 +183,37 @@ class InfoCommand : public Command {
     report.add_text("  activations", text(bytes.activations));
   }
 
+  static TrainerConfig config_of(const ModelConfig& model, const Scheme& scheme,
+                                 const TrainSettings& settings) {
+    TrainerConfig config;
+    config.model = model;
+    config.scheme = scheme;
+    config.compute = compute_dtype(settings);
+    config.batch_size = settings.train.batch_size;
+    config.seq_len = settings.train.seq_len;
+    return config;
+  }
+
+  void report_time(Report& report, const TrainerConfig& config,
+                   const TrainSettings& settings) const {
+    const auto backend = make_backend(settings.run.device, settings.run.threads);
+    Trainer trainer(*backend, config, [&](std::int64_t, std::int64_t, Batch& batch) {
+      fill_randomly(batch, config);
+    });
+    const double speed = static_cast<double>(config.tokens_per_step()) / trainer.time_micro_batch();
+    report.add("tokens_per_second", speed, "speed",
+               fmt::format("{:.0f} tokens/s in training on {} ({} threads)", speed, backend->name(),
+                           backend->threads()));
+    if (tokens_ == 0) return;
+    const double seconds = static_cast<double>(tokens_) / speed;
+    report.add("seconds", seconds, "time to train",
+               fmt::format("{} for {} tokens", duration_text(seconds), with_commas(tokens_)));
+  }
+
   std::string model_folder_;
   SettingsFlags settings_;
+  bool time_ = false;
+  std::int64_t tokens_ = 0;
   bool json_ = false;
 };
 

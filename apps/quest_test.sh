@@ -72,7 +72,97 @@ check "a usage error prints nothing on stdout" test ! -s "$folder/out"
 check "a printed config reads back the same" cmp "$folder/a.toml" "$folder/b.toml"
 "$quest" info --model "$folder" 2>"$folder/err"
 check "a folder without a model is an error" test $? -eq 1
-check "a folder without a model is named" grep -q "$folder/config.json" "$folder/err"
+check "a folder without a model is named" grep -q "$folder has no model.safetensors" "$folder/err"
+"$quest" info --preset nano --layers 1 --seq-len 8 --batch-size 1 --threads 1 --time --tokens 1000 \
+  --json >"$folder/info.json"
+check "info --time measures a speed" python3 -c "
+import json, sys
+info = json.load(open('$folder/info.json'))
+sys.exit(not abs(info['seconds'] * info['tokens_per_second'] - 1000) < 1)"
+
+# A Llama as other programs write it, with random weights, to generate from and to evaluate.
+python3 - "$folder/model" <<'EOF'
+import json, os, random, struct, sys
+folder = sys.argv[1]
+os.makedirs(folder)
+width, hidden, layers, heads, vocab = 32, 64, 2, 4, 256
+shapes = {"model.embed_tokens.weight": [vocab, width], "model.norm.weight": [width],
+          "lm_head.weight": [vocab, width]}
+for layer in range(layers):
+    for name, shape in {"input_layernorm": [width], "post_attention_layernorm": [width],
+                        "self_attn.q_proj": [width, width], "self_attn.k_proj": [width, width],
+                        "self_attn.v_proj": [width, width], "self_attn.o_proj": [width, width],
+                        "mlp.gate_proj": [hidden, width], "mlp.up_proj": [hidden, width],
+                        "mlp.down_proj": [width, hidden]}.items():
+        shapes[f"model.layers.{layer}.{name}.weight"] = shape
+rng, header, data = random.Random(1), {}, b""
+for name, shape in shapes.items():
+    count = shape[0] * (shape[1] if len(shape) == 2 else 1)
+    values = [rng.gauss(0, 0.3) if len(shape) == 2 else 1.0 for _ in range(count)]
+    start = len(data)
+    data += struct.pack(f"<{count}f", *values)
+    header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, len(data)]}
+text = json.dumps(header).encode()
+with open(folder + "/model.safetensors", "wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text + data)
+with open(folder + "/config.json", "w") as file:
+    json.dump({"model_type": "llama", "hidden_size": width, "intermediate_size": hidden,
+               "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocab,
+               "max_position_embeddings": 64}, file)
+with open(folder + "/tokenizer_config.json", "w") as file:
+    json.dump({"quest_tokenizer": "bytes", "fingerprint": "bytes"}, file)
+EOF
+model=(--model "$folder/model" --threads 1)
+
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --seed 3 >"$folder/a" 2>"$folder/err"
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --seed 3 >"$folder/b" 2>/dev/null
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --seed 4 >"$folder/c" 2>/dev/null
+check "generate starts with the prompt" grep -aq '^One £' "$folder/a"
+check "generate writes UTF-8" python3 -c "open('$folder/a', encoding='utf-8').read()"
+check "the same seed gives the same text" cmp -s "$folder/a" "$folder/b"
+check "another seed gives another text" test "$(md5sum <"$folder/a")" != "$(md5sum <"$folder/c")"
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --seed 3 --json >"$folder/a.json" 2>/dev/null
+check "generate --json is the same text as one object" python3 -c "
+import json, sys
+result = json.load(open('$folder/a.json'))
+whole = open('$folder/a', encoding='utf-8', newline='').read()
+sys.exit(not (result['prompt'] + result['text']).rstrip('\n') == whole.rstrip('\n')
+         or result['prompt'] != 'One £' or result['tokens'] != len(result['token_ids']))"
+"$quest" generate "${model[@]}" --prompt 'One' -n 999 --temp 3 --seed 3 >/dev/null 2>"$folder/err"
+check "a full context ends the text" test $? -eq 0
+check "a full context is named" grep -q 'context of 64 tokens is full' "$folder/err"
+"$quest" generate "${model[@]}" --prompt '' -n 3 >/dev/null 2>&1
+check "an empty prompt starts a document" test $? -eq 0
+printf 'x%.0s' {1..65} >"$folder/long"
+"$quest" generate "${model[@]}" --prompt-file "$folder/long" >"$folder/out" 2>"$folder/err"
+check "a prompt longer than the context is an error" test $? -eq 1
+check "a long prompt's length is named" grep -q 'the prompt has 65 tokens' "$folder/err"
+check "a long prompt prints nothing" test ! -s "$folder/out"
+"$quest" generate "${model[@]}" --prompt a --temp -1 >/dev/null 2>&1
+check "a negative temperature is a usage error" test $? -eq 2
+"$quest" generate "${model[@]}" --dtype f64 >/dev/null 2>&1
+check "an unknown type is a usage error" test $? -eq 2
+"$quest" generate "${model[@]}" --prompt abcdef -n 60 --temp 3 2>"$folder/err" | head -c 1 >/dev/null
+check "a reader that leaves ends generate well" test "${PIPESTATUS[0]}" -eq 0
+check "a reader that leaves is no error" test -z "$(grep error "$folder/err")"
+
+seq -s ' ' 1 300 >"$folder/valid.txt"
+"$quest" eval "${model[@]}" --data "$folder/valid.txt" --json >"$folder/eval.json" 2>/dev/null
+"$quest" eval "${model[@]}" --data "$folder/valid.txt" --json --batch-size 1 --device reference \
+  >"$folder/eval1.json" 2>/dev/null
+check "eval does not depend on batch size and device" python3 -c "
+import json, math, sys
+a, b = json.load(open('$folder/eval.json')), json.load(open('$folder/eval1.json'))
+size = len(open('$folder/valid.txt').read())
+close = lambda x, y: abs(x - y) <= 1e-4 * abs(y)
+sys.exit(not (close(a['loss'], b['loss']) and a['tokens'] == b['tokens'] == (size - 1) // 64 * 64
+              and close(a['perplexity'], math.exp(a['loss']))
+              and close(a['bits_per_byte'], a['loss'] / math.log(2)) and 0 <= a['accuracy'] <= 1))"
+echo short >"$folder/short.txt"
+"$quest" eval "${model[@]}" --data "$folder/short.txt" >"$folder/out" 2>/dev/null
+check "text shorter than a window is an error" test $? -eq 1
+"$quest" eval "${model[@]}" --data "$folder/valid.txt" --seq-len 65 >/dev/null 2>&1
+check "more positions than the model has is a usage error" test $? -eq 2
 
 # A corpus, shards of it, and the errors on the way.
 "$quest" data synth --out "$folder/t.txt" --tokens 2e4 --json >"$folder/synth.json"
