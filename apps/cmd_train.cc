@@ -41,8 +41,8 @@ void load_initial_weights(Model& model, const std::string& path) {
 void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDisplay& display) {
   const auto checkpoint = find_newest_checkpoint(
       folder.path(), [&](const std::string& why) { display.note("passed over: " + why); });
-  folder.rewind_log(0);
   if (!checkpoint) {
+    folder.rewind_log(0);
     display.note("no checkpoint was saved yet: the run starts from its beginning");
     return;
   }
@@ -55,6 +55,7 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
         checkpoint->string(), state.seed, state.data_seed, state.data_tokens, trainer.config().seed,
         plan.data_seed, plan.data_tokens);
   }
+  folder.rewind_log(state.step);
   display.note(fmt::format("resumed from {}", checkpoint->string()));
 }
 
