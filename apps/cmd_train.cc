@@ -110,14 +110,15 @@ class TrainCommand : public Command {
                          plan);
     }
 
+    // Whatever can be refused is refused before the folder is touched.
+    Trainer trainer(*backend, config, batches);
+    if (!settings.train.init.empty()) load_initial_weights(trainer.model(), settings.train.init);
     RunFolder folder(settings.run.out, folder_mode(settings));
+    TrainDisplay display(settings, config, data, steps);
+    if (settings.run.resume) resume(trainer, plan, folder, display);
     TrainSettings saved = settings;
     saved.run.resume = saved.run.overwrite = false;
     write_file(folder.settings_path(), print_config(saved));
-    Trainer trainer(*backend, config, batches);
-    TrainDisplay display(settings, config, data, steps);
-    if (!settings.train.init.empty()) load_initial_weights(trainer.model(), settings.train.init);
-    if (settings.run.resume) resume(trainer, plan, folder, display);
     plan.peak_flops = measure_product_rate(*backend, config.compute);
     const double step_seconds = trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
     display.note(opening_text(settings, config, data, plan, backend->name(), step_seconds));

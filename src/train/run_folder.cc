@@ -27,9 +27,12 @@ constexpr const char* kRunEntries[] = {"train.toml",
                                        "tokenizer.model",
                                        "tokenizer_config.json"};
 
+// A run that ended before its first step leaves a lock file and an empty log.
 bool holds_nothing(const fs::path& path) {
   for (const auto& entry : fs::directory_iterator(path)) {
-    if (entry.path().filename() != kLockFile) return false;
+    const bool empty_log =
+        entry.path().filename() == "log.jsonl" && entry.is_regular_file() && entry.file_size() == 0;
+    if (entry.path().filename() != kLockFile && !empty_log) return false;
   }
   return true;
 }
