@@ -147,12 +147,9 @@ float largest(const float* x, std::int64_t count) {
   Vec most = splat(-__builtin_inff());
   for_vectors(
       count, QUEST_STEP {
-        if (n == kLanes) {
-          most = max(load(x, i, n), most);
-        } else {
-          for (int lane = 0; lane < n; ++lane)
-            most[lane] = x[i + lane] > most[lane] ? x[i + lane] : most[lane];
-        }
+        Vec value = load(x, i, n);
+        if (n < kLanes) value = keep_first(n, value, -__builtin_inff());
+        most = max(value, most);
       });
   return horizontal_max(most);
 }
@@ -163,9 +160,7 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
       count, QUEST_STEP {
         Vec value = exponential(load(x, i, n) * scale - shift);
         if (out.data != nullptr) store(out, i, n, value);
-        if (n < kLanes) {
-          for (int lane = n; lane < kLanes; ++lane) value[lane] = 0.0f;
-        }
+        if (n < kLanes) value = keep_first(n, value, 0.0f);
         total += value;
       });
   return horizontal_sum(total);

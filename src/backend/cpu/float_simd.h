@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #endif
 
+#include <cstddef>
 #include <cstdint>
 
 #include "backend/cpu/float_kernels.h"
@@ -155,29 +156,61 @@ QUEST_INLINE Vec interleave_high(Vec a, Vec b) {
   return __builtin_shuffle(a, b, kLow + kLanes / 2);
 }
 
+#if defined(__AVX512F__)
+QUEST_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+#endif
+/// Bytes of `count` values; a constant for a whole vector.
+QUEST_INLINE std::size_t bytes_of(int count, int value_bytes) {
+  return count == kLanes ? static_cast<std::size_t>(kLanes * value_bytes)
+                         : static_cast<std::size_t>(count * value_bytes);
+}
+
 /// Values [i, i + count) of x, count <= kLanes; zeros in the other lanes.
 QUEST_INLINE Vec load(const float* x, std::int64_t i, int count) {
+#if defined(__AVX512F__)
+  if (count != kLanes) return _mm512_maskz_loadu_ps(first_lanes(count), x + i);
+#endif
   Vec value{};
-  __builtin_memcpy(&value, x + i,
-                   count == kLanes ? sizeof value : 4 * static_cast<std::size_t>(count));
+  __builtin_memcpy(&value, x + i, bytes_of(count, 4));
   return value;
 }
 QUEST_INLINE Vec load(Floats x, std::int64_t i, int count) {
   if (!x.is_bf16) return load(static_cast<const float*>(x.data), i, count);
+  const std::uint16_t* const from = static_cast<const std::uint16_t*>(x.data) + i;
   HalfWordVec bits{};
-  __builtin_memcpy(&bits, static_cast<const std::uint16_t*>(x.data) + i,
-                   count == kLanes ? sizeof bits : 2 * static_cast<std::size_t>(count));
+#if defined(__AVX512F__)
+  if (count != kLanes) {
+    return widen_bf16((HalfWordVec)_mm256_maskz_loadu_epi16(first_lanes(count), from));
+  }
+#endif
+  __builtin_memcpy(&bits, from, bytes_of(count, 2));
   return widen_bf16(bits);
 }
 QUEST_INLINE void store(float* x, std::int64_t i, int count, Vec value) {
-  __builtin_memcpy(x + i, &value,
-                   count == kLanes ? sizeof value : 4 * static_cast<std::size_t>(count));
+#if defined(__AVX512F__)
+  if (count != kLanes) return _mm512_mask_storeu_ps(x + i, first_lanes(count), value);
+#endif
+  __builtin_memcpy(x + i, &value, bytes_of(count, 4));
 }
 QUEST_INLINE void store(Floats x, std::int64_t i, int count, Vec value) {
   if (!x.is_bf16) return store(static_cast<float*>(x.data), i, count, value);
+  std::uint16_t* const to = static_cast<std::uint16_t*>(x.data) + i;
   const HalfWordVec bits = round_to_bf16(value);
-  __builtin_memcpy(static_cast<std::uint16_t*>(x.data) + i, &bits,
-                   count == kLanes ? sizeof bits : 2 * static_cast<std::size_t>(count));
+#if defined(__AVX512F__)
+  if (count != kLanes) {
+    return _mm256_mask_storeu_epi16(to, first_lanes(count), (__m256i)bits);
+  }
+#endif
+  __builtin_memcpy(to, &bits, bytes_of(count, 2));
+}
+/// x in the first `count` lanes, `other` in the rest.
+QUEST_INLINE Vec keep_first(int count, Vec x, float other) {
+#if defined(__AVX512F__)
+  return _mm512_mask_blend_ps(first_lanes(count), splat(other), x);
+#else
+  for (int lane = count; lane < kLanes; ++lane) x[lane] = other;
+  return x;
+#endif
 }
 
 /// Calls step(i, count) for every vector of [0, count): first whole ones, for which `count` is a
