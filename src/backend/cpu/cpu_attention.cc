@@ -19,8 +19,11 @@ namespace {
 
 // Fewer query rows than this walk their keys one by one.
 constexpr std::int64_t kFewQueries = 8;
+// Query rows of a block. Measured on one thread at T = 128, 512 and 2048: 64 rows are 5 to 20 %
+// slower, 256 gain up to 15 % in bf16 and lose up to 15 % in f32.
+constexpr std::int64_t kBlockRows = 128;
 // Scores of a block of queries stay within this, so that they live in the second-level cache.
-constexpr std::int64_t kBlockScores = 1 << 17;
+constexpr std::int64_t kBlockScores = 1 << 18;
 
 using Product = std::shared_ptr<const PreparedProduct>;
 
@@ -62,9 +65,8 @@ struct Block {
 };
 
 std::vector<Block> blocks_of(const AttentionShape& s) {
-  std::int64_t rows = 128;
+  std::int64_t rows = kBlockRows;
   while (rows > 32 && rows * s.key_length > kBlockScores) rows /= 2;
-  if (s.query_length <= 128) rows = 64;
   std::vector<Block> blocks;
   for (std::int64_t first = 0; first < s.query_length; first += rows) {
     const std::int64_t count = std::min(rows, s.query_length - first);
