@@ -1,20 +1,21 @@
 // CpuBackend: host kernels on several threads, in the best instruction set that the CPU has.
 #pragma once
 
+#include "backend/backend.h"
 #include "backend/cpu/float_kernels.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/onednn_products.h"
 #include "backend/cpu/workspace.h"
-#include "backend/reference/reference_backend.h"
 
 namespace quest {
 
-class CpuBackend : public ReferenceBackend {
+class CpuBackend : public Backend {
  public:
   /// `threads` 0: all that the process may use.
   explicit CpuBackend(int threads, Isa isa = choose_isa());
 
   std::string name() const override;
+  Place place() const override { return Place::kHost; }
   int threads() const override { return threads_; }
   Isa isa() const { return isa_; }
   /// Scratch memory that the kernels hold now; grows with the largest shapes that they have seen.
