@@ -128,7 +128,7 @@ void swiglu(Floats h, Floats gate, Floats up, std::int64_t count) {
   for_vectors(
       count, QUEST_STEP {
         const Vec g = load(gate, i, n);
-        store(h, i, n, g / (1.0f + exponential(-g)) * load(up, i, n));
+        store(h, i, n, g * reciprocal(1.0f + exponential(-g)) * load(up, i, n));
       });
 }
 
@@ -137,7 +137,7 @@ void swiglu_backward(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats
   for_vectors(
       count, QUEST_STEP {
         const Vec g = load(gate, i, n), u = load(up, i, n), d = load(d_h, i, n);
-        const Vec s = 1.0f / (1.0f + exponential(-g));
+        const Vec s = reciprocal(1.0f + exponential(-g));
         store(d_gate, i, n, d * u * s * fma(g, 1.0f - s, splat(1.0f)));
         store(d_up, i, n, d * g * s);
       });
