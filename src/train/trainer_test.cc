@@ -1,0 +1,143 @@
+// Tests of the optimization step: micro-batches, fresh codes, and learning at all.
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "train/tiny_run_for_test.h"
+
+namespace quest {
+namespace {
+
+double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0.0;
+  double size = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(a[i] - b[i], 2);
+    size += std::pow(b[i], 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+class TrainerTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  std::unique_ptr<Trainer> make(const TrainerConfig& config) {
+    return std::make_unique<Trainer>(*backend_, config, tiny_batches(config));
+  }
+
+  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+};
+
+TEST_P(TrainerTest, FourMicroBatchesOfEightAreOneBatchOfThirtyTwo) {
+  TrainerConfig one = tiny_run_config(GetParam());
+  one.batch_size = 32;
+  one.grad_accum = 1;
+  TrainerConfig four = one;
+  four.batch_size = 8;
+  four.grad_accum = 4;
+  const auto whole = make(one);
+  const auto parts = make(four);
+  const auto start = weights_of(*whole);
+  for (int step = 0; step < 3; ++step) {
+    const StepReport a = whole->step();
+    const StepReport b = parts->step();
+    // After the first step the weights differ by rounding, and a code may flip.
+    EXPECT_NEAR(a.loss, b.loss, step == 0 ? 1e-6 : 2e-3) << "step " << step;
+    EXPECT_NEAR(a.grad_norm, b.grad_norm, (step == 0 ? 1e-5 : 1e-2) * a.grad_norm);
+    if (step == 0) {
+      EXPECT_LT(relative_distance(gradients_of(*parts), gradients_of(*whole)), 1e-5);
+    }
+  }
+  // How far the two ended apart, in units of how far they went.
+  const auto end = weights_of(*whole);
+  const auto other_end = weights_of(*parts);
+  double apart = 0.0;
+  double moved = 0.0;
+  for (std::size_t i = 0; i < end.size(); ++i) {
+    apart += std::pow(end[i] - other_end[i], 2);
+    moved += std::pow(end[i] - start[i], 2);
+  }
+  EXPECT_LT(std::sqrt(apart / moved), 0.05);
+}
+
+TEST_P(TrainerTest, EveryStepQuantizesTheWeightsOfItsOwnStep) {
+  const TrainerConfig config = tiny_run_config(GetParam());
+  const auto trainer = make(config);
+  for (int step = 0; step < 2; ++step) trainer->step();
+  // A trainer that starts with these weights and has seen no others.
+  const auto fresh = make(config);
+  std::vector<Tensor> values;
+  trainer->model().llama().for_each_parameter(
+      [&](const Parameter& parameter) { values.push_back(parameter.value); });
+  std::size_t index = 0;
+  fresh->model().llama().for_each_parameter(
+      [&](const Parameter& parameter) { backend_->copy(parameter.value, values[index++]); });
+  fresh->resume_at(2);
+  EXPECT_EQ(trainer->step().loss, fresh->step().loss);
+  EXPECT_EQ(gradients_of(*trainer), gradients_of(*fresh));
+}
+
+TEST_P(TrainerTest, EvaluationQuantizesTheWeightsOfTheLastStep) {
+  const TrainerConfig config = tiny_run_config(GetParam());
+  const auto trainer = make(config);
+  const auto tokenizer = load_tokenizer("bytes");
+  const BatchSource batches = tiny_batches(config);
+  trainer->step();
+  const EvalSource next{2, [&](std::int64_t index, Batch& batch) { batches(1, index, batch); }};
+  const double evaluated = trainer->evaluate(next, *tokenizer).loss();
+  EXPECT_NEAR(trainer->step().loss, evaluated, 1e-14);
+}
+
+TEST_P(TrainerTest, GradientsOfAStepDoNotReachTheNext) {
+  TrainerConfig config = tiny_run_config(GetParam());
+  config.schedule = {ScheduleKind::kConstant, 0.0, 1.0, 0.0, 10};  // the weights stay
+  const auto same = [&](std::int64_t, std::int64_t micro, Batch& batch) {
+    tiny_batches(config)(0, micro, batch);
+  };
+  Trainer trainer(*backend_, config, same);
+  const StepReport first = trainer.step();
+  const auto gradients = gradients_of(trainer);
+  const StepReport second = trainer.step();
+  EXPECT_EQ(first.loss, second.loss);
+  EXPECT_EQ(first.grad_norm, second.grad_norm);
+  EXPECT_EQ(gradients, gradients_of(trainer));
+}
+
+TEST_P(TrainerTest, MeasuringErrorsChangesNothingAndNamesEveryLayer) {
+  const TrainerConfig config = tiny_run_config(GetParam());
+  const auto measured = make(config);
+  const auto plain = make(config);
+  const StepReport report = measured->step(true);
+  EXPECT_EQ(report.loss, plain->step().loss);
+  EXPECT_EQ(weights_of(*measured), weights_of(*plain));
+  EXPECT_EQ(report.errors.size(), 8u);
+}
+
+TEST_P(TrainerTest, LossFallsOnTextThatCanBeLearned) {
+  TrainerConfig config = tiny_run_config(GetParam());
+  config.schedule = {ScheduleKind::kCosine, 1e-2, 0.1, 4.0, 40};
+  config.batch_size = 8;
+  const auto trainer = make(config);
+  const double first = trainer->step().loss;
+  double last = 0.0;
+  for (int step = 1; step < 40; ++step) last = trainer->step().loss;
+  EXPECT_NEAR(first, std::log(256.0), 0.1);
+  EXPECT_LT(last, 3.0);
+}
+
+TEST_P(TrainerTest, MeasuredBytesAreThoseThatAreTaken) {
+  const TrainerConfig config = tiny_run_config(GetParam());
+  const auto trainer = make(config);
+  const Trainer::Bytes bytes = Trainer::measure(config);
+  EXPECT_EQ(bytes.model.parameters, trainer->model().arenas().parameters.used_bytes());
+  EXPECT_EQ(bytes.model.gradients, trainer->model().arenas().gradients.used_bytes());
+  EXPECT_EQ(bytes.model.prepared, trainer->model().arenas().prepared.used_bytes());
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, TrainerTest,
+                         ::testing::Values("none", "w4a4", "w4a16", "w16a4", "w1a1"),
+                         [](const auto& test) { return std::string(test.param); });
+
+}  // namespace
+}  // namespace quest
