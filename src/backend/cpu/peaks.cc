@@ -22,6 +22,7 @@ namespace {
 
 constexpr int kRepeats = 9;
 constexpr std::size_t kCacheBytes = std::size_t{512} << 10;
+constexpr std::size_t kSharedCacheBytes = std::size_t{8} << 20;
 constexpr std::size_t kMemoryBytes = std::size_t{256} << 20;
 
 /// Seconds of the fastest of several runs of body(thread) on all threads at once.
@@ -251,6 +252,8 @@ Peaks measure_peaks(int threads) {
   const auto read = wide ? read_512 : avx2 ? read_256 : read_128;
   peaks.cache_gb_per_s =
       read_rate(threads, kCacheBytes * static_cast<std::size_t>(threads), 40, read);
+  peaks.shared_cache_gb_per_s =
+      read_rate(threads, kSharedCacheBytes * static_cast<std::size_t>(threads), 4, read);
   peaks.memory_gb_per_s = read_rate(threads, kMemoryBytes, 1, read);
 #endif
   return peaks;

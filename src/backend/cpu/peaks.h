@@ -14,8 +14,9 @@ struct Peaks {
   double binary_gops;  ///< xor, vpopcntq and addition: two operations a bit
   double amx_bf16_gflops;
   double amx_int8_gops;
-  double cache_gb_per_s;   ///< reads of 512 KiB a thread: second-level cache
-  double memory_gb_per_s;  ///< reads of 256 MiB in all: last-level cache or memory
+  double cache_gb_per_s;         ///< reads of 512 KiB a thread: second-level cache
+  double shared_cache_gb_per_s;  ///< reads of 8 MiB a thread: third-level cache where there is one
+  double memory_gb_per_s;        ///< reads of 256 MiB in all: memory, or a larger last-level cache
 };
 
 /// Measures for about a second: the best of several short runs of each, so that other work on the

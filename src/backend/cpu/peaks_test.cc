@@ -17,6 +17,7 @@ TEST(Peaks, EveryRateIsPlausible) {
   EXPECT_GT(peaks.int8_gops, 0.1);
   EXPECT_LT(peaks.int8_gops, 10 * 4 * 128);
   EXPECT_GT(peaks.cache_gb_per_s, 0.1);
+  EXPECT_GT(peaks.shared_cache_gb_per_s, 0.01);
   EXPECT_GT(peaks.memory_gb_per_s, 0.01);
   EXPECT_LT(peaks.memory_gb_per_s, 10 * 192);
   if (available_isas().back() == Isa::kAvx512) {
