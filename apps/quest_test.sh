@@ -186,4 +186,34 @@ check "invalid UTF-8 leaves nothing behind" test ! -e "$folder/bad" -a ! -e "$fo
 check "info counts the tokenizer's vocabulary" grep -q '"vocab":400,' \
   <("$quest" info --tokenizer "$folder/bpe.model" --json)
 
+# Benchmarks and the self-test: the keys that scripts read.
+"$quest" selftest --json >"$folder/selftest.json"
+check "the self-test passes here" test $? -eq 0
+check "selftest --json tells of every check" python3 -c "
+import json, sys
+report = json.load(open('$folder/selftest.json'))
+backends = {r['backend'] for r in report['results']}
+isas = {'cpu ' + isa for isa in report['machine']['isas']}
+sys.exit(not (report['passed'] and backends == isas | {'reference'}))"
+"$quest" bench train --set model.layers=1 --set model.width=64 --set model.heads=2 \
+  --batch-size 2 --seq-len 32 --scheme none,w4a4 --dtype bf16 --steps 2 --threads 1 --json \
+  >"$folder/bench.json" 2>/dev/null
+check "bench train --json has a result a scheme, with speed, shares and ratio" python3 -c "
+import json, sys
+results = json.load(open('$folder/bench.json'))['results']
+ok = [r['scheme'] for r in results] == ['none', 'w4a4'] and results[0]['ratio_to_none'] == 1
+for r in results:
+    ok = ok and r['dtype'] == 'bf16' and r['threads'] == 1 and r['preset'] == 'nano'
+    ok = ok and r['tokens_per_second'] > 0 and 0 < r['share_of_peak'] < 1
+    ok = ok and r['tokens_per_second_least'] <= r['tokens_per_second'] <= r['tokens_per_second_most']
+    ok = ok and abs(sum(r['ms_by_phase'].values()) - r['step_ms']) < 0.5 * r['step_ms']
+sys.exit(not ok)"
+"$quest" bench peaks --threads 1 --json >"$folder/peaks.json"
+check "bench peaks --json has rates" python3 -c "
+import json, sys
+rates = {r['peak']: r['rate'] for r in json.load(open('$folder/peaks.json'))['results']}
+sys.exit(not all(rates[p] > 0 for p in ('f32_fma', 'int8', 'read_l2', 'read_memory', 'product_f32')))"
+"$quest" bench train --scheme w9a9 >/dev/null 2>&1
+check "a wrong scheme of a benchmark is a usage error" test $? -eq 2
+
 exit $((failures > 0))
