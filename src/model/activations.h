@@ -48,7 +48,7 @@ struct BackwardScratch {
   Tensor d_residual;  ///< f32 [R, C]
   Tensor d_output;    ///< [R, C]: d_residual in the compute type
   Tensor d_wide;      ///< [R, max(C, H D, F)], flat: gradient of a linear layer's input
-  Tensor d_rotated;   ///< as d_wide: the same in the rotated domain
+  Tensor d_rotated;   ///< as d_wide: the same in the rotated domain; null if nothing rotates
   Tensor d_qkv;       ///< [R, (H + 2 Hkv) D]
 };
 

@@ -82,15 +82,23 @@ LayerActivations take_layer(const ModelConfig& config, const Block<Linear>& bloc
   return slot;
 }
 
+// Whether `holds` is true of any linear layer inside the blocks.
+template <typename Linear, typename Predicate>
+bool any_linear(const std::vector<Block<Linear>>& blocks, Predicate holds) {
+  return std::any_of(blocks.begin(), blocks.end(), [&](const Block<Linear>& block) {
+    return holds(block.qkv) || holds(block.out) || holds(block.gate_up) || holds(block.down);
+  });
+}
+
 BackwardScratch take_scratch(const ModelConfig& config, Arena& arena, std::int64_t rows,
-                             DType compute) {
+                             DType compute, bool rotates) {
   const std::int64_t widest = std::max({config.width, config.query_width(), config.hidden});
   BackwardScratch scratch;
   scratch.d_residual = arena.take({rows, config.width}, DType::kF32);
   scratch.d_output =
       compute == DType::kF32 ? scratch.d_residual : arena.take({rows, config.width}, compute);
   scratch.d_wide = arena.take({rows * widest}, compute);
-  scratch.d_rotated = arena.take({rows * widest}, compute);
+  if (rotates) scratch.d_rotated = arena.take({rows * widest}, compute);
   scratch.d_qkv = arena.take({rows, config.qkv_width()}, compute);
   return scratch;
 }
@@ -126,7 +134,10 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
   const std::int64_t widest = std::max(config_.width, config_.hidden);
   Activations a;
   a.shape = shape;
-  const Tensor shared = arena.take({rows * widest}, compute_);
+  const bool shares = !shape.backward || any_linear(blocks_, [](const Linear& linear) {
+    return !linear.reads_dense_input();
+  });
+  const Tensor shared = shares ? arena.take({rows * widest}, compute_) : Tensor();
   const std::int64_t slots = shape.backward ? config_.layers : 1;
   for (std::int64_t layer = 0; layer < slots; ++layer) {
     a.slots.push_back(take_layer(config_, blocks_[static_cast<std::size_t>(layer)], arena, shared,
@@ -147,7 +158,9 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
   if (shape.backward) {
     a.head.d_logits = compute_ == DType::kF32 ? a.head.logits
                                               : arena.take({a.head.rows, config_.vocab}, compute_);
-    a.scratch = take_scratch(config_, arena, rows, compute_);
+    const auto rotates = [](const Linear& linear) { return linear.quantizes_input(); };
+    a.scratch = take_scratch(config_, arena, rows, compute_,
+                             rotates(head_[0]) || any_linear(blocks_, rotates));
   }
   return a;
 }

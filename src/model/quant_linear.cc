@@ -1,6 +1,7 @@
 // Forward and backward of linear layers under quantization schemes.
 #include "model/quant_linear.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace quest {
@@ -148,6 +149,11 @@ bool QuantLinear::reads_dense_input() const {
     if (!form.quantizer) return true;
   }
   return false;
+}
+
+bool QuantLinear::quantizes_input() const {
+  return std::any_of(forms_.begin(), forms_.end(),
+                     [](const Form& form) { return form.quantizer.has_value(); });
 }
 
 void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const {

@@ -68,6 +68,8 @@ class QuantLinear {
   /// its values until backward when `reads_dense_input()`; otherwise it may be scratch.
   LinearInput take_input(Arena& arena, Tensor x, std::int64_t rows, bool for_backward) const;
   bool reads_dense_input() const;
+  /// Whether `backward` needs `d_z`.
+  bool quantizes_input() const;
 
   /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
