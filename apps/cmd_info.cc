@@ -11,10 +11,13 @@
 #include "apps/output.h"
 #include "apps/settings_flags.h"
 #include "apps/text.h"
+#include "apps/train_settings.h"
 #include "core/rng.h"
+#include "data/shards.h"
 #include "data/tokenizer.h"
 #include "infer/model_folder.h"
 #include "model/model_file.h"
+#include "train/plan.h"
 #include "train/trainer.h"
 
 namespace quest::app {
@@ -94,8 +97,9 @@ class InfoCommand : public Command {
   void declare(CLI::App& app) override {
     app.add_option("--model", model_folder_, "a model or run folder, instead of settings")
         ->type_name("DIR");
-    settings_.declare(app, {"model.", "scheme.", "data.tokenizer", "train.batch_size",
-                            "train.seq_len", "run.dtype", "run.device", "run.threads"});
+    settings_.declare(
+        app, {"model.", "scheme.", "data.train", "data.valid", "data.tokenizer", "train.batch_size",
+              "train.sample_every", "train.seq_len", "run.dtype", "run.device", "run.threads"});
     app.add_flag("--time", time_, "also measure the speed of training it on this machine");
     add_whole(app, "--tokens", tokens_, {.low = 0}, "with --time: the length of the run");
     app.add_flag("--json", json_, "print one JSON object");
@@ -163,24 +167,44 @@ class InfoCommand : public Command {
     report.add_json("training_flops_per_token", 3 * forward);
 
     const TrainerConfig config = config_of(c, scheme, settings);
-    const Trainer::Bytes bytes = Trainer::measure(config);
+    const RunMemory memory = predict_memory(config, settings);
+    const Trainer::Bytes& bytes = memory.trainer;
     report.add_json("training_bytes", {{"parameters", bytes.model.parameters},
                                        {"gradients", bytes.model.gradients},
                                        {"moments", bytes.optimizer},
                                        {"prepared", bytes.model.prepared},
                                        {"activations", bytes.activations},
-                                       {"total", bytes.total()}});
+                                       {"workspace", memory.workspace},
+                                       {"sampling", memory.sampling},
+                                       {"data", memory.data},
+                                       {"program", memory.program},
+                                       {"total", memory.total()}});
     const auto text = [](std::size_t size_bytes) {
       return size_text(static_cast<double>(size_bytes));
     };
     report.add_text("memory to train",
-                    fmt::format("{} with {} windows of {} tokens in {}", text(bytes.total()),
+                    fmt::format("{} with {} windows of {} tokens in {}", text(memory.total()),
                                 config.batch_size, config.seq_len, settings.run.dtype));
     report.add_text("  weights", text(bytes.model.parameters));
     report.add_text("  gradients", text(bytes.model.gradients));
     report.add_text("  moments", text(bytes.optimizer));
     report.add_text("  prepared weights", text(bytes.model.prepared));
     report.add_text("  activations", text(bytes.activations));
+    report.add_text("  kernels' scratch", text(memory.workspace));
+    if (memory.sampling > 0) report.add_text("  sampling", text(memory.sampling));
+    report.add_text("  data", memory.data > 0 ? text(memory.data) : "name it by --data");
+    report.add_text("  program", text(memory.program));
+  }
+
+  static RunMemory predict_memory(const TrainerConfig& config, const TrainSettings& settings) {
+    std::vector<TokenDataset> sets;
+    for (const std::string& path : {settings.data.train, settings.data.valid}) {
+      if (path.empty()) continue;
+      sets.push_back(open_dataset(path, *load_tokenizer(settings.data.tokenizer)));
+    }
+    return predict_run_memory(config,
+                              run_conditions(settings, sets.empty() ? nullptr : &sets.front(),
+                                             sets.size() < 2 ? nullptr : &sets.back()));
   }
 
   static TrainerConfig config_of(const ModelConfig& model, const Scheme& scheme,

@@ -106,8 +106,9 @@ class TrainCommand : public Command {
     const std::unique_ptr<Backend> backend =
         make_backend(settings.run.device, settings.run.threads);
     if (settings.run.dry_run) {
-      return report_plan(opening_text(settings, config, data, plan, backend->name(), 0.0), config,
-                         plan);
+      return report_plan(
+          opening_text(settings, config, data, plan, backend->name(), 0.0), config, plan,
+          predict_run_memory(config, run_conditions(settings, &data.train(), data.validation())));
     }
 
     // Whatever can be refused is refused before the folder is touched.
@@ -131,11 +132,12 @@ class TrainCommand : public Command {
     return result.stopped ? display.stop_signal().exit_code() : 0;
   }
 
-  int report_plan(const std::string& opening, const TrainerConfig& config, const RunPlan& plan) {
+  int report_plan(const std::string& opening, const TrainerConfig& config, const RunPlan& plan,
+                  const RunMemory& memory) {
     Report report;
     report.add_json("steps", plan.steps);
     report.add_json("tokens", plan.steps * config.tokens_per_step());
-    report.add_json("memory_bytes", Trainer::measure(config).total());
+    report.add_json("memory_bytes", memory.total());
     if (json_) {
       report.print(true);
     } else {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "apps/text.h"
+#include "apps/train_settings.h"
 #include "infer/generate.h"
 #include "infer/text_stream.h"
 
@@ -23,7 +24,9 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
                          const RunData& data, const RunPlan& plan, const std::string& backend,
                          double step_seconds) {
   const ModelConfig& model = config.model;
-  const Trainer::Bytes bytes = Trainer::measure(config);
+  const RunMemory memory =
+      predict_run_memory(config, run_conditions(settings, &data.train(), data.validation()));
+  const Trainer::Bytes& bytes = memory.trainer;
   std::string text = fmt::format(
       "model      {} parameters: {} layers, width {}, {} heads of {}, hidden {}, vocabulary {}\n",
       with_commas(model.parameters()), model.layers, model.width, model.heads, model.head_dim,
@@ -40,10 +43,13 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
                       with_commas(plan.steps), with_commas(config.tokens_per_step()), tokens,
                       tokens / static_cast<double>(data.train().size()));
   text += fmt::format(
-      "memory     {}: weights {}, gradients {}, moments {}, prepared weights {}, activations {}\n",
-      bytes_text(bytes.total()), bytes_text(bytes.model.parameters),
+      "memory     {}: weights {}, gradients {}, moments {}, prepared weights {}, activations {},\n"
+      "           scratch {}, data {}, program {}\n",
+      bytes_text(memory.total()), bytes_text(bytes.model.parameters),
       bytes_text(bytes.model.gradients), bytes_text(bytes.optimizer),
-      bytes_text(bytes.model.prepared), bytes_text(bytes.activations));
+      bytes_text(bytes.model.prepared), bytes_text(bytes.activations),
+      bytes_text(memory.workspace + memory.sampling), bytes_text(memory.data),
+      bytes_text(memory.program));
   text += fmt::format("device     {}\n", backend);
   if (step_seconds > 0) {
     text += fmt::format("time       about {} at {:.0f} tokens/s\n",

@@ -1,8 +1,10 @@
 // From settings to the training library's types.
 #include "apps/train_settings.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "apps/machine.h"
 #include "apps/model_settings.h"
 #include "core/error.h"
 
@@ -76,6 +78,22 @@ RunPlan run_plan(const TrainSettings& settings, std::int64_t steps) {
   plan.keep_last = train.keep_last;
   plan.data_seed = static_cast<std::uint64_t>(train.data_seed);
   return plan;
+}
+
+RunConditions run_conditions(const TrainSettings& settings, const TokenDataset* train,
+                             const TokenDataset* validation) {
+  RunConditions conditions;
+  conditions.cpu_backend = settings.run.device == "cpu";
+  conditions.threads = settings.run.threads > 0 ? static_cast<int>(settings.run.threads)
+                                                : describe_machine().threads;
+  for (const TokenDataset* data : {train, validation}) {
+    if (data == nullptr) continue;
+    conditions.data_bytes += data->bytes();
+    if (data->mapped()) continue;
+    conditions.loading_bytes = std::max(conditions.loading_bytes, data->bytes());
+  }
+  conditions.samples = settings.train.sample_every > 0;
+  return conditions;
 }
 
 }  // namespace quest::app

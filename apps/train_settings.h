@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "apps/settings.h"
+#include "data/shards.h"
+#include "train/plan.h"
 #include "train/run.h"
 #include "train/trainer.h"
 
@@ -21,5 +23,9 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
 
 /// How often things happen in a run of `steps` steps; the peak is left unknown.
 RunPlan run_plan(const TrainSettings& settings, std::int64_t steps);
+
+/// What the prediction of a run's memory asks for. A data set may be null.
+RunConditions run_conditions(const TrainSettings& settings, const TokenDataset* train,
+                             const TokenDataset* validation);
 
 }  // namespace quest::app

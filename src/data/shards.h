@@ -49,6 +49,9 @@ class TokenDataset {
 
   /// Number of tokens.
   std::int64_t size() const { return size_; }
+  /// What the tokens take, in memory or mapped from files.
+  std::size_t bytes() const { return static_cast<std::size_t>(size_) * token_width_; }
+  bool mapped() const { return memory_.empty(); }
   /// Bytes of text that all tokens stand for.
   std::int64_t text_bytes() const { return text_bytes_; }
   std::int64_t documents() const { return documents_; }

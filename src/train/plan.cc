@@ -1,0 +1,146 @@
+// Prediction of a run's memory: the measuring arenas, and a model of the CPU backend's workspace.
+#include "train/plan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/cpu/isa.h"
+#include "model/kv_cache.h"
+
+namespace quest {
+namespace {
+
+using std::int64_t;
+
+// Resident size of `quest` beside its arrays: pages of the binary and its libraries, code that
+// oneDNN generates, threads, the heap. Measured as 17 to 24 MiB.
+constexpr std::size_t kProgramBytes = std::size_t{19} << 20;
+// The same before training, when oneDNN is not in use yet.
+constexpr std::size_t kStartBytes = std::size_t{14} << 20;
+// oneDNN's scratch memory for dense products. Measured as 1 to 2.5 MiB.
+constexpr int64_t kDenseScratchBytes = 2 << 20;
+// Rows of a pass of sampling (SessionOptions::chunk).
+constexpr int64_t kSampleChunk = 256;
+// Bytes of one operand of the quantized gradients when its rows can be taken in chunks.
+constexpr int64_t kOperandChunkBytes = 32 << 20;
+
+int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// What the kernels of one linear layer ask for; each is the most over all layers.
+struct ProductScratch {
+  int64_t packed_weights = 0;
+  int64_t packed_inputs = 0;
+  int64_t operand_a = 0;
+  int64_t operand_b = 0;
+  int64_t rows = 0;
+
+  void include(const ProductScratch& other) {
+    packed_weights = std::max(packed_weights, other.packed_weights);
+    packed_inputs = std::max(packed_inputs, other.packed_inputs);
+    operand_a = std::max(operand_a, other.operand_a);
+    operand_b = std::max(operand_b, other.operand_b);
+    rows = std::max(rows, other.rows);
+  }
+  int64_t total() const { return packed_weights + packed_inputs + operand_a + operand_b + rows; }
+};
+
+// Rows of `columns` values that an operand of the quantized gradients holds at once.
+int64_t chunk_rows(int64_t rows, int64_t columns, int64_t element) {
+  return std::min(rows, std::max<int64_t>(1, kOperandChunkBytes / (columns * element)));
+}
+
+// Forward and backward of `outputs` rows of weights with `columns` columns on `rows` rows of input.
+ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, DType compute,
+                               int threads) {
+  const auto element = static_cast<int64_t>(size_bytes(compute));
+  const bool words = choose_isa() != Isa::kAvx512;  // 16-bit pairs instead of four codes
+  ProductScratch scratch;
+  const int64_t group = words ? 2 : 4;
+  scratch.packed_weights = round_up(outputs, 16) * (round_up(columns, group) / group * 4 + 8);
+  if (words || columns % group != 0) {
+    scratch.packed_inputs = rows * (round_up(columns, group) / group * 4);
+  }
+  const int64_t most = chunk_rows(rows, std::max(outputs, columns), element);
+  scratch.operand_b = std::max(outputs * columns, most * columns) * element;
+  if (compute == DType::kBF16) {
+    scratch.operand_a = std::max(chunk_rows(rows, outputs, 2), most) * outputs * 2;
+  }
+  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
+  return scratch;
+}
+
+ProductScratch product_scratch(const TrainerConfig& config, int threads) {
+  const int64_t rows = config.batch_size * config.seq_len;
+  ProductScratch most;
+  const auto include = [&](const LinearLayout& layout, const LinearScheme& fallback) {
+    // Neighbouring parts of one scheme are one product.
+    int64_t outputs = 0;
+    for (std::size_t i = 0; i < layout.parts.size(); ++i) {
+      const LinearScheme scheme = config.scheme.for_layer(layout.parts[i].name, fallback);
+      outputs += layout.parts[i].rows;
+      const bool last = i + 1 == layout.parts.size() ||
+                        !(config.scheme.for_layer(layout.parts[i + 1].name, fallback) == scheme);
+      if (!last) continue;
+      if (scheme.integer_product()) {
+        most.include(integer_product(rows, outputs, layout.columns, config.compute, threads));
+      }
+      outputs = 0;
+    }
+  };
+  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
+    include(qkv_layout(config.model, layer), config.scheme.base());
+    include(out_layout(config.model, layer), config.scheme.base());
+    include(gate_up_layout(config.model, layer), config.scheme.base());
+    include(down_layout(config.model, layer), config.scheme.base());
+  }
+  include(head_layout(config.model), LinearScheme());
+  return most;
+}
+
+// Attention's scratch of all threads: scores and gradients of a block of queries, and the
+// gradients of one head's keys and values.
+int64_t attention_scratch(const TrainerConfig& config, int threads) {
+  constexpr int64_t kBlockRows = 128;
+  const int64_t keys = config.seq_len;
+  const int64_t head = config.model.head_dim;
+  const bool bf16 = config.compute == DType::kBF16;
+  const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * (bf16 ? 12 : 8);
+  return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
+}
+
+std::size_t workspace_bytes(const TrainerConfig& config, int threads) {
+  // Sums of blocks of 32 rows in the norms' gradient.
+  const int64_t norm_sums = config.batch_size * config.seq_len / 32 * config.model.width * 4;
+  return static_cast<std::size_t>(product_scratch(config, threads).total() +
+                                  attention_scratch(config, threads) + norm_sums +
+                                  kDenseScratchBytes);
+}
+
+std::size_t sampling_bytes(const TrainerConfig& config) {
+  const int64_t positions = config.model.max_positions;
+  Arena measuring;
+  const KvCache cache(measuring, config.model, config.compute, 1, positions);
+  const PassShape shape{1, std::min(kSampleChunk, positions), false};
+  return measuring.used_bytes() +
+         Model::measure_activations(config.model, config.scheme, config.compute, shape);
+}
+
+}  // namespace
+
+std::size_t RunMemory::total() const {
+  const std::size_t training = trainer.total() + workspace + sampling + data + program;
+  return std::max(training, kStartBytes + data + loading);
+}
+
+RunMemory predict_run_memory(const TrainerConfig& config, const RunConditions& conditions) {
+  RunMemory memory;
+  memory.trainer = Trainer::measure(config);
+  if (conditions.cpu_backend) memory.workspace = workspace_bytes(config, conditions.threads);
+  if (conditions.samples) memory.sampling = sampling_bytes(config);
+  memory.data = conditions.data_bytes;
+  memory.loading = conditions.loading_bytes;
+  memory.program = kProgramBytes;
+  return memory;
+}
+
+}  // namespace quest
