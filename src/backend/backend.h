@@ -186,7 +186,7 @@ std::unique_ptr<Backend> make_reference_backend();
 
 /// The CPU backend on `threads` threads (0: all that the process may use). The instruction set is
 /// the best this CPU has, or the one that the environment variable QUEST_ISA names (generic, avx2,
-/// avx512); throws Error when the CPU lacks it.
+/// avx512, amx); throws Error when the CPU lacks it.
 std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 }  // namespace quest

@@ -11,8 +11,6 @@ namespace {
 
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
-/// Bytes of x that stay in the second-level cache while all panels of w pass by.
-constexpr std::int64_t kRowBlockBytes = 256 << 10;
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
@@ -30,7 +28,8 @@ PackedWeights pack_weights(Workspace& workspace, int threads, const ProductKerne
   const std::int64_t columns = w.codes.cols();
   const std::int64_t width = kernels.panel_columns;
   const std::int64_t panels = divide_up(rows, width);
-  const std::int64_t panel_bytes = divide_up(columns, kernels.group_values) * width * 4;
+  const std::int64_t panel_bytes =
+      divide_up(columns, kernels.group_values) * width * kernels.group_bytes;
   std::byte* const memory =
       workspace.bytes(Workspace::Slot::kPackedWeights,
                       static_cast<std::size_t>(panels * (panel_bytes + 8 * width)));
@@ -69,7 +68,7 @@ PackedInputs pack_inputs(Workspace& workspace, int threads, const ProductKernels
   if (kernels.reads_codes && columns % kernels.group_values == 0) {
     return {reinterpret_cast<const std::uint8_t*>(x.codes.as<std::int8_t>()), x.codes.row_stride};
   }
-  const std::int64_t row_bytes = divide_up(columns, kernels.group_values) * 4;
+  const std::int64_t row_bytes = divide_up(columns, kernels.group_values) * kernels.group_bytes;
   auto* const rows = reinterpret_cast<std::uint8_t*>(workspace.bytes(
       Workspace::Slot::kPackedInputs, static_cast<std::size_t>(x.codes.rows() * row_bytes)));
   const std::int64_t grain = std::max<std::int64_t>(1, (1 << 17) / row_bytes);
@@ -143,32 +142,30 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   const std::int64_t panels = divide_up(n, width);
   const std::int64_t tiles = divide_up(m, kernels.tile_rows);
   const std::int64_t block_tiles =
-      std::max<std::int64_t>(1, kRowBlockBytes / (packed_x.row_bytes * kernels.tile_rows));
+      std::max<std::int64_t>(1, kernels.row_block_bytes / (packed_x.row_bytes * kernels.tile_rows));
 
   const auto compute = [&](std::int64_t tile_begin, std::int64_t tile_end, std::int64_t panel_begin,
                            std::int64_t panel_end) {
     for (std::int64_t block = tile_begin; block < tile_end; block += block_tiles) {
       const std::int64_t block_end = std::min(block + block_tiles, tile_end);
       for (std::int64_t p = panel_begin; p < panel_end; ++p) {
-        for (std::int64_t t = block; t < block_end; ++t) {
-          const std::int64_t i = t * kernels.tile_rows;
-          const std::int64_t j = p * width;
-          ProductTile tile{};
-          tile.x = packed_x.rows + i * packed_x.row_bytes;
-          tile.x_row_bytes = packed_x.row_bytes;
-          tile.panel = packed_w.panels + p * packed_w.panel_bytes;
-          tile.groups = divide_up(k, kernels.group_values);
-          tile.rows = static_cast<std::int32_t>(std::min<std::int64_t>(kernels.tile_rows, m - i));
-          tile.columns = static_cast<std::int32_t>(std::min(width, n - j));
-          tile.x_steps = x.steps.as<float>() + i;
-          tile.x_sums = x.code_sums.as<std::int32_t>() + i;
-          tile.w_scales = packed_w.scales + j;
-          tile.w_biases = packed_w.biases + j;
-          tile.y = {element_address(y, i, j), y.dtype == DType::kBF16};
-          tile.y_stride = y.row_stride;
-          tile.add = write == Write::kAdd;
-          kernels.tile(tile);
-        }
+        const std::int64_t i = block * kernels.tile_rows;
+        const std::int64_t j = p * width;
+        ProductStrip strip{};
+        strip.x = packed_x.rows + i * packed_x.row_bytes;
+        strip.x_row_bytes = packed_x.row_bytes;
+        strip.panel = packed_w.panels + p * packed_w.panel_bytes;
+        strip.groups = divide_up(k, kernels.group_values);
+        strip.rows = static_cast<std::int32_t>(std::min(block_end * kernels.tile_rows, m) - i);
+        strip.columns = static_cast<std::int32_t>(std::min(width, n - j));
+        strip.x_steps = x.steps.as<float>() + i;
+        strip.x_sums = x.code_sums.as<std::int32_t>() + i;
+        strip.w_scales = packed_w.scales + j;
+        strip.w_biases = packed_w.biases + j;
+        strip.y = {element_address(y, i, j), y.dtype == DType::kBF16};
+        strip.y_stride = y.row_stride;
+        strip.add = write == Write::kAdd;
+        kernels.strip(strip);
       }
     }
   };

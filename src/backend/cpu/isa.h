@@ -12,11 +12,13 @@ enum class Isa : std::uint8_t {
   kGeneric,  ///< what every CPU of the architecture has (x86-64: SSE2)
   kAvx2,     ///< AVX2, FMA, F16C
   kAvx512,   ///< AVX-512 F, BW, DQ, VL and VNNI
+  kAmx,      ///< the same, and tiles with products of bytes (AMX-TILE, AMX-INT8)
 };
 
-/// "generic", "avx2", "avx512".
+/// "generic", "avx2", "avx512", "amx".
 std::string_view isa_name(Isa isa);
-/// Those that this CPU and its operating system support, weakest first; never empty.
+/// Those that this CPU and its operating system support, weakest first; never empty. The first call
+/// asks the system for the memory that tiles need in every thread.
 std::vector<Isa> available_isas();
 /// The strongest available one, or the one that the environment variable QUEST_ISA names. Throws
 /// Error when that name is unknown or this CPU lacks it.

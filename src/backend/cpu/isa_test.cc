@@ -46,7 +46,7 @@ TEST_F(IsaEnvironment, AnUnknownNameIsAnErrorThatListsTheNames) {
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("avx1024"), std::string::npos);
-    EXPECT_NE(std::string(error.what()).find("generic, avx2 or avx512"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("generic, avx2, avx512 or amx"), std::string::npos);
   }
 }
 

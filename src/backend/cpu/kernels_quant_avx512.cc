@@ -1,6 +1,7 @@
 // Quantization kernels compiled for avx512.
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/simd16_avx512.h"
+#include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/quantize_rows.inc.h"
 // Stands on both.

@@ -119,10 +119,11 @@ Operand transpose(Operand x) { return {x.tensor, !x.transposed}; }
 void hold_onednn_to(Isa isa) {
   if (isa == Isa::kGeneric) dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
   if (isa == Isa::kAvx2) dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
+  if (isa == Isa::kAvx512) dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
 }
 
 OnednnProducts::OnednnProducts(int threads, Isa isa)
-    : threads_(threads), kernels_(float_kernels(isa)), bf16_products_(isa == Isa::kAvx512) {
+    : threads_(threads), kernels_(float_kernels(isa)), bf16_products_(isa >= Isa::kAvx512) {
   if (!bf16_products_) return;
   // oneDNN wants more of the CPU for bf16 than our own kernels do, so it is asked.
   ProductShape probe{.m = 16, .n = 16, .k = 16, .operand_type = DType::kBF16};

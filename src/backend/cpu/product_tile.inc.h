@@ -1,10 +1,25 @@
-// The end of a product tile, written once for all instruction sets: from integers to scaled floats.
+// What product tiles have in common: the cut of a strip into tiles, and the end of a tile, from
+// integers to scaled floats.
 
 namespace quest {
 namespace {
 
+template <int tile_rows>
+inline void for_each_tile(const ProductStrip& strip, void (*run)(const ProductStrip&)) {
+  ProductStrip tile = strip;
+  const std::int64_t y_row_bytes = strip.y_stride * (strip.y.bf16 ? 2 : 4);
+  for (std::int32_t left = strip.rows; left > 0; left -= tile_rows) {
+    tile.rows = left < tile_rows ? left : tile_rows;
+    run(tile);
+    tile.x += tile_rows * strip.x_row_bytes;
+    tile.x_steps += tile_rows;
+    tile.x_sums += tile_rows;
+    tile.y.data = static_cast<char*>(tile.y.data) + tile_rows * y_row_bytes;
+  }
+}
+
 /// y (= or +=) sums [rows][stride] scaled, 16 columns at a time. `sums` has whole groups of 16.
-inline void finish_tile(const ProductTile& tile, const std::int32_t* sums, std::int64_t stride) {
+inline void finish_tile(const ProductStrip& tile, const std::int32_t* sums, std::int64_t stride) {
   for (std::int32_t i = 0; i < tile.rows; ++i) {
     const F16 step = splat16(tile.x_steps[i]);
     for (std::int32_t j = 0; j < tile.columns; j += 16) {

@@ -12,37 +12,6 @@ void pack_vnni_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t col
   for (std::int64_t k = columns; k % 4 != 0; ++k) out[k] = 0;
 }
 
-/// Rows of 16 dwords become columns.
-inline void transpose16(__m512i (&r)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
-}
-
 void pack_vnni_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
                      std::int64_t rows, std::int64_t columns) {
   const std::int64_t groups = (columns + 3) / 4;
@@ -90,7 +59,7 @@ inline void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 
 template <int rows>
-void vnni_tile_rows(const ProductTile& tile) {
+void vnni_tile_rows(const ProductStrip& tile) {
 #define QUEST_DECLARE(r) __m512i low##r = _mm512_setzero_si512(), high##r = _mm512_setzero_si512();
   QUEST_EACH_ROW(QUEST_DECLARE)
 #undef QUEST_DECLARE
@@ -131,11 +100,15 @@ void vnni_tile_rows(const ProductTile& tile) {
 #undef QUEST_EACH_ROW
 
 template <int rows = kVnniTileRows>
-void vnni_tile(const ProductTile& tile) {
+void vnni_tile(const ProductStrip& tile) {
   if constexpr (rows > 1) {
     if (tile.rows < rows) return vnni_tile<rows - 1>(tile);
   }
   vnni_tile_rows<rows>(tile);
+}
+
+void vnni_strip(const ProductStrip& strip) {
+  for_each_tile<kVnniTileRows>(strip, vnni_tile<kVnniTileRows>);
 }
 
 // --- A few rows of x against rows of w ---
@@ -215,7 +188,7 @@ void dot_tile_rows(const DotTile& tile) {
   }
   QUEST_EACH_ROW(QUEST_FINISH)
 #undef QUEST_FINISH
-  ProductTile out{};
+  ProductStrip out{};
   out.rows = rows;
   out.columns = tile.columns;
   out.x_steps = tile.x_steps;
@@ -239,10 +212,12 @@ constexpr ProductKernels kVnniProduct = {
     .tile_rows = kVnniTileRows,
     .panel_columns = kVnniColumns,
     .group_values = 4,
+    .group_bytes = 4,
+    .row_block_bytes = 256 << 10,
     .reads_codes = true,
     .pack_panel = pack_vnni_panel,
     .pack_row = pack_vnni_row,
-    .tile = vnni_tile<kVnniTileRows>,
+    .strip = vnni_strip,
     .pack_dot_row = pack_dot_row,
     .dot_tile = dot_tile<4>,
 };

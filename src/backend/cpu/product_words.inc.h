@@ -33,7 +33,7 @@ void pack_words_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_
   DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 
 template <int rows>
-void words_tile_rows(const ProductTile& tile) {
+void words_tile_rows(const ProductStrip& tile) {
   static_assert(rows * kWordsVectors <= 12);
 #define QUEST_DECLARE(c) Words sum##c = zero_words();
   QUEST_EACH_CELL(QUEST_DECLARE)
@@ -60,21 +60,27 @@ void words_tile_rows(const ProductTile& tile) {
 #undef QUEST_EACH_CELL
 
 template <int rows = kWordsTileRows>
-void words_tile(const ProductTile& tile) {
+void words_tile(const ProductStrip& tile) {
   if constexpr (rows > 1) {
     if (tile.rows < rows) return words_tile<rows - 1>(tile);
   }
   words_tile_rows<rows>(tile);
 }
 
+void words_strip(const ProductStrip& strip) {
+  for_each_tile<kWordsTileRows>(strip, words_tile<kWordsTileRows>);
+}
+
 constexpr ProductKernels kWordsProduct = {
     .tile_rows = kWordsTileRows,
     .panel_columns = 16,
     .group_values = 2,
+    .group_bytes = 4,
+    .row_block_bytes = 256 << 10,
     .reads_codes = false,
     .pack_panel = pack_words_panel,
     .pack_row = pack_words_row,
-    .tile = words_tile<kWordsTileRows>,
+    .strip = words_strip,
     .pack_dot_row = nullptr,
     .dot_tile = nullptr,
 };

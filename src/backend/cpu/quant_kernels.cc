@@ -5,8 +5,27 @@
 
 namespace quest {
 
+#if defined(__x86_64__)
+namespace {
+
+/// Those of AVX-512, with tiles for all but a few rows of x.
+QuantKernels with_product_amx() {
+  QuantKernels kernels = kQuantKernelsAvx512;
+  kernels.product = kProductAmx;
+  kernels.product.pack_dot_row = kQuantKernelsAvx512.product.pack_dot_row;
+  kernels.product.dot_tile = kQuantKernelsAvx512.product.dot_tile;
+  return kernels;
+}
+
+}  // namespace
+#endif
+
 const QuantKernels& quant_kernels(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::kAmx) {
+    static const QuantKernels amx = with_product_amx();
+    return amx;
+  }
   if (isa == Isa::kAvx512) return kQuantKernelsAvx512;
   if (isa == Isa::kAvx2) return kQuantKernelsAvx2;
 #endif

@@ -52,14 +52,14 @@ struct RotatedRow {
   float* scratch;  ///< [scratch_columns(K)], aligned to 64 bytes
 };
 
-/// One tile of an integer product: y[i,j] (= or +=) T[i,j] x_steps[i] w_scales[j], where
-/// T[i,j] = sum_k (2 qx_ik + 1)(2 qw_jk + 1).
-struct ProductTile {
+/// Rows of an integer product against one panel: y[i,j] (= or +=) T[i,j] x_steps[i] w_scales[j],
+/// where T[i,j] = sum_k (2 qx_ik + 1)(2 qw_jk + 1).
+struct ProductStrip {
   const std::uint8_t* x;         ///< operand rows
   std::int64_t x_row_bytes;      ///< from one operand row to the next
   const std::uint8_t* panel;     ///< from pack_panel
-  std::int64_t groups;           ///< 4-byte groups of summed values
-  std::int32_t rows;             ///< 1..tile_rows
+  std::int64_t groups;           ///< groups of summed values
+  std::int32_t rows;             ///< any number; only the last tile may be of less than tile_rows
   std::int32_t columns;          ///< 1..panel_columns
   const float* x_steps;          ///< [rows]
   const std::int32_t* x_sums;    ///< [rows] code sums
@@ -70,8 +70,8 @@ struct ProductTile {
   bool add;
 };
 
-/// As ProductTile, for a few rows of x: w is read where it lies, since packing would cost more than
-/// the product.
+/// As ProductStrip, for a few rows of x: w is read where it lies, since packing would cost more
+/// than the product.
 struct DotTile {
   const std::uint8_t* x;     ///< offset rows, from pack_dot_row
   std::int64_t x_row_bytes;  ///< a multiple of 64
@@ -89,20 +89,22 @@ struct DotTile {
   bool add;
 };
 
-/// The integer product of one instruction set. Operands are cut along K into groups of 4 bytes:
-/// four codes of 8 bits or two odd integers of 16.
+/// The integer product of one instruction set. Operands are cut along K into groups: four codes of
+/// 8 bits, two odd integers of 16, or a tile's width of codes.
 struct ProductKernels {
   std::int32_t tile_rows;
   std::int32_t panel_columns;
-  std::int32_t group_values;  ///< values of K in 4 bytes
-  bool reads_codes;           ///< x needs no packing where group_values divides K
-  /// panel [groups][panel_columns][4 bytes] = codes of `rows` <= panel_columns rows of w, zeros
-  /// where there is no row or no column.
+  std::int32_t group_values;     ///< values of K in a group
+  std::int32_t group_bytes;      ///< bytes of a group of one row
+  std::int64_t row_block_bytes;  ///< of x, which stay in a cache while all panels of w pass by
+  bool reads_codes;              ///< x needs no packing where group_values divides K
+  /// panel [groups * panel_columns * group_bytes] = codes of `rows` <= panel_columns rows of w in
+  /// the order in which `strip` reads them, zeros where there is no row or no column.
   void (*pack_panel)(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
                      std::int64_t rows, std::int64_t columns);
-  /// out [groups * 4 bytes] = one row of x.
+  /// out [groups * group_bytes] = one row of x.
   void (*pack_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
-  void (*tile)(const ProductTile& tile);
+  void (*strip)(const ProductStrip& strip);
   /// out [K rounded up to 64] = one row of x for dot_tile, which is null where packing always pays.
   void (*pack_dot_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   void (*dot_tile)(const DotTile& tile);
@@ -134,5 +136,7 @@ const QuantKernels& quant_kernels(Isa isa);
 extern const QuantKernels kQuantKernelsGeneric;
 extern const QuantKernels kQuantKernelsAvx2;
 extern const QuantKernels kQuantKernelsAvx512;
+/// Without pack_dot_row and dot_tile, which are those of AVX-512.
+extern const ProductKernels kProductAmx;
 
 }  // namespace quest

@@ -35,7 +35,7 @@ inline F16 load16_ints(const std::int32_t* p) {
 }
 inline void store16(float* p, F16 x) { _mm512_storeu_ps(p, x.v); }
 /// Rounds to nearest even; a NaN stays a NaN.
-inline void store16_bf16(std::uint16_t* p, F16 x) {
+inline __m256i bf16_bits(F16 x) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
@@ -43,7 +43,10 @@ inline void store16_bf16(std::uint16_t* p, F16 x) {
   const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
   rounded =
       _mm512_mask_or_epi32(rounded, nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+  return _mm512_cvtepi32_epi16(rounded);
+}
+inline void store16_bf16(std::uint16_t* p, F16 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(x));
 }
 
 inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
