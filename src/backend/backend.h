@@ -114,8 +114,8 @@ class Backend {
   virtual void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                                 Write write) = 0;
   /// d_z [M, K] (= or +=) d_y [M, N] Zw, where Zw are w's quantized values. d_z float; d_y float,
-  /// may be a column slice. With bf16 d_y the implementation may fold w's steps into d_y before
-  /// rounding it to bf16 once more.
+  /// may be a column slice. With bf16 d_y the implementation may round one factor of each product
+  /// to bf16: the value of w, or d_y times w's step.
   virtual void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                            Write write) = 0;
   /// d_z [N, K] += d_y [M, N]^T Zx, where Zx are x's quantized values: the weight gradient in the

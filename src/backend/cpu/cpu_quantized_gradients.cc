@@ -5,6 +5,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/tile_gradients.h"
 
 namespace quest {
 namespace {
@@ -42,14 +43,18 @@ void expand(const QuantKernels& kernels, int threads, Tensor out, Tensor codes,
 
 }  // namespace
 
-// With bf16 operands the codes stand as odd integers, which are exact, and half the steps of the
-// summed index multiply d_y, which is rounded to bf16 once more. With f32 operands the codes are
-// expanded to values.
+// Where kernels read codes, they do the bf16 products. Else, with bf16 operands, codes stand as odd
+// integers, which are exact, and half the steps of the summed index multiply d_y, which is rounded
+// to bf16 once more. With f32 operands the codes are expanded to values.
 void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                              Write write) {
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t n = w.codes.rows();
   assert(d_y.cols() == n && d_z.cols() == w.codes.cols() && d_z.rows() == d_y.rows());
+  if (d_y.dtype == DType::kBF16 && kernels.bf16_product != nullptr) {
+    tile_grad_input({workspace_, threads_, *kernels.bf16_product}, d_z, d_y, w, write);
+    return;
+  }
   const Tensor values =
       workspace_.tensor(Workspace::Slot::kOperandB, {n, w.codes.cols()}, d_y.dtype);
   expand(kernels, threads_, values, w.codes, w.steps.as<float>());
@@ -83,6 +88,10 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   const std::int64_t n = d_y.cols();
   const std::int64_t k = x.codes.cols();
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == n && d_z.cols() == k);
+  if (d_y.dtype == DType::kBF16 && kernels.bf16_product != nullptr) {
+    tile_grad_weight({workspace_, threads_, *kernels.bf16_product}, d_z, d_y, x);
+    return;
+  }
   const float* const steps = x.steps.as<float>();
   const std::int64_t most = std::min(d_y.rows(), chunk_rows(std::max(n, k), d_y.dtype));
   const Tensor value_scratch = workspace_.tensor(Workspace::Slot::kOperandB, {most, k}, d_y.dtype);

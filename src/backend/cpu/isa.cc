@@ -24,16 +24,17 @@ std::optional<Isa> isa_from_name(std::string_view name) {
 }
 
 #if defined(__x86_64__)
-/// Whether the CPU multiplies tiles of bytes and the system lets this process use tiles; it must be
-/// asked once, for their state makes what it saves of a thread 8 KiB larger.
+/// Whether the CPU multiplies tiles of bytes and of bf16, and the system lets this process use
+/// tiles; it must be asked once, for their state makes what it saves of a thread 8 KiB larger.
 bool may_use_tiles() {
   static const bool may = [] {
-    constexpr unsigned kTileBit = 1u << 24, kInt8Bit = 1u << 25;
+    constexpr unsigned kBf16Bit = 1u << 22, kTileBit = 1u << 24, kInt8Bit = 1u << 25;
+    constexpr unsigned kAll = kBf16Bit | kTileBit | kInt8Bit;
     constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
     constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-    if ((d & kTileBit) == 0 || (d & kInt8Bit) == 0) return false;
+    if ((d & kAll) != kAll || !__builtin_cpu_supports("avx512bf16")) return false;
     return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();
   return may;

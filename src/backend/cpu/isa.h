@@ -12,7 +12,7 @@ enum class Isa : std::uint8_t {
   kGeneric,  ///< what every CPU of the architecture has (x86-64: SSE2)
   kAvx2,     ///< AVX2, FMA, F16C
   kAvx512,   ///< AVX-512 F, BW, DQ, VL and VNNI
-  kAmx,      ///< the same, and tiles with products of bytes (AMX-TILE, AMX-INT8)
+  kAmx,      ///< the same, AVX512_BF16, and AMX-TILE, -INT8 and -BF16
 };
 
 /// "generic", "avx2", "avx512", "amx".

@@ -1,17 +1,12 @@
 // The integer product on AMX tiles: the codes of both sides are signed bytes, as TDPBSSD takes
 // them, so those of x are read where they lie.
+#include "backend/cpu/amx_tiles.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/transpose_avx512.h"
 
 namespace quest {
 namespace {
-
-constexpr int kTileRows = 16;   // of a tile register
-constexpr int kTileBytes = 64;  // of a row of one
-constexpr int kStripRows = 32;  // two by two tiles of sums are in registers
-constexpr int kPanelColumns = 32;
-constexpr std::int64_t kTileSize = kTileRows * kTileBytes;
 
 // --- Packing ---
 
@@ -42,29 +37,6 @@ void pack_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stri
   }
 }
 
-// --- Tile registers: 0 to 3 hold sums, 4 and 5 rows of x, 6 and 7 columns of w ---
-
-/// The operand of LDTILECFG.
-struct alignas(64) TileConfig {
-  std::uint8_t palette;
-  std::uint8_t start_row;
-  std::uint8_t reserved[14];
-  std::uint16_t row_bytes[16];
-  std::uint8_t rows[16];
-};
-
-/// For `upper` rows of x in the first tile and `lower` ones in the second.
-void configure_tiles(int upper, int lower) {
-  TileConfig config{};
-  config.palette = 1;
-  for (int i = 0; i < 8; ++i) config.row_bytes[i] = kTileBytes;
-  const auto high = static_cast<std::uint8_t>(upper);
-  const auto low = static_cast<std::uint8_t>(lower);
-  const std::uint8_t rows[8] = {high, high, low, low, high, low, kTileRows, kTileRows};
-  __builtin_memcpy(config.rows, rows, sizeof rows);
-  asm volatile("ldtilecfg %0" : : "m"(config));
-}
-
 // --- The end of a tile ---
 
 /// Rows of sums of code products that wait to become floats.
@@ -72,11 +44,20 @@ template <bool bf16, bool add_to>
 class PendingRows {
  public:
   explicit PendingRows(const ProductStrip& strip)
-      : strip_(strip), valid_((std::uint64_t{1} << strip.columns) - 1) {
+      : strip_(strip),
+        valid_((std::uint64_t{1} << strip.columns) - 1),
+        least_scale_(strip.w_scales[0]),
+        largest_scale_(strip.w_scales[0]) {
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       biases_[v] = _mm512_loadu_si512(strip.w_biases + 16 * v);
       scales_[v] = load16(strip.w_scales + 16 * v);
+    }
+    for (std::int32_t j = 1; j < strip.columns; ++j) {
+      const float scale = strip.w_scales[j];
+      // Either becomes a NaN that meets one, and then compares as false above.
+      least_scale_ = scale >= least_scale_ ? least_scale_ : scale;
+      largest_scale_ = scale <= largest_scale_ ? largest_scale_ : scale;
     }
   }
 
@@ -92,18 +73,35 @@ class PendingRows {
   void finish_one() {
     const __m512i x_bias = _mm512_set1_epi32(2 * strip_.x_sums[row_]);
     const F16 step = splat16(strip_.x_steps[row_]);
+    F16 values[2];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const __m512i sum = _mm512_slli_epi32(_mm512_load_si512(sums_ + 16 * v), 2);
       const __m512i total = _mm512_add_epi32(sum, _mm512_add_epi32(biases_[v], x_bias));
-      const F16 value = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales_[v]));
-      put(row_ * strip_.y_stride + 16 * v, static_cast<__mmask16>(valid_ >> (16 * v)), value);
+      values[v] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales_[v]));
+    }
+    const std::int64_t at = row_ * strip_.y_stride;
+    if (bf16 && !add_to && rounds_plainly(strip_.x_steps[row_])) {
+      auto* const y = static_cast<std::uint16_t*>(strip_.y.data) + at;
+      const auto bits = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(values[1].v, values[0].v));
+      _mm512_mask_storeu_epi16(y, static_cast<__mmask32>(valid_), bits);
+    } else {
+      put(at, static_cast<__mmask16>(valid_), values[0]);
+      put(at + 16, static_cast<__mmask16>(valid_ >> 16), values[1]);
     }
     sums_ += kPanelColumns;
     ++row_;
+    const std::int64_t ahead = row_ + kRowsAhead;
+    if (ahead < strip_.rows) fetch_to_write(strip_.y, ahead * strip_.y_stride);
   }
 
  private:
+  /// Whether the CPU's own conversion to bf16 gives the bits that every instruction set gives: it
+  /// takes denormal values for 0 and fills a NaN differently. T is an integer, so a value is not
+  /// smaller than the product of its scales, unless it is 0.
+  bool rounds_plainly(float step) const {
+    return step * least_scale_ >= 0x1p-126f && step * largest_scale_ <= 0x1p127f;
+  }
   void put(std::int64_t at, __mmask16 valid, F16 value) const {
     if constexpr (bf16) {
       auto* const y = static_cast<std::uint16_t*>(strip_.y.data) + at;
@@ -123,6 +121,8 @@ class PendingRows {
   std::uint64_t valid_;
   __m512i biases_[2];
   F16 scales_[2];
+  float least_scale_;
+  float largest_scale_;
   const std::int32_t* sums_ = nullptr;
   std::int64_t row_ = 0;
   std::int64_t end_ = 0;
@@ -135,26 +135,15 @@ void run_strip(const ProductStrip& strip) {
   alignas(64) std::int32_t sums[2][kStripRows * kPanelColumns];
   PendingRows<bf16, add_to> pending(strip);
   const std::int64_t stride = strip.x_row_bytes;
-  constexpr std::int64_t kSumBytes = kPanelColumns * 4;
   int turn = 0;
   for (std::int64_t first = 0; first < strip.rows; first += kStripRows, turn ^= 1) {
     const std::int64_t left = strip.rows - first;
     const std::uint8_t* upper = strip.x + first * stride;
     // Where there is no second tile of rows, the first is multiplied twice.
     const std::uint8_t* lower = left > kTileRows ? upper + kTileRows * stride : upper;
-    if (left < kStripRows) {
-      const int upper_rows = static_cast<int>(left < kTileRows ? left : kTileRows);
-      configure_tiles(upper_rows,
-                      left > kTileRows ? static_cast<int>(left) - kTileRows : upper_rows);
-    } else if (first == 0) {
-      configure_tiles(kTileRows, kTileRows);
-    }
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if (first == 0 || left < kStripRows) configure_tiles(left < kStripRows ? left : kStripRows);
+    zero_sums();
     const std::uint8_t* w = strip.panel;
-    const std::int64_t rows_to_finish = pending.count();
     std::int64_t due = 0;
     for (std::int64_t g = 0; g < strip.groups; ++g) {
       _tile_loadd(4, upper, stride);
@@ -168,14 +157,13 @@ void run_strip(const ProductStrip& strip) {
       upper += kTileBytes;
       lower += kTileBytes;
       w += 2 * kTileSize;
-      for (due += rows_to_finish; due >= strip.groups; due -= strip.groups) pending.finish_one();
+      fetch_sums(sums[turn], strip.groups - 1 - g);
+      for (due += kStripRows; due >= strip.groups; due -= strip.groups) {
+        if (pending.count() > 0) pending.finish_one();
+      }
     }
-    std::int32_t* const to = sums[turn];
-    _tile_stored(0, to, kSumBytes);
-    _tile_stored(1, to + 16, kSumBytes);
-    _tile_stored(2, to + kTileRows * kPanelColumns, kSumBytes);
-    _tile_stored(3, to + kTileRows * kPanelColumns + 16, kSumBytes);
-    pending.set(to, first, left < kStripRows ? left : kStripRows);
+    store_sums(sums[turn]);
+    pending.set(sums[turn], first, left < kStripRows ? left : kStripRows);
   }
   while (pending.count() > 0) pending.finish_one();
   _tile_release();

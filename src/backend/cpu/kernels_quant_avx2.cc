@@ -12,6 +12,7 @@ namespace quest {
 
 const QuantKernels kQuantKernelsAvx2 = {
     .product = kWordsProduct,
+    .bf16_product = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

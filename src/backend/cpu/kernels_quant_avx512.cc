@@ -13,6 +13,7 @@ namespace quest {
 
 const QuantKernels kQuantKernelsAvx512 = {
     .product = kVnniProduct,
+    .bf16_product = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -12,6 +12,7 @@ namespace {
 QuantKernels with_product_amx() {
   QuantKernels kernels = kQuantKernelsAvx512;
   kernels.product = kProductAmx;
+  kernels.bf16_product = &kBf16ProductAmx;
   kernels.product.pack_dot_row = kQuantKernelsAvx512.product.pack_dot_row;
   kernels.product.dot_tile = kQuantKernelsAvx512.product.dot_tile;
   return kernels;
