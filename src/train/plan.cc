@@ -53,13 +53,13 @@ int64_t chunk_rows(int64_t rows, int64_t columns, int64_t element) {
 ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, DType compute,
                                int threads) {
   const auto element = static_cast<int64_t>(size_bytes(compute));
-  const bool words = choose_isa() != Isa::kAvx512;  // 16-bit pairs instead of four codes
+  // Codes are packed in groups: pairs widened to 16 bits, four bytes, or a tile's row of 64 bytes.
+  const Isa isa = choose_isa();
+  const int64_t group = isa < Isa::kAvx512 ? 2 : isa == Isa::kAmx ? 64 : 4;
+  const int64_t row_bytes = round_up(columns, group) * (group == 2 ? 2 : 1);
   ProductScratch scratch;
-  const int64_t group = words ? 2 : 4;
-  scratch.packed_weights = round_up(outputs, 16) * (round_up(columns, group) / group * 4 + 8);
-  if (words || columns % group != 0) {
-    scratch.packed_inputs = rows * (round_up(columns, group) / group * 4);
-  }
+  scratch.packed_weights = round_up(outputs, 16) * (row_bytes + 8);
+  if (group == 2 || columns % group != 0) scratch.packed_inputs = rows * row_bytes;
   const int64_t most = chunk_rows(rows, std::max(outputs, columns), element);
   scratch.operand_b = std::max(outputs * columns, most * columns) * element;
   if (compute == DType::kBF16) {

@@ -1,0 +1,125 @@
+// Overrides by layer name: they reach the layer that they name, and no other.
+#include <gtest/gtest.h>
+
+#include "closed_form.h"
+#include "golden_files.h"
+#include "layer_under_test.h"
+#include "model/backward.h"
+#include "model/model.h"
+
+namespace quest {
+namespace {
+
+ModelConfig small_model() {
+  ModelConfig config;
+  config.layers = 2;
+  config.width = 64;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = 16;
+  config.hidden = 96;
+  config.vocab = 29;
+  config.max_positions = 6;
+  return config;
+}
+
+class Override : public ::testing::TestWithParam<std::string> {
+ protected:
+  static constexpr PassShape kShape{2, 6, true};
+
+  // One forward and backward pass under `base` and one override.
+  void run(const char* base, const char* text) {
+    const Scheme scheme = Scheme::parse(base, {text});
+    model_ = std::make_unique<Model>(*backend_, small_model(), scheme, DType::kF32, true);
+    memory_ =
+        Arena(*backend_, Model::measure_activations(small_model(), scheme, DType::kF32, kShape));
+    activations_ = model_->llama().make_activations(memory_, kShape);
+    model_->initialize(7);
+    model_->prepare();
+    std::vector<std::int32_t> ids(12);
+    for (std::int32_t i = 0; i < 12; ++i) ids[static_cast<std::size_t>(i)] = i * 5 % 29;
+    const Tensor tokens = view_of(ids.data(), {12});
+    errors_.clear();
+    forward_backward(*backend_, model_->llama(), activations_, tokens, tokens, 1.0f, &errors_);
+    finish_gradients(*backend_, model_->llama());
+  }
+  Parameter parameter(const std::string& name) {
+    Parameter found;
+    model_->llama().for_each_parameter([&](const Parameter& one) {
+      if (one.name == name) found = one;
+    });
+    return found;
+  }
+
+  std::unique_ptr<Backend> backend_ = make_backend(GetParam());
+  std::unique_ptr<Model> model_;
+  Arena memory_;
+  Activations activations_;
+  std::vector<LayerError> errors_;
+};
+
+TEST_P(Override, OfOnePartOfAJoinedLayerQuantizesThatPartAlone) {
+  run("none", "blocks.0.attn.v=w8a8");
+  for (const LayerError& layer : errors_) {
+    const bool named = layer.name == "blocks.0.attn.qkv";
+    EXPECT_EQ(layer.weight.count, named ? 2 * 16 * 64 : 0) << layer.name;
+    EXPECT_EQ(layer.input.count, named ? 12 * 64 : 0) << layer.name;
+    if (named) {
+      EXPECT_NEAR(layer.weight.relative_error(), 8.8e-5, 2e-5);
+    }
+  }
+  // The masks of the other parts pass everything: their gradients are those of plain layers.
+  const Matrix q = to_matrix(*backend_, parameter("model.layers.0.self_attn.q_proj.weight").value);
+  const Matrix x = to_matrix(*backend_, activations_.slot(0).qkv_in.x);
+  const Matrix e = to_matrix(*backend_, activations_.scratch.d_qkv);
+  const Matrix d_q =
+      to_matrix(*backend_, parameter("model.layers.0.self_attn.q_proj.weight").gradient);
+  EXPECT_LT(relative_error(d_q, product_tn(e.columns(0, 64), x)), 2e-5);
+  // Those of v read the quantized input: block 0's backward is the last to fill d_qkv.
+  const Matrix v = to_matrix(*backend_, parameter("model.layers.0.self_attn.v_proj.weight").value);
+  const SideForm eight{8, MaskRule::kTrust, 1.0};
+  const Matrix d_v =
+      to_matrix(*backend_, parameter("model.layers.0.self_attn.v_proj.weight").gradient);
+  const Matrix wanted = closed_form_layer(x, v, e.columns(96, 128), eight, eight, 64).d_w;
+  EXPECT_LT(relative_error(d_v, wanted), 2e-3);  // a code or two of 8 bits may flip
+  EXPECT_GT(relative_error(d_v, product_tn(e.columns(96, 128), x)), 4e-3);
+}
+
+TEST_P(Override, OfTheHeadQuantizesTheHead) {
+  run("none", "head=w4a4");
+  for (const LayerError& layer : errors_) EXPECT_EQ(layer.weight.count, 0) << layer.name;
+  const Matrix x = to_matrix(*backend_, activations_.final_x);
+  const Matrix w = to_matrix(*backend_, parameter("lm_head.weight").value);
+  // In f32 the logits' memory holds their gradient by now.
+  const Matrix e = to_matrix(*backend_, activations_.head.d_logits);
+  const SideForm four{4, MaskRule::kTrust, 1.0};
+  const LayerResult wanted = closed_form_layer(x, w, e, four, four, 64);
+  EXPECT_LT(relative_error(to_matrix(*backend_, parameter("lm_head.weight").gradient), wanted.d_w),
+            2e-3);
+  const Tensor logits = model_->llama().logits(*backend_, activations_, 0, 12);
+  EXPECT_LT(relative_error(to_matrix(*backend_, logits), wanted.y), 5e-3);
+  EXPECT_GT(relative_error(product_nt(x, w), wanted.y), 5e-2);
+}
+
+TEST_P(Override, ThatIsAbsentLeavesTheHeadAlone) {
+  run("w2a2", "blocks.1.mlp.down=w8a8");
+  const Matrix x = to_matrix(*backend_, activations_.final_x);
+  const Matrix w = to_matrix(*backend_, parameter("lm_head.weight").value);
+  const Tensor logits = model_->llama().logits(*backend_, activations_, 0, 12);
+  EXPECT_LT(relative_error(to_matrix(*backend_, logits), product_nt(x, w)), 1e-5);
+  ASSERT_EQ(errors_.size(), 8u);
+  EXPECT_NEAR(errors_[7].weight.relative_error(), 8.8e-5, 2e-5) << errors_[7].name;
+  EXPECT_NEAR(errors_[3].weight.relative_error(), 0.1188, 0.01) << errors_[3].name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Override, ::testing::ValuesIn(testable_backends()),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           for (char& c : name) {
+                             if (c == ' ') c = '_';
+                           }
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace quest
