@@ -1,5 +1,6 @@
 // quest train: a training run from text to a model folder.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "apps/backends.h"
@@ -11,6 +12,7 @@
 #include "apps/train_display.h"
 #include "apps/train_settings.h"
 #include "core/error.h"
+#include "infer/model_folder.h"
 #include "model/model_file.h"
 #include "train/peak.h"
 
@@ -28,13 +30,39 @@ FolderMode folder_mode(const TrainSettings& settings) {
   return settings.run.overwrite ? FolderMode::kOverwrite : FolderMode::kNew;
 }
 
-// Weights of another model: a folder's model.safetensors, or a file.
+// Weights of another model: a model folder, or a file of weights alone.
 void load_initial_weights(Model& model, const std::string& path) {
-  const fs::path file =
-      fs::is_directory(path) ? fs::path(path) / "model.safetensors" : fs::path(path);
+  fs::path file = path;
+  if (fs::is_directory(path)) {
+    file = find_model_folder(path) / "model.safetensors";
+    const ModelDescription theirs = load_description(file.parent_path());
+    const std::string difference = architecture_difference(theirs.config, model.config());
+    if (!difference.empty()) {
+      fail("--init {} and this run are different models: {}", path, difference);
+    }
+  }
   const SafetensorsFile weights(file);
   weights.verify(false);
   load_weights(model, weights);
+}
+
+// What decides which tokens a step reads may not change when a run goes on; the rest is stated.
+void compare_settings(const TrainSettings& began, const TrainSettings& now, TrainDisplay& display) {
+  constexpr std::string_view kFixed[] = {"train.batch_size", "train.grad_accum", "train.seq_len",
+                                         "train.seed",       "train.data_seed",  "data.order"};
+  for (const Setting& setting : all_settings()) {
+    const std::string before = toml_value(began, setting);
+    const std::string after = toml_value(now, setting);
+    if (before == after || setting.key == "run.resume") continue;
+    if (std::find(std::begin(kFixed), std::end(kFixed), setting.key) != std::end(kFixed)) {
+      throw UsageError(fmt::format(
+          "the run began with {} = {}, so it cannot go on with {}: its steps would read "
+          "other data",
+          setting.key, before, after));
+    }
+    display.note(
+        fmt::format("changed since the run began: {} = {} (was {})", setting.key, after, before));
+  }
 }
 
 // Sets the trainer to the newest checkpoint; without one the run starts from its beginning.
@@ -47,16 +75,21 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
     return;
   }
   const TrainerState state = load_checkpoint(trainer, *checkpoint);
-  if (state.seed != trainer.config().seed || state.data_seed != plan.data_seed ||
-      state.data_tokens != plan.data_tokens) {
-    fail(
-        "{} was made with --seed {} --data-seed {} on {} training tokens, this run has {}, {} and "
-        "{}; resume with the run's own settings and data",
-        checkpoint->string(), state.seed, state.data_seed, state.data_tokens, trainer.config().seed,
-        plan.data_seed, plan.data_tokens);
+  if (state.data != plan.data) {
+    fail("{} was made on other training data ({}, not {}); resume with the data of the run",
+         checkpoint->string(), state.data, plan.data);
   }
+  if (state.step > plan.steps) {
+    throw UsageError(
+        fmt::format("the run has done {} steps already; give --steps above that", state.step));
+  }
+  set_aside_newer_checkpoints(folder.path(), checkpoint);
   folder.rewind_log(state.step);
-  display.note(fmt::format("resumed from {}", checkpoint->string()));
+  if (state.step < plan.steps) folder.remove_finished_model();
+  display.note(
+      state.step < plan.steps
+          ? fmt::format("resumed from {}", checkpoint->string())
+          : fmt::format("the run is complete: it has done all of its {} steps", plan.steps));
 }
 
 class TrainCommand : public Command {
@@ -101,7 +134,7 @@ class TrainCommand : public Command {
     const std::int64_t steps = run_steps(settings, data.windows_per_epoch(settings));
     const TrainerConfig config = trainer_config(settings, data.tokenizer().vocab_size(), steps);
     RunPlan plan = run_plan(settings, steps);
-    plan.data_tokens = data.train().size();
+    plan.data = data.identity();
     const BatchSource batches = data.batches(settings, steps);
     const std::unique_ptr<Backend> backend =
         make_backend(settings.run.device, settings.run.threads);
@@ -116,7 +149,13 @@ class TrainCommand : public Command {
     if (!settings.train.init.empty()) load_initial_weights(trainer.model(), settings.train.init);
     RunFolder folder(settings.run.out, folder_mode(settings));
     TrainDisplay display(settings, config, data, steps);
-    if (settings.run.resume) resume(trainer, plan, folder, display);
+    if (settings.run.resume) {
+      const std::string saved = folder.settings_path().string();
+      compare_settings(
+          resolve_settings({parse_config(read_file(saved), saved), {}, {}}, model_preset), settings,
+          display);
+      resume(trainer, plan, folder, display);
+    }
     TrainSettings saved = settings;
     saved.run.resume = saved.run.overwrite = false;
     write_file(folder.settings_path(), print_config(saved));
@@ -152,8 +191,10 @@ class TrainCommand : public Command {
     report.add("out", settings.run.out, "folder");
     report.add("scheme", config.scheme.to_string(), "scheme");
     report.add("steps", result.steps, result.stopped ? "stopped after step" : "steps");
-    report.add("train_loss", result.train_loss, "training loss",
-               fmt::format("{:.4f}", result.train_loss));
+    if (result.tokens_per_second > 0) {
+      report.add("train_loss", result.train_loss, "training loss",
+                 fmt::format("{:.4f}", result.train_loss));
+    }
     if (result.has_validation) {
       report.add("val_loss", result.validation.loss(), "validation loss",
                  fmt::format("{:.4f} nats a token", result.validation.loss()));

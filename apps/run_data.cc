@@ -1,7 +1,11 @@
 // RunData: opening of tokenizer, datasets and order.
 #include "apps/run_data.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "core/error.h"
+#include "core/file.h"
 
 namespace quest::app {
 
@@ -23,6 +27,20 @@ RunData::RunData(const TrainSettings& settings)
   if (validation_ && !ordered_validation) {
     windows_.emplace(*validation_, train.batch_size, train.seq_len);
   }
+}
+
+std::string RunData::identity() const {
+  constexpr std::int64_t kSamples = 64;
+  constexpr std::int64_t kSampleTokens = 1024;
+  Checksum checksum;
+  std::vector<std::int32_t> tokens(
+      static_cast<std::size_t>(std::min(kSampleTokens, train_.size())));
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  for (std::int64_t sample = 0; sample < kSamples; ++sample) {
+    train_.read((train_.size() - count) * sample / (kSamples - 1), count, tokens.data());
+    checksum.update(tokens.data(), tokens.size() * sizeof(tokens[0]));
+  }
+  return fmt::format("{} tokens, {}", train_.size(), checksum.hex());
 }
 
 std::int64_t RunData::windows_per_epoch(const TrainSettings& settings) const {

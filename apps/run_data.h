@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "apps/settings.h"
 #include "data/loader.h"
@@ -25,6 +26,8 @@ class RunData {
   const TokenDataset& train() const { return train_; }
   const TokenDataset* validation() const { return validation_ ? &*validation_ : nullptr; }
 
+  /// Size and a checksum of samples of the training set: equal for the same data only.
+  std::string identity() const;
   /// Windows of train.seq_len tokens in one pass over the training set.
   std::int64_t windows_per_epoch(const TrainSettings& settings) const;
   /// Batches of the recorded order, or of the shuffled windows. Throws Error when the order has

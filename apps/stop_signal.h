@@ -5,8 +5,9 @@
 
 namespace quest::app {
 
-/// While one lives, the first SIGINT or SIGTERM is remembered instead of ending the program; a
-/// second of the same kind ends it at once, for those who cannot wait. One at a time.
+/// While one lives, the first SIGINT or SIGTERM is remembered instead of ending the program. One
+/// that follows within a second counts as the same; a later one ends the program at once, for those
+/// who cannot wait. One at a time.
 class StopSignal {
  public:
   StopSignal();

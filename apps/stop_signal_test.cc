@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
+#include <thread>
 
 namespace quest::app {
 namespace {
@@ -23,10 +25,18 @@ TEST(StopSignal, TheFirstSignalIsRememberedWithItsExitCode) {
   EXPECT_EQ(next.exit_code(), 130);
 }
 
+TEST(StopSignal, AnEchoOfTheFirstSignalIsNotASecondOne) {
+  const StopSignal stop;
+  std::raise(SIGINT);
+  std::raise(SIGINT);
+  EXPECT_EQ(stop.exit_code(), 130);
+}
+
 TEST(StopSignalDeathTest, TheSecondSignalEndsTheProgram) {
   const auto raise_twice = [] {
     const StopSignal stop;
     std::raise(SIGINT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2100));
     std::raise(SIGINT);
   };
   EXPECT_EXIT(raise_twice(), testing::KilledBySignal(SIGINT), "");

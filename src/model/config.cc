@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -113,6 +114,28 @@ double ModelConfig::forward_flops_per_token(std::int64_t sequence_length) const 
   const double attention = 4.0 * static_cast<double>(layers * query_width()) *
                            (static_cast<double>(sequence_length) + 1.0) / 2.0;
   return products + attention;
+}
+
+std::string architecture_difference(const ModelConfig& a, const ModelConfig& b) {
+  const auto layout = [](const ModelConfig& c) {
+    return c.rope_layout == RopeLayout::kInterleaved ? "interleaved" : "half";
+  };
+  const std::tuple<const char*, std::string, std::string> values[] = {
+      {"layers", std::to_string(a.layers), std::to_string(b.layers)},
+      {"width", std::to_string(a.width), std::to_string(b.width)},
+      {"heads", std::to_string(a.heads), std::to_string(b.heads)},
+      {"kv_heads", std::to_string(a.kv_heads), std::to_string(b.kv_heads)},
+      {"head_dim", std::to_string(a.head_dim), std::to_string(b.head_dim)},
+      {"hidden", std::to_string(a.hidden), std::to_string(b.hidden)},
+      {"vocab", std::to_string(a.vocab), std::to_string(b.vocab)},
+      {"tied_head", std::to_string(a.tied_head), std::to_string(b.tied_head)},
+      {"rope_layout", layout(a), layout(b)},
+      {"rope_theta", fmt::format("{}", a.rope_theta), fmt::format("{}", b.rope_theta)},
+      {"norm_eps", fmt::format("{}", a.norm_epsilon), fmt::format("{}", b.norm_epsilon)}};
+  for (const auto& [name, left, right] : values) {
+    if (left != right) return fmt::format("{}: {} and {}", name, left, right);
+  }
+  return "";
 }
 
 LinearLayout qkv_layout(const ModelConfig& config, std::int64_t layer) {

@@ -53,6 +53,10 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
+/// The first value in which two architectures differ, as "layers: 4 and 6"; empty when the weights
+/// of one mean the same in the other. max_positions may differ.
+std::string architecture_difference(const ModelConfig& a, const ModelConfig& b);
+
 /// One row range of a block's joined linear layer: the name that schemes and users call it by, the
 /// name of its tensor in Hugging Face checkpoints, and its rows.
 struct LinearPart {

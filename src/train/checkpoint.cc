@@ -18,6 +18,7 @@ constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kTemporarySuffix = ".tmp";
+constexpr const char* kDamagedSuffix = ".damaged";
 constexpr int kFormatVersion = 1;
 
 std::string checksum_of(std::string_view text) {
@@ -112,7 +113,7 @@ void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenize
     json["tokens"] = state.tokens;
     json["seed"] = state.seed;
     json["data_seed"] = state.data_seed;
-    json["data_tokens"] = state.data_tokens;
+    json["data"] = state.data;
     for (const std::string& name : text_files(temporary)) {
       json["files"][name] = checksum_of(read_file(temporary / name));
     }
@@ -177,7 +178,7 @@ TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
     state.tokens = json.at("tokens").get<std::int64_t>();
     state.seed = json.at("seed").get<std::uint64_t>();
     state.data_seed = json.at("data_seed").get<std::uint64_t>();
-    state.data_tokens = json.at("data_tokens").get<std::int64_t>();
+    state.data = json.at("data").get<std::string>();
   } catch (const Json::exception& error) {
     fail("{} is malformed: {}", (folder / kStateFile).string(), error.what());
   }
@@ -197,13 +198,24 @@ std::vector<fs::path> list_checkpoints(const fs::path& run_folder) {
   if (!fs::is_directory(folder)) return found;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && !name.ends_with(kTemporarySuffix) &&
+    if (name.starts_with("step-") && entry.path().extension().empty() &&
         fs::exists(entry.path() / kStateFile)) {
       found.push_back(entry.path());
     }
   }
   std::sort(found.begin(), found.end());
   return found;
+}
+
+void set_aside_newer_checkpoints(const fs::path& run_folder, const std::optional<fs::path>& kept) {
+  for (const fs::path& folder : list_checkpoints(run_folder)) {
+    if (kept && folder <= *kept) continue;
+    const fs::path aside = folder.string() + kDamagedSuffix;
+    std::error_code failed;
+    fs::remove_all(aside, failed);
+    fs::rename(folder, aside, failed);
+    if (failed) fail("cannot rename {}: {}", folder.string(), failed.message());
+  }
 }
 
 void prune_checkpoints(const fs::path& run_folder, std::int64_t keep) {

@@ -25,7 +25,7 @@ struct TrainerState {
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
   std::uint64_t data_seed = 0;
-  std::int64_t data_tokens = 0;  ///< size of the training set, to notice another one
+  std::string data;  ///< identity of the training set, to notice another one
 
   bool operator==(const TrainerState&) const = default;
 };
@@ -58,6 +58,11 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& run_folder, s
 
 /// All checkpoints of a run that have a state file, oldest first.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_folder);
+
+/// Renames all checkpoints of a run that are newer than `kept` (none: all of them) to
+/// "NAME.damaged", so that a run that goes on from `kept` neither counts nor trips over them.
+void set_aside_newer_checkpoints(const std::filesystem::path& run_folder,
+                                 const std::optional<std::filesystem::path>& kept);
 
 /// Removes all but the newest `keep` checkpoints (at least one), and what killed saves left behind.
 void prune_checkpoints(const std::filesystem::path& run_folder, std::int64_t keep);

@@ -42,7 +42,7 @@ class CheckpointTest : public ::testing::Test {
     const std::int64_t step = trainer.steps_done();
     const fs::path path = checkpoint_path(run_, step);
     fs::create_directories(path.parent_path());
-    save_checkpoint(trainer, {step, step * 32, 3, kDataSeed, 1000}, *tokenizer_, path);
+    save_checkpoint(trainer, {step, step * 32, 3, kDataSeed, "1000 tokens"}, *tokenizer_, path);
     return path;
   }
   std::optional<fs::path> newest() {
@@ -84,7 +84,7 @@ TEST_F(CheckpointTest, ResumedTrainingIsBitForBitTheUninterruptedOne) {
       const auto resumed = make(other_seed);
       verify_checkpoint(path);
       const TrainerState state = load_checkpoint(*resumed, path);
-      EXPECT_EQ(state, (TrainerState{2, 64, 3, kDataSeed, 1000}));
+      EXPECT_EQ(state, (TrainerState{2, 64, 3, kDataSeed, "1000 tokens"}));
       EXPECT_EQ(resumed->steps_done(), 2);
       for (const double loss : losses) EXPECT_EQ(resumed->step().loss, loss) << scheme;
       EXPECT_EQ(weights_of(*resumed), weights_of(*whole)) << scheme;
@@ -150,7 +150,8 @@ TEST_F(CheckpointTest, EveryFlippedBitIsNoticedOrChangesNothing) {
         ++accepted;
         EXPECT_EQ(name, "trainer_state.json") << "byte " << at;
         const auto other = make(smallest());
-        EXPECT_EQ(load_checkpoint(*other, path), (TrainerState{1, 32, 3, kDataSeed, 1000}));
+        EXPECT_EQ(load_checkpoint(*other, path),
+                  (TrainerState{1, 32, 3, kDataSeed, "1000 tokens"}));
       } catch (const Error&) {
       }
     }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "train/non_finite.h"
 
 namespace quest {
 namespace {
@@ -80,10 +81,12 @@ Evaluation evaluate(const Model& model, Activations& a, const EvalSource& source
         total.text_bytes += tokenizer.token_bytes(targets[i]);
       }
       total.tokens += static_cast<std::int64_t>(used);
+      if (!std::isfinite(total.loss_sum)) {
+        throw NonFiniteError(
+            fmt::format("the evaluation loss is NaN or infinite, first seen in {}",
+                        find_non_finite(backend, model.llama(), a, device.tokens)));
+      }
     }
-  }
-  if (!std::isfinite(total.loss_sum)) {
-    throw NonFiniteError("the evaluation loss is NaN or infinite: the weights have diverged");
   }
   return total;
 }

@@ -30,10 +30,13 @@ bool all_finite(Backend& backend, Tensor tensor) {
 // The first layer whose output is not finite; empty when all are.
 std::string find_in_activations(Backend& backend, const Llama<QuantLinear>& model,
                                 const Activations& a) {
-  for (std::int64_t layer = 0; layer < model.config().layers; ++layer) {
+  // A pass that keeps no slot a layer remembers its last layer only.
+  const std::int64_t first = a.slots.size() == 1 ? model.config().layers - 1 : 0;
+  for (std::int64_t layer = first; layer < model.config().layers; ++layer) {
     const std::string block = "blocks." + std::to_string(layer);
     const LayerActivations& s = a.slot(layer);
-    if (layer == 0 && !all_finite(backend, s.residual)) return "the embedding's output";
+    if (layer == 0 && layer == first && a.slots.size() > 1 && !all_finite(backend, s.residual))
+      return "the embedding's output";
     if (!all_finite(backend, s.qkv)) return "the output of " + block + ".attn.qkv";
     if (!all_finite(backend, s.attn_out)) return "the attention of " + block;
     if (!all_finite(backend, s.mid_residual)) return "the output of " + block + ".attn.out";

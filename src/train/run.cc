@@ -47,6 +47,9 @@ Json step_json(const StepReport& report, const TrainerConfig& config, double pea
   return json;
 }
 
+// Leaves an evaluation that nobody waits for any more.
+struct StopRequested {};
+
 // The state of one call of run_training.
 class Run {
  public:
@@ -62,6 +65,8 @@ class Run {
   RunResult run();
 
  private:
+  void take_steps();
+  bool stop_requested();
   void one_step();
   void evaluate();
   void sample();
@@ -91,10 +96,23 @@ void Run::one_step() {
   observer_.on_step(report);
 }
 
+bool Run::stop_requested() {
+  result_.stopped = result_.stopped || observer_.stop_requested();
+  return result_.stopped;
+}
+
 void Run::evaluate() {
   if (validation_ == nullptr || evaluated_step_ == trainer_.steps_done()) return;
+  const EvalSource until_stopped{validation_->batches, [&](std::int64_t index, Batch& batch) {
+                                   if (stop_requested()) throw StopRequested();
+                                   validation_->load(index, batch);
+                                 }};
+  try {
+    result_.validation = trainer_.evaluate(until_stopped, tokenizer_);
+  } catch (const StopRequested&) {
+    return;
+  }
   evaluated_step_ = trainer_.steps_done();
-  result_.validation = trainer_.evaluate(*validation_, tokenizer_);
   result_.has_validation = true;
   Json json;
   json["event"] = "evaluation";
@@ -124,35 +142,45 @@ void Run::sample() {
 void Run::save() {
   const std::int64_t step = trainer_.steps_done();
   if (saved_step_ == step) return;
-  saved_step_ = step;
+  trainer_.require_finite_weights();
   const std::filesystem::path path = checkpoint_path(folder_.path(), step);
   std::filesystem::create_directories(path.parent_path());
   const TrainerConfig& config = trainer_.config();
-  save_checkpoint(
-      trainer_,
-      {step, step * config.tokens_per_step(), config.seed, plan_.data_seed, plan_.data_tokens},
-      tokenizer_, path);
+  save_checkpoint(trainer_,
+                  {step, step * config.tokens_per_step(), config.seed, plan_.data_seed, plan_.data},
+                  tokenizer_, path);
+  saved_step_ = step;
   prune_checkpoints(folder_.path(), plan_.keep_last);
   folder_.log(Json{{"event", "checkpoint"}, {"step", step}}.dump());
   observer_.on_checkpoint(step, path);
 }
 
-RunResult Run::run() {
-  const std::int64_t first = trainer_.steps_done();
-  while (trainer_.steps_done() < plan_.steps && !result_.stopped) {
+void Run::take_steps() {
+  while (trainer_.steps_done() < plan_.steps && !stop_requested()) {
     one_step();
     const std::int64_t step = trainer_.steps_done();
-    result_.stopped = step < plan_.steps && observer_.stop_requested();
-    if (result_.stopped) break;
+    if (step == plan_.steps || stop_requested()) break;
     if (is_due(step, plan_.eval_every)) evaluate();
     if (is_due(step, plan_.sample_every)) sample();
     if (is_due(step, plan_.save_every)) save();
   }
-  result_.steps = trainer_.steps_done();
-  if (result_.steps > first) save();
-  if (!result_.stopped) {
-    evaluate();
-    save_model_folder(trainer_.model(), tokenizer_, folder_.path());
+}
+
+RunResult Run::run() {
+  const std::int64_t first = trainer_.steps_done();
+  try {
+    take_steps();
+    result_.steps = trainer_.steps_done();
+    if (result_.steps > first) save();
+    if (result_.steps == plan_.steps) {
+      save_model_folder(trainer_.model(), tokenizer_, folder_.path());
+      evaluate();
+      if (plan_.sample_every > 0 && !stop_requested()) sample();
+    }
+  } catch (const NonFiniteError& error) {
+    folder_.log(
+        Json{{"event", "stop"}, {"step", trainer_.steps_done()}, {"why", error.what()}}.dump());
+    throw;
   }
   summarize(first);
   return result_;

@@ -18,8 +18,8 @@ struct RunPlan {
   std::int64_t sample_every = 0;
   std::int64_t save_every = 0;
   std::int64_t keep_last = 2;
-  std::uint64_t data_seed = 0;   ///< for the checkpoints
-  std::int64_t data_tokens = 0;  ///< for the checkpoints
+  std::uint64_t data_seed = 0;  ///< for the checkpoints
+  std::string data;             ///< identity of the training data, for the checkpoints
   double peak_flops =
       0.0;  ///< this machine's dense product rate, for shares of the peak; 0: unknown
 };
@@ -34,7 +34,7 @@ class RunObserver {
   virtual std::string sample(std::int64_t step, Model& model) = 0;
   virtual void on_sample(std::int64_t step, const std::string& text) = 0;
   virtual void on_checkpoint(std::int64_t step, const std::filesystem::path& folder) = 0;
-  /// Asked after every step: true makes the run save and return.
+  /// Asked after every step and during evaluations: true makes the run save and return.
   virtual bool stop_requested() = 0;
 };
 
@@ -44,7 +44,7 @@ struct RunResult {
   bool has_validation = false;
   Evaluation validation;
   double tokens_per_second = 0.0;  ///< of the steps alone, without evaluation and saving
-  bool stopped = false;            ///< before its last step, on request
+  bool stopped = false;            ///< on request, before its last step or evaluation
 };
 
 /// Runs `trainer` to `plan.steps`. `validation` may be null. On an error or NaN the folder keeps

@@ -106,6 +106,12 @@ void RunFolder::log(const std::string& line) {
   }
 }
 
+void RunFolder::remove_finished_model() {
+  std::error_code ignored;
+  fs::remove(path_ / "model.safetensors", ignored);
+  fs::remove(path_ / "config.json", ignored);
+}
+
 void RunFolder::rewind_log(std::int64_t step) {
   const std::string text = read_file(log_path());
   std::string kept;

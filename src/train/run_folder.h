@@ -37,6 +37,8 @@ class RunFolder {
 
   /// Appends `line` and a line end to log.jsonl. Throws Error when the disk is full.
   void log(const std::string& line);
+  /// Removes the finished model: the run goes on, and its checkpoints are newer.
+  void remove_finished_model();
   /// Drops the log's events of steps after `step`: they will happen again. Also drops a last line
   /// that a killed process left unfinished.
   void rewind_log(std::int64_t step);

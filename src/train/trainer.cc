@@ -101,6 +101,18 @@ void Trainer::report_non_finite(const char* what) {
       steps_done_ + 1, what, find_non_finite(backend_, model_.llama(), activations_, tokens_)));
 }
 
+void Trainer::require_finite_weights() {
+  backend_.zero(loss_sum_);
+  backend_.sum_squares(loss_sum_, model_.arenas().parameters.flat_f32());
+  double square_sum = 0.0;
+  backend_.copy(view_of(&square_sum, {1}), loss_sum_);
+  backend_.synchronize();
+  if (std::isfinite(square_sum)) return;
+  throw NonFiniteError(fmt::format(
+      "after step {}: {} is NaN or infinite; lower --lr and --resume from the last checkpoint",
+      steps_done_, find_non_finite(backend_, model_.llama(), activations_, tokens_)));
+}
+
 Evaluation Trainer::evaluate(const EvalSource& source, const Tokenizer& tokenizer) {
   model_.prepare();
   return quest::evaluate(model_, activations_, source, tokenizer);

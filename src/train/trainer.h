@@ -60,6 +60,9 @@ class Trainer {
   /// The loss on held-out data, through the same forward pass as training.
   Evaluation evaluate(const EvalSource& source, const Tokenizer& tokenizer);
 
+  /// Throws NonFiniteError that names the first weight that is NaN or infinite.
+  void require_finite_weights();
+
   std::int64_t steps_done() const { return steps_done_; }
   const TrainerConfig& config() const { return config_; }
   Model& model() { return model_; }
