@@ -114,7 +114,7 @@ TEST_F(RunTest, ThingsHappenAtTheirStepsAndEachOnce) {
   const RunResult result = run("run", FolderMode::kNew, plan, observer);
   EXPECT_EQ(observer.evaluations, (std::vector<std::int64_t>{2, 4, 6}));
   EXPECT_EQ(observer.checkpoints, (std::vector<std::int64_t>{3, 6}));
-  EXPECT_EQ(observer.samples, std::vector<std::int64_t>{4});
+  EXPECT_EQ(observer.samples, (std::vector<std::int64_t>{4, 6}));
   EXPECT_EQ(list_checkpoints(temporary_.path("run")),
             std::vector<fs::path>{checkpoint_path(temporary_.path("run"), 6)});
   EXPECT_TRUE(result.has_validation);
