@@ -20,7 +20,8 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
-// Uniform tokens; the speed of a step does not depend on what they say.
+}  // namespace
+
 BatchSource random_tokens(const TrainerConfig& config) {
   return [rows = config.batch_size, length = config.seq_len, accum = config.grad_accum,
           vocab = config.model.vocab](std::int64_t step, std::int64_t micro, Batch& batch) {
@@ -37,22 +38,12 @@ BatchSource random_tokens(const TrainerConfig& config) {
   };
 }
 
-}  // namespace
-
 std::vector<Assignment> bench_preset(const std::string& name) {
-  const std::string origin = "preset " + name;
-  if (name == "small") {
-    return {{"model.layers", std::int64_t{4}, origin},
-            {"model.width", std::int64_t{256}, origin},
-            {"model.heads", std::int64_t{4}, origin},
-            {"model.hidden", std::int64_t{768}, origin},
-            {"train.seq_len", std::int64_t{128}, origin},
-            {"train.batch_size", std::int64_t{16}, origin}};
-  }
   std::vector<Assignment> assignments = model_preset(name);
   const bool published = std::any_of(assignments.begin(), assignments.end(),
                                      [](const Assignment& a) { return a.key == "train.seq_len"; });
   if (published) {
+    const std::string origin = "preset " + name;
     assignments.push_back({"model.vocab", kPublishedVocab, origin});
     assignments.push_back({"train.batch_size", kPublishedBatch, origin});
   }

@@ -14,8 +14,12 @@
 
 namespace quest::app {
 
+/// Windows of uniform random tokens, the same for the same step and micro-batch: the time of a step
+/// does not depend on what they say.
+BatchSource random_tokens(const TrainerConfig& config);
+
 /// The PresetLookup of benchmarks: `model_preset`, with the vocabulary of 32,000 and 4 sequences a
-/// batch for the published sizes, and "small": 4 layers of width 256 on bytes, 16 sequences of 128.
+/// batch for the published sizes.
 std::vector<Assignment> bench_preset(const std::string& name);
 
 /// Timed steps of one configuration, in order.

@@ -138,8 +138,8 @@ class BenchTrainCommand : public Command {
   CommandText text() const override {
     return {"bench train",
             "Measure training steps of one or more schemes, in turns, on random tokens",
-            {"quest bench train --preset small --scheme none,w4a4 --dtype bf16",
-             "quest bench train --preset 30M --scheme none,w4a4,w1a1 --dtype bf16 --json",
+            {"quest bench train --preset micro --batch-size 16 --seq-len 128 --dtype bf16",
+             "quest bench train --preset 30M --dtype bf16 --json    # vocabulary 32,000",
              "quest bench train --set model.width=192 --batch-size 8 --seq-len 64"}};
   }
   void declare(CLI::App& app) override {

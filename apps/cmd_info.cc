@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/backends.h"
+#include "apps/bench_training.h"
 #include "apps/command.h"
 #include "apps/model_settings.h"
 #include "apps/options.h"
@@ -12,7 +13,6 @@
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "apps/train_settings.h"
-#include "core/rng.h"
 #include "data/shards.h"
 #include "data/tokenizer.h"
 #include "infer/model_folder.h"
@@ -69,19 +69,6 @@ StoredSize stored_size(const ModelConfig& config, const Scheme& scheme) {
   size.embedding_bytes = table * kUnquantizedFileBits / 8;
   size.norm_bytes = norms * kUnquantizedFileBits / 8;
   return size;
-}
-
-// Training windows of random tokens: what is in them does not change the time of a step.
-void fill_randomly(Batch& batch, const TrainerConfig& config) {
-  Rng rng(0, RngPurpose::kTest);
-  batch.rows = config.batch_size;
-  batch.seq_len = config.seq_len;
-  for (std::vector<std::int32_t>* tokens : {&batch.input_tokens, &batch.target_tokens}) {
-    tokens->resize(static_cast<std::size_t>(batch.rows * batch.seq_len));
-    for (std::int32_t& token : *tokens) {
-      token = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(config.model.vocab)));
-    }
-  }
 }
 
 class InfoCommand : public Command {
@@ -221,9 +208,7 @@ class InfoCommand : public Command {
   void report_time(Report& report, const TrainerConfig& config,
                    const TrainSettings& settings) const {
     const auto backend = make_backend(settings.run.device, settings.run.threads);
-    Trainer trainer(*backend, config, [&](std::int64_t, std::int64_t, Batch& batch) {
-      fill_randomly(batch, config);
-    });
+    Trainer trainer(*backend, config, random_tokens(config));
     const double speed = static_cast<double>(config.tokens_per_step()) / trainer.time_micro_batch();
     report.add("tokens_per_second", speed, "speed",
                fmt::format("{:.0f} tokens/s in training on {} ({} threads)", speed, backend->name(),

@@ -1,4 +1,4 @@
-# Every outside library, found once. All come from Debian 12; the README's set-up line lists them.
+# Every outside library, found once. All come from Debian 12; tools/packages.txt lists them.
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
