@@ -6,6 +6,7 @@
 
 #include "apps/command.h"
 #include "apps/help.h"
+#include "apps/option_config.h"
 #include "apps/output.h"
 #include "apps/text.h"
 #include "core/error.h"
@@ -18,6 +19,7 @@ struct Program {
       "Trains, evaluates and samples language models with 1- to 8-bit weights and "
       "activations."};
   std::map<const CLI::App*, Command*> command_of;
+  std::map<const CLI::App*, OptionConfig> config_of;  // of commands without settings of a run
 };
 
 const std::map<std::string, std::string> kGroupSummaries = {
@@ -62,6 +64,7 @@ void build(Program& program, const std::vector<std::unique_ptr<Command>>& comman
     app.formatter(std::make_shared<HelpFormatter>(text.examples));
     command->declare(app);
     program.command_of[&app] = command.get();
+    if (app.get_option_no_throw("--config") == nullptr) program.config_of[&app].declare(app);
   }
 }
 
@@ -115,6 +118,38 @@ int print_help(const CLI::App& app, CLI::AppFormatMode mode) {
   return 0;
 }
 
+void parse(Program& program, int argc, const char* const* argv) {
+  for (auto& [app, config] : program.config_of) config.relax();
+  const auto restore = [&] {
+    for (auto& [app, config] : program.config_of) config.restore();
+  };
+  try {
+    program.root.parse(argc, argv);
+  } catch (...) {
+    restore();
+    throw;
+  }
+  restore();
+}
+
+// Completes the options of `app` from its config; true when they were only to be printed.
+bool finish_options(const Program& program, const CLI::App& app) {
+  const auto found = program.config_of.find(&app);
+  if (found == program.config_of.end()) return false;
+  const OptionConfig& config = found->second;
+  config.apply();
+  if (config.print_requested()) {
+    print_out(config.print());
+    return true;
+  }
+  try {
+    config.require_all();
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("{} (see {} --help)", error.what(), full_name(app)));
+  }
+  return false;
+}
+
 }  // namespace
 
 int run_command_line(int argc, const char* const* argv,
@@ -122,7 +157,7 @@ int run_command_line(int argc, const char* const* argv,
   Program program;
   build(program, commands);
   try {
-    program.root.parse(argc, argv);
+    parse(program, argc, argv);
   } catch (const CLI::CallForHelp&) {
     return print_help(chosen_app(program.root), CLI::AppFormatMode::Normal);
   } catch (const CLI::CallForAllHelp&) {
@@ -143,7 +178,7 @@ int run_command_line(int argc, const char* const* argv,
     throw UsageError(
         fmt::format("{} needs a command (see {} --help)", full_name(app), full_name(app)));
   }
-  return command->second->run();
+  return finish_options(program, app) ? 0 : command->second->run();
 }
 
 }  // namespace quest::app

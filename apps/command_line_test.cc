@@ -1,11 +1,15 @@
 // Tests of the command line: help, dispatch, settings flags and each usage error.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
+#include <fstream>
 #include <optional>
 
 #include "apps/command.h"
 #include "apps/options.h"
+#include "apps/output.h"
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "core/error.h"
@@ -31,6 +35,7 @@ class FakeTrain : public Command {
   SettingsFlags flags_;
 };
 
+// Stands for a command with options of its own; its exit code tells two of them.
 class FakeSynth : public Command {
  public:
   CommandText text() const override {
@@ -39,12 +44,22 @@ class FakeSynth : public Command {
   void declare(CLI::App& app) override {
     add_whole(app, "--tokens", tokens_, {.low = 1}, "how many", true);
     add_real(app, "-t,--temp", temperature_, {.low = 0}, "heat");
+    auto* prompt = app.add_option("--prompt", prompt_, "start")->type_name("TEXT");
+    app.add_option("--prompt-file", prompt_file_, "start")->type_name("FILE")->excludes(prompt);
+    app.add_option("--in", inputs_, "files")->type_name("GLOB...");
+    app.add_flag("--json", json_, "print JSON");
   }
-  int run() override { return static_cast<int>(static_cast<double>(tokens_) * temperature_); }
+  int run() override {
+    if (json_) print_out(fmt::format("{}|{}|{}", prompt_, prompt_file_, fmt::join(inputs_, "+")));
+    return static_cast<int>(static_cast<double>(tokens_) * temperature_);
+  }
 
  private:
   std::int64_t tokens_ = 0;
   double temperature_ = 1;
+  std::string prompt_, prompt_file_;
+  std::vector<std::string> inputs_;
+  bool json_ = false;
 };
 
 struct Outcome {
@@ -163,6 +178,88 @@ TEST(CommandLine, WhatCli11RefusesIsAUsageErrorToo) {
     EXPECT_NE(outcome.error.find(" --help)"), std::string::npos) << outcome.error;
     EXPECT_EQ(outcome.error.find('\n'), std::string::npos) << outcome.error;
   }
+}
+
+// A config file for one test.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& toml)
+      : path_(testing::TempDir() + "option_config_" + std::to_string(::getpid()) + ".toml") {
+    std::ofstream(path_) << toml;
+  }
+  ~ConfigFile() { std::filesystem::remove(path_); }
+  const char* path() const { return path_.c_str(); }
+
+ private:
+  std::string path_;
+};
+
+TEST(OptionConfig, AFileYieldsToSetAndSetToFlags) {
+  const ConfigFile file("tokens = 1e2\ntemp = 0.5\n");
+  EXPECT_EQ(run({"data", "synth", "--config", file.path()}).exit_code, 50);
+  EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--set", "temp=0.25"}).exit_code, 25);
+  EXPECT_EQ(
+      run({"data", "synth", "--config", file.path(), "--set", "temp=0.25", "-t", "2"}).exit_code,
+      200);
+  EXPECT_EQ(run({"data", "synth", "--set", "tokens=5", "--set=tokens=6"}).exit_code, 6);
+}
+
+TEST(OptionConfig, TextsListsAndSwitchesComeFromAFile) {
+  const ConfigFile file("tokens = 3\njson = true\nprompt = \"a = [b]\"\nin = [\"x,y\", \"z\"]\n");
+  EXPECT_EQ(run({"data", "synth", "--config", file.path()}).out, "a = [b]||x,y+z");
+  EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--set", "in=p,q"}).out, "a = [b]||p+q");
+  EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--json=false"}).out, "");
+}
+
+TEST(OptionConfig, AStrongerSourceReplacesAnOptionThatExcludesIt) {
+  const ConfigFile file("tokens = 3\njson = true\nprompt = \"a\"\n");
+  EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--prompt-file", "f"}).out, "|f|");
+  const Outcome both = run(
+      {"data", "synth", "--config", file.path(), "--set", "prompt=a", "--set", "prompt-file=f"});
+  EXPECT_EQ(both.exit_code, 2);
+  EXPECT_NE(both.error.find("excludes"), std::string::npos) << both.error;
+}
+
+TEST(OptionConfig, WhatIsPrintedReadsBack) {
+  const std::vector<const char*> given = {"data", "synth",    "--tokens",      "3e9",    "-t",
+                                          "0.1",  "--prompt", "\"x\"\n",       "--json", "--in",
+                                          "a b",  "c,d",      "--print-config"};
+  const Outcome first = run(given);
+  EXPECT_EQ(first.exit_code, 0) << first.error;
+  for (const char* line : {"tokens = 3000000000 ", "temp = 0.1 ", "prompt = \"\\\"x\\\"\\n\" ",
+                           "json = true ", "in = [\"a b\", \"c,d\"] ", "# prompt-file = "}) {
+    EXPECT_NE(("\n" + first.out).find(std::string("\n") + line), std::string::npos) << first.out;
+  }
+  const ConfigFile file(first.out);
+  EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--print-config"}).out, first.out);
+}
+
+TEST(OptionConfig, RequiredOptionsMayBeMissingOnlyToPrint) {
+  EXPECT_EQ(run({"data", "synth", "--print-config"}).exit_code, 0);
+  EXPECT_EQ(run({"data", "synth"}).error, "--tokens is required (see quest data synth --help)");
+  EXPECT_NE(run({"data", "synth", "--help"}).out.find("how many (required)"), std::string::npos);
+}
+
+TEST(OptionConfig, ErrorsNameTheirSourceAndTheNearestKey) {
+  const auto error_of = [](const std::string& toml) {
+    const ConfigFile file(toml);
+    const Outcome outcome = run({"data", "synth", "--config", file.path()});
+    EXPECT_EQ(outcome.exit_code, 2) << toml;
+    EXPECT_EQ(outcome.out, "") << toml;
+    EXPECT_EQ(outcome.error.find(std::string("config file ") + file.path()), 0u) << outcome.error;
+    return outcome.error.substr(outcome.error.find(".toml") + 5);
+  };
+  EXPECT_EQ(error_of("tokenz = 3\n"), ": there is no option 'tokenz'; the nearest is 'tokens'");
+  EXPECT_EQ(error_of("[model]\nwidth = 3\n"),
+            ": there is no table [model]; the options stand without one");
+  EXPECT_EQ(error_of("tokens = 3\ntemp = \"hot\"\n"), ": --temp must be a number, not 'hot'");
+  EXPECT_EQ(error_of("tokens = 0\n"), ": --tokens must be at least 1, not 0");
+  EXPECT_EQ(error_of("tokens = [\"1\"]\n"), ": tokens must be one value, not a list");
+  EXPECT_EQ(error_of("json = 1\n"), ": json must be true or false, not '1'");
+  EXPECT_EQ(run({"data", "synth", "--set", "tokenz=3"}).error,
+            "--set: there is no option 'tokenz'; the nearest is 'tokens'");
+  EXPECT_EQ(run({"data", "synth", "--set", "tokens"}).error,
+            "--set: 'tokens' is not of the form key=value");
 }
 
 TEST(CommandLine, AMissingConfigFileIsNamed) {

@@ -224,12 +224,17 @@ Assignment parse_assignment(std::string_view key, std::string_view text, std::st
   return {setting.key, std::visit(ReadText{text}, setting.access), std::move(origin)};
 }
 
-Assignment parse_set_argument(std::string_view argument) {
+std::pair<std::string_view, std::string_view> split_set_argument(std::string_view argument) {
   const std::size_t equals = argument.find('=');
   if (equals == std::string_view::npos || equals == 0) {
     throw UsageError(fmt::format("--set: '{}' is not of the form key=value", argument));
   }
-  return parse_assignment(argument.substr(0, equals), argument.substr(equals + 1), "--set");
+  return {argument.substr(0, equals), argument.substr(equals + 1)};
+}
+
+Assignment parse_set_argument(std::string_view argument) {
+  const auto [key, text] = split_set_argument(argument);
+  return parse_assignment(key, text, "--set");
 }
 
 void assign(TrainSettings& settings, const Assignment& assignment) {

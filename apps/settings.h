@@ -137,6 +137,12 @@ Assignment parse_set_argument(std::string_view argument);
 /// The assignments in the TOML text of a config file called `file_name`. Throws UsageError.
 std::vector<Assignment> parse_config(std::string_view toml, const std::string& file_name);
 
+/// The two sides of "key=value". Throws UsageError for another form.
+std::pair<std::string_view, std::string_view> split_set_argument(std::string_view argument);
+
+/// The same for keys that are no settings: any top-level key, no tables. Throws UsageError.
+std::vector<Assignment> parse_plain_config(std::string_view toml, const std::string& file_name);
+
 /// Puts one value into `settings` after checking key, type and range. Throws UsageError.
 void assign(TrainSettings& settings, const Assignment& assignment);
 
@@ -152,6 +158,9 @@ using PresetLookup = std::function<std::vector<Assignment>(const std::string& na
 /// strongest source names. Steps, tokens and epochs exclude each other: within one source that is
 /// an error, and a stronger source replaces what a weaker one chose. Throws UsageError.
 TrainSettings resolve_settings(const SettingSources& sources, const PresetLookup& presets);
+
+/// A value as TOML writes it.
+std::string toml_value(const SettingValue& value);
 
 /// The value of one setting as TOML writes it.
 std::string toml_value(const TrainSettings& settings, const Setting& setting);

@@ -31,6 +31,16 @@ std::optional<SettingValue> value_of(const toml::node& node) {
   return std::nullopt;
 }
 
+Assignment read_assignment(const std::string& key, const toml::node& node,
+                           const std::string& origin) {
+  std::optional<SettingValue> value = value_of(node);
+  if (!value) {
+    throw UsageError(fmt::format("{}: {} must be a number, a text, true, false or a list of texts",
+                                 origin, key));
+  }
+  return {key, *std::move(value), origin};
+}
+
 bool is_table(const std::string& name) {
   const auto settings = all_settings();
   return std::any_of(settings.begin(), settings.end(), [&](const Setting& setting) {
@@ -56,12 +66,18 @@ void collect(const toml::table& table, const std::string& prefix, const std::str
       throw UsageError(fmt::format("{}: there is no setting '{}'; the nearest is '{}'", origin, key,
                                    nearest_key(key)));
     }
-    std::optional<SettingValue> value = value_of(node);
-    if (!value) {
-      throw UsageError(fmt::format(
-          "{}: {} must be a number, a text, true, false or a list of texts", origin, key));
-    }
-    out.push_back({key, *std::move(value), origin});
+    out.push_back(read_assignment(key, node, origin));
+  }
+}
+
+// Hands the root table of `text` to `read`.
+template <typename Read>
+void with_toml(std::string_view text, const std::string& origin, Read read) {
+  try {
+    read(toml::parse(text));
+  } catch (const toml::parse_error& error) {
+    throw UsageError(fmt::format("{}, line {}, column {}: {}", origin, error.source().begin.line,
+                                 error.source().begin.column, error.description()));
   }
 }
 
@@ -94,30 +110,19 @@ std::string toml_real(double value) {
   return text;
 }
 
-struct Print {
-  TrainSettings& settings;
+std::string toml_list(const std::vector<std::string>& texts) {
+  std::string out = "[";
+  for (const std::string& text : texts) out += (out.size() > 1 ? ", " : "") + toml_text(text);
+  return out + "]";
+}
 
-  std::string operator()(Setting::Member<bool> member) const {
-    return member(settings) ? "true" : "false";
-  }
-  std::string operator()(Setting::Member<std::int64_t> member) const {
-    return fmt::format("{}", member(settings));
-  }
-  std::string operator()(Setting::Member<double> member) const {
-    return toml_real(member(settings));
-  }
-  std::string operator()(Setting::Member<std::string> member) const {
-    return toml_text(member(settings));
-  }
-  std::string operator()(Setting::Member<std::vector<std::string>> member) const {
-    std::string out = "[";
-    for (const std::string& text : member(settings)) {
-      out += (out.size() > 1 ? ", " : "") + toml_text(text);
-    }
-    return out + "]";
-  }
-  std::string operator()(Setting::Member<FractionOrSteps> member) const {
-    const FractionOrSteps& value = member(settings);
+struct Print {
+  std::string operator()(bool value) const { return value ? "true" : "false"; }
+  std::string operator()(std::int64_t value) const { return fmt::format("{}", value); }
+  std::string operator()(double value) const { return toml_real(value); }
+  std::string operator()(const std::string& value) const { return toml_text(value); }
+  std::string operator()(const std::vector<std::string>& value) const { return toml_list(value); }
+  std::string operator()(const FractionOrSteps& value) const {
     return value.is_fraction ? toml_real(value.fraction) : fmt::format("{}", value.steps);
   }
 };
@@ -127,18 +132,32 @@ struct Print {
 std::vector<Assignment> parse_config(std::string_view toml, const std::string& file_name) {
   const std::string origin = "config file " + file_name;
   std::vector<Assignment> assignments;
-  try {
-    collect(toml::parse(toml), "", origin, assignments);
-  } catch (const toml::parse_error& error) {
-    throw UsageError(fmt::format("{}, line {}, column {}: {}", origin, error.source().begin.line,
-                                 error.source().begin.column, error.description()));
-  }
+  with_toml(toml, origin,
+            [&](const toml::table& table) { collect(table, "", origin, assignments); });
   return assignments;
 }
 
+std::vector<Assignment> parse_plain_config(std::string_view toml, const std::string& file_name) {
+  const std::string origin = "config file " + file_name;
+  std::vector<Assignment> assignments;
+  with_toml(toml, origin, [&](const toml::table& table) {
+    for (const auto& [name, node] : table) {
+      const std::string key(name.str());
+      if (node.is_table()) {
+        throw UsageError(
+            fmt::format("{}: there is no table [{}]; the options stand without one", origin, key));
+      }
+      assignments.push_back(read_assignment(key, node, origin));
+    }
+  });
+  return assignments;
+}
+
+std::string toml_value(const SettingValue& value) { return std::visit(Print{}, value); }
+
 std::string toml_value(const TrainSettings& settings, const Setting& setting) {
   TrainSettings copy = settings;  // the members are reached through accessors that may write
-  return std::visit(Print{copy}, setting.access);
+  return std::visit([&](auto member) { return Print{}(member(copy)); }, setting.access);
 }
 
 std::string print_config(const TrainSettings& settings) {
