@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/interrupted.h"
 #include "apps/options.h"
 #include "apps/output.h"
 #include "apps/progress.h"
@@ -34,7 +35,15 @@ class SynthCommand : public Command {
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
-    const SynthReport synth = synth_corpus(out_, tokens_, static_cast<std::uint64_t>(seed_));
+    const StopSignal signal;
+    Progress progress;
+    const SynthReport synth =
+        synth_corpus(out_, tokens_, static_cast<std::uint64_t>(seed_), [&](double fraction) {
+          throw_if_requested(signal);
+          progress.update(fraction, "writing stories");
+        });
+    progress.update(1.0, "done");
+    progress.finish();
     Report report;
     report.add("out", out_, "file");
     report.add("bytes", synth.bytes, "size", with_commas(synth.bytes) + " bytes");
@@ -45,7 +54,7 @@ class SynthCommand : public Command {
     report.add_json("bits_per_story", synth.bits_per_story);
     report.add_json("bytes_per_story", synth.bytes_per_story);
     report.print(json_);
-    return 0;
+    return signal.exit_code();
   }
 
  private:
@@ -69,16 +78,20 @@ class PrepareCommand : public Command {
                    "each also .zst")
         ->type_name("GLOB...")
         ->required();
-    app.add_option("--tokenizer", tokenizer_, "how text becomes tokens [bytes]")
-        ->type_name("bytes|FILE");
+    app.add_option("--tokenizer", tokenizer_, "how text becomes tokens")
+        ->type_name("bytes|FILE")
+        ->capture_default_str();
     app.add_option("--out", out_, "folder to make")->type_name("DIR")->required();
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
+    const StopSignal signal;
     Progress progress;
-    const PrepareReport prepared =
-        prepare_shards(inputs_, *load_tokenizer(tokenizer_), out_, kShardTokens,
-                       [&](double fraction) { progress.update(fraction, "tokenizing"); });
+    const PrepareReport prepared = prepare_shards(inputs_, *load_tokenizer(tokenizer_), out_,
+                                                  kShardTokens, [&](double fraction) {
+                                                    throw_if_requested(signal);
+                                                    progress.update(fraction, "tokenizing");
+                                                  });
     progress.finish();
     Report report;
     report.add("out", out_, "folder");
@@ -88,7 +101,7 @@ class PrepareCommand : public Command {
     report.add("documents", prepared.documents, "documents", with_commas(prepared.documents));
     report.add("shards", prepared.shards, "shards");
     report.print(json_);
-    return 0;
+    return signal.exit_code();
   }
 
  private:

@@ -5,7 +5,9 @@
 #include "apps/command.h"
 #include "apps/options.h"
 #include "apps/output.h"
+#include "apps/stop_signal.h"
 #include "apps/text.h"
+#include "core/file.h"
 #include "data/tokenizer.h"
 
 namespace quest::app {
@@ -32,8 +34,11 @@ class TokenizerTrainCommand : public Command {
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
-    const TokenizerTraining trained = train_sentencepiece(
-        inputs_, static_cast<std::int32_t>(vocab_), out_, static_cast<std::uint64_t>(seed_));
+    const TokenizerTraining trained = learn_sentencepiece(
+        inputs_, static_cast<std::int32_t>(vocab_), static_cast<std::uint64_t>(seed_));
+    // Until here a signal ends the program at once, and there is nothing to clean up.
+    const StopSignal signal;
+    write_file(out_, trained.model);
     Report report;
     report.add("out", out_, "file");
     report.add("vocab", trained.vocab_size, "tokens", with_commas(trained.vocab_size));
@@ -42,7 +47,7 @@ class TokenizerTrainCommand : public Command {
     report.add("sampled_bytes", trained.sampled_bytes, "read of it",
                with_commas(trained.sampled_bytes) + " bytes");
     report.print(json_);
-    return 0;
+    return signal.exit_code();
   }
 
  private:

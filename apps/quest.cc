@@ -4,6 +4,7 @@
 #include <new>
 
 #include "apps/command.h"
+#include "apps/interrupted.h"
 #include "apps/output.h"
 #include "core/error.h"
 
@@ -23,6 +24,9 @@ int main(int argc, char** argv) {
     return app::run_command_line(argc, argv, app::all_commands());
   } catch (const app::OutputClosed&) {
     return 0;
+  } catch (const app::Interrupted& interrupted) {
+    std::fputs("quest: stopped; nothing was written\n", stderr);
+    return interrupted.exit_code();
   } catch (const Error& error) {
     return report(error.what(), error.exit_code());
   } catch (const std::bad_alloc&) {

@@ -47,17 +47,23 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& bytes_or_path);
 /// The tokenizer that `save` wrote into `folder`. Throws Error when it is missing or altered.
 std::unique_ptr<Tokenizer> load_tokenizer_from_folder(const std::filesystem::path& folder);
 
-/// What `train_sentencepiece` did.
+/// What `learn_sentencepiece` made, and of what.
 struct TokenizerTraining {
   std::int64_t text_bytes = 0;     ///< In the input.
   std::int64_t sampled_bytes = 0;  ///< Of these, used.
   std::int64_t vocab_size = 0;
+  std::string model;  ///< The sentencepiece model, as its file holds it.
 };
 
 /// Trains a byte-pair encoding with byte fallback on the documents of `inputs` (patterns of
-/// TextSource) and writes it to `out`, atomically. Digits are split; text is left as it is. Inputs
-/// may be of any size: of more than `max_bytes`, a sample of lines, chosen by `seed`, is used.
-/// Throws Error on bad input and when `vocab_size` does not fit the text.
+/// TextSource). Digits are split; text is left as it is. Inputs may be of any size: of more than
+/// `max_bytes`, a sample of lines, chosen by `seed`, is used. Throws Error on bad input and when
+/// `vocab_size` does not fit the text.
+TokenizerTraining learn_sentencepiece(const std::vector<std::string>& inputs,
+                                      std::int32_t vocab_size, std::uint64_t seed = 0,
+                                      std::int64_t max_bytes = std::int64_t{64} << 20);
+
+/// The same, and writes the model to `out`, atomically.
 TokenizerTraining train_sentencepiece(const std::vector<std::string>& inputs,
                                       std::int32_t vocab_size, const std::filesystem::path& out,
                                       std::uint64_t seed = 0,

@@ -89,9 +89,9 @@ class SampleIterator : public sentencepiece::SentenceIterator {
 
 }  // namespace
 
-TokenizerTraining train_sentencepiece(const std::vector<std::string>& inputs,
-                                      std::int32_t vocab_size, const std::filesystem::path& out,
-                                      std::uint64_t seed, std::int64_t max_bytes) {
+TokenizerTraining learn_sentencepiece(const std::vector<std::string>& inputs,
+                                      std::int32_t vocab_size, std::uint64_t seed,
+                                      std::int64_t max_bytes) {
   // 256 byte tokens, the unknown token and the end of text come first.
   if (vocab_size < 300) fail("a vocabulary of {} is too small: give 300 or more", vocab_size);
   TokenizerTraining report;
@@ -121,13 +121,20 @@ TokenizerTraining train_sentencepiece(const std::vector<std::string>& inputs,
       {"num_threads", "2"},
       {"minloglevel", "2"}};
   SampleIterator iterator(sample);
-  std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &model);
+  const auto status =
+      sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &report.model);
   if (!status.ok()) {
     fail("cannot train a tokenizer with a vocabulary of {} on this text: {}", vocab_size,
          status.message());
   }
-  write_file(out, model);
+  return report;
+}
+
+TokenizerTraining train_sentencepiece(const std::vector<std::string>& inputs,
+                                      std::int32_t vocab_size, const std::filesystem::path& out,
+                                      std::uint64_t seed, std::int64_t max_bytes) {
+  TokenizerTraining report = learn_sentencepiece(inputs, vocab_size, seed, max_bytes);
+  write_file(out, report.model);
   return report;
 }
 

@@ -17,7 +17,7 @@ Grammar::Sample story(std::uint64_t seed, std::uint32_t index) {
 }
 
 SynthReport synth_corpus(const std::filesystem::path& out, std::int64_t min_bytes,
-                         std::uint64_t seed) {
+                         std::uint64_t seed, const std::function<void(double)>& on_progress) {
   const Grammar::Expectation expected = story_grammar().expectation();
   SynthReport report;
   report.bits_per_story = expected.bits;
@@ -25,6 +25,9 @@ SynthReport synth_corpus(const std::filesystem::path& out, std::int64_t min_byte
   report.bits_per_byte = expected.bits / expected.bytes;
   AtomicFile file(out);
   while (report.bytes < min_bytes) {
+    if (on_progress) {
+      on_progress(static_cast<double>(report.bytes) / static_cast<double>(min_bytes));
+    }
     const Grammar::Sample sample = story(seed, static_cast<std::uint32_t>(report.stories));
     file.write(sample.text);
     report.bytes += static_cast<std::int64_t>(sample.text.size());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 
 #include "data/synth/grammar.h"
 
@@ -26,8 +27,9 @@ struct SynthReport {
 
 /// Writes whole stories to `out`, a blank line after each, until there are at least `min_bytes`.
 /// Streams, and writes atomically. The same seed gives the same text, and a longer corpus begins
-/// with the shorter one. Throws Error when the file cannot be written.
+/// with the shorter one. `on_progress`, where given, learns the share that is written; what it
+/// throws leaves nothing behind. Throws Error when the file cannot be written.
 SynthReport synth_corpus(const std::filesystem::path& out, std::int64_t min_bytes,
-                         std::uint64_t seed);
+                         std::uint64_t seed, const std::function<void(double)>& on_progress = {});
 
 }  // namespace quest
