@@ -11,6 +11,7 @@
 #include "apps/output.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "data/utf8.h"
 #include "infer/generate.h"
 #include "infer/text_stream.h"
 
@@ -48,6 +49,7 @@ class GenerateCommand : public Command {
 
   int run() override {
     if (!prompt_file_.empty()) prompt_ = read_file(prompt_file_);
+    refuse_broken_text();
     options_.sampling.seed = static_cast<std::uint64_t>(seed_);
     options_.sampling.validate();
     const LoadedModel loaded = model_.load();
@@ -82,6 +84,13 @@ class GenerateCommand : public Command {
   }
 
  private:
+  void refuse_broken_text() const {
+    const Utf8Check check = check_utf8(prompt_);
+    if (check.valid_bytes == prompt_.size()) return;
+    fail("{} is not valid UTF-8 at byte {}: give text in UTF-8",
+         prompt_file_.empty() ? "--prompt" : prompt_file_, check.valid_bytes);
+  }
+
   void show(const std::string& text) {
     if (json_ || text.empty()) return;
     print_out(text);

@@ -20,7 +20,9 @@ void ModelOptions::declare_machine(CLI::App& app) {
   app.add_option("--device", device_, "cpu, or reference: slow plain loops")
       ->type_name("NAME")
       ->capture_default_str();
-  app.add_option("--dtype", dtype_, "of high-precision products: f32 or bf16")
+  app.add_option("--dtype", dtype_,
+                 "of high-precision products: f32, or bf16, by which a model trained in bf16 "
+                 "computes exactly as it was trained")
       ->type_name("TYPE")
       ->capture_default_str();
 }

@@ -80,6 +80,12 @@ import json, sys
 info = json.load(open('$folder/info.json'))
 sys.exit(not abs(info['seconds'] * info['tokens_per_second'] - 1000) < 1)"
 
+"$quest" info --layers 1 --width 64 --heads 2 --seq-len 4096 --batch-size 100000000 --threads 1 \
+  --time >"$folder/out" 2>"$folder/err"
+check "too little memory is an error" test $? -eq 1
+check "too little memory is told in a readable unit" grep -Eq \
+  'out of memory: [0-9.]{3,6} [TP]iB more are needed' "$folder/err"
+
 # A Llama as other programs write it, with random weights, to generate from and to evaluate.
 python3 - "$folder/model" <<'EOF'
 import json, os, random, struct, sys
@@ -185,6 +191,61 @@ check "invalid UTF-8 leaves nothing behind" test ! -e "$folder/bad" -a ! -e "$fo
 "$quest" tokenizer train --in "$folder/t.txt" --vocab 400 --out "$folder/bpe.model" >/dev/null 2>&1
 check "info counts the tokenizer's vocabulary" grep -q '"vocab":400,' \
   <("$quest" info --tokenizer "$folder/bpe.model" --json)
+
+# Options of commands from a file, from --set and from flags.
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --temp 0.7 --print-config >"$folder/g.toml"
+"$quest" generate --config "$folder/g.toml" --print-config >"$folder/h.toml"
+check "printed options read back the same" cmp "$folder/g.toml" "$folder/h.toml"
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --temp 0.7 --seed 3 >"$folder/a" 2>/dev/null
+"$quest" generate --config "$folder/g.toml" --set seed=9 --seed 3 >"$folder/b" 2>/dev/null
+check "options from a file do what flags do" cmp "$folder/a" "$folder/b"
+"$quest" generate "${model[@]}" --set tempp=1 >/dev/null 2>"$folder/err"
+check "an unknown option is a usage error" test $? -eq 2
+check "an unknown option gets the nearest one" grep -q \
+  "^quest: error: --set: there is no option 'tempp'; the nearest is 'temp'$" "$folder/err"
+for command in "data synth" "data prepare" "tokenizer train" train eval generate info "bench peaks" \
+  "bench train" selftest; do
+  "$quest" $command --print-config >"$folder/a.toml" 2>"$folder/err" &&
+    "$quest" $command --config "$folder/a.toml" --print-config >"$folder/b.toml"
+  check "quest $command --print-config prints" test -s "$folder/a.toml"
+  check "quest $command --print-config reads back" cmp -s "$folder/a.toml" "$folder/b.toml"
+done
+
+# Text and tokenizers that are none.
+"$quest" generate "${model[@]}" --prompt $'bad \377' >"$folder/out" 2>"$folder/err"
+check "a prompt of invalid UTF-8 is an error" test $? -eq 1 -a ! -s "$folder/out"
+check "invalid UTF-8 of a prompt is named" grep -q -- "--prompt is not valid UTF-8 at byte 4" \
+  "$folder/err"
+"$quest" data prepare --in "$folder/t.txt" --tokenizer "$folder/t.txt" --out "$folder/other" \
+  >/dev/null 2>"$folder/err"
+check "a file that is no tokenizer is an error" test $? -eq 1
+check "a file that is no tokenizer is named in our words" grep -q \
+  "t.txt is not a sentencepiece model" "$folder/err"
+check "no library speaks" test "$(grep -c 'sentencepiece_processor' "$folder/err")" -eq 0
+
+# Signals in the middle of a file: the shell's exit code, and nothing is left.
+stop_when() { # stop_when SIGNAL TRACE COMMAND...: sends SIGNAL once TRACE exists; prints the exit code
+  local signal=$1 trace=$2 pid
+  shift 2
+  "$@" >/dev/null 2>&1 &
+  pid=$!
+  for _ in $(seq 500); do
+    [ -e "$trace" ] && break
+    sleep 0.01
+  done
+  kill "-$signal" $pid
+  wait $pid
+  echo $?
+}
+check "SIGTERM ends data synth" test 143 -eq \
+  "$(stop_when TERM "$folder/s.txt.tmp" "$quest" data synth --out "$folder/s.txt" --tokens 1e12)"
+check "SIGINT ends data synth" test 130 -eq \
+  "$(stop_when INT "$folder/s.txt.tmp" "$quest" data synth --out "$folder/s.txt" --tokens 1e12)"
+check "a stopped data synth leaves nothing" test -z "$(find "$folder" -name 's.txt*')"
+head -c 200000000 /dev/zero | tr '\0' 'a' >"$folder/long.txt"
+check "SIGTERM ends data prepare" test 143 -eq "$(stop_when TERM "$folder/p.tmp" \
+  "$quest" data prepare --in "$folder/long.txt" --out "$folder/p")"
+check "a stopped data prepare leaves nothing" test ! -e "$folder/p" -a ! -e "$folder/p.tmp"
 
 # Benchmarks and the self-test: the keys that scripts read.
 "$quest" selftest --json >"$folder/selftest.json"

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "apps/text.h"
 #include "apps/train_settings.h"
 #include "infer/generate.h"
@@ -37,11 +39,11 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
   if (data.validation() != nullptr) {
     text += fmt::format("; validation {}", data_text(*data.validation()));
   }
-  const double tokens =
-      static_cast<double>(plan.steps) * static_cast<double>(config.tokens_per_step());
-  text += fmt::format("\nrun        {} steps of {} tokens: {:.3g} tokens, {:.2g} epochs\n",
-                      with_commas(plan.steps), with_commas(config.tokens_per_step()), tokens,
-                      tokens / static_cast<double>(data.train().size()));
+  const std::int64_t tokens = plan.steps * config.tokens_per_step();
+  text += fmt::format("\nrun        {} steps of {} tokens: {} tokens, {:.2f} epochs\n",
+                      with_commas(plan.steps), with_commas(config.tokens_per_step()),
+                      with_commas(tokens),
+                      static_cast<double>(tokens) / static_cast<double>(data.train().size()));
   text += fmt::format(
       "memory     {}: weights {}, gradients {}, moments {}, prepared weights {}, activations {},\n"
       "           scratch {}, data {}, program {}\n",
@@ -52,9 +54,10 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
       bytes_text(memory.program));
   text += fmt::format("device     {}\n", backend);
   if (step_seconds > 0) {
-    text += fmt::format("time       about {} at {:.0f} tokens/s\n",
+    const double speed = static_cast<double>(config.tokens_per_step()) / step_seconds;
+    text += fmt::format("time       about {} at {} tokens/s\n",
                         duration_text(step_seconds * static_cast<double>(plan.steps)),
-                        static_cast<double>(config.tokens_per_step()) / step_seconds);
+                        with_commas(std::llround(speed)));
   }
   text += fmt::format("folder     {}\n", settings.run.out);
   return text;

@@ -5,6 +5,8 @@
 
 #include <cassert>
 #include <cstring>
+#include <iterator>
+#include <string>
 
 #include "core/error.h"
 
@@ -13,14 +15,22 @@ namespace {
 
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
+std::string size_text(std::size_t bytes) {
+  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double size = static_cast<double>(bytes) / 1024;
+  const char* const* unit = kUnits;
+  for (; size >= 1024 && unit + 1 != std::end(kUnits); ++unit) size /= 1024;
+  return fmt::format("{:.1f} {}", size, *unit);
+}
+
 }  // namespace
 
 void* allocate_host(std::size_t bytes) {
   if (bytes == 0) bytes = 1;
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
-    fail("out of memory: {:.1f} MiB more are needed; lower --batch-size, --seq-len or the model",
-         static_cast<double>(bytes) / (1 << 20));
+    fail("out of memory: {} more are needed; lower --batch-size, --seq-len or the model",
+         size_text(bytes));
   }
   if (bytes >= kHugePageBytes) ::madvise(data, bytes, MADV_HUGEPAGE);
   return data;

@@ -72,7 +72,10 @@ class SentencePieceTokenizer : public Tokenizer {
  public:
   SentencePieceTokenizer(std::string model, const std::string& where) : model_(std::move(model)) {
     const auto status = processor_.LoadFromSerializedProto(model_);
-    if (!status.ok()) fail("{} is not a sentencepiece model: {}", where, status.message());
+    if (!status.ok()) {
+      fail("{} is not a sentencepiece model, or a damaged one (quest tokenizer train makes one)",
+           where);
+    }
     byte_ids_.fill(-1);
     for (std::int32_t id = 0; id < vocab_size(); ++id) {
       texts_.push_back(text_of(id));
