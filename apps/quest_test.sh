@@ -171,9 +171,9 @@ check "text shorter than a window is an error" test $? -eq 1
 check "more positions than the model has is a usage error" test $? -eq 2
 
 # A corpus, shards of it, and the errors on the way.
-"$quest" data synth --out "$folder/t.txt" --tokens 2e4 --json >"$folder/synth.json"
+"$quest" data synth --out "$folder/t.txt" --tokens 2e4 --json >"$folder/synth.json" 2>/dev/null
 check "data synth reports the entropy" grep -q '"bits_per_byte":0\.' "$folder/synth.json"
-"$quest" data synth --out "$folder/u.txt" --tokens 2e4 >/dev/null
+"$quest" data synth --out "$folder/u.txt" --tokens 2e4 >/dev/null 2>&1
 check "the same seed gives the same corpus" cmp "$folder/t.txt" "$folder/u.txt"
 "$quest" data prepare --in "$folder/t.txt" --out "$folder/shards" >/dev/null 2>&1
 check "data prepare makes shards" test -s "$folder/shards/index.json"
