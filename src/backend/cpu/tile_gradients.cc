@@ -15,12 +15,12 @@ constexpr std::int64_t kTileRows = 16;
 constexpr std::int64_t kTileBytes = 1024;
 constexpr std::int64_t kStripRows = 2 * kTileRows;
 /// Bytes of the first operand that stay in the second-level cache while all panels pass by.
-constexpr std::int64_t kRowBlockBytes = 1 << 20;
+constexpr std::int64_t kRowBlockBytes = 512 << 10;
 /// Groups of summed values in a pass over an output. Sums that pass through memory in f32 between
 /// chunks cost less than panels that no longer fit the cache; the weight gradient passes through
 /// memory in any case, and takes longer chunks.
-constexpr std::int64_t kInputChunk = 1024 / kBf16GroupValues;
-constexpr std::int64_t kWeightChunk = 2048 / kBf16GroupValues;
+constexpr std::int64_t kInputChunk = 2048 / kBf16GroupValues;
+constexpr std::int64_t kWeightChunk = 1024 / kBf16GroupValues;
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
 
