@@ -19,6 +19,11 @@ constexpr std::int64_t kTileSize = kTileRows * kTileBytes;
 constexpr int kStripRows = 2 * kTileRows;
 constexpr int kPanelColumns = 2 * kTileRows;
 
+/// Ones in the first `count` <= 32 bits.
+inline __mmask32 first_lanes(std::int64_t count) {
+  return static_cast<__mmask32>((std::uint64_t{1} << count) - 1);
+}
+
 /// The operand of LDTILECFG.
 struct alignas(64) TileConfig {
   std::uint8_t palette;
@@ -79,8 +84,9 @@ inline void fetch_sums(const void* sums, std::int64_t steps_left) {
   for (std::int64_t i = 0; i < kStepBytes; i += 64) fetch_to_write(part + i);
 }
 
-/// How many rows before its turn a row of the output is asked for.
-constexpr std::int64_t kRowsAhead = 12;
+/// How many rows before its turn a row of the output is asked for; more would fight over the few
+/// places that rows a power of two apart share in the first-level cache.
+constexpr std::int64_t kRowsAhead = 4;
 
 }  // namespace
 }  // namespace quest

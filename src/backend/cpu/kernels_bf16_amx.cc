@@ -10,10 +10,6 @@ namespace {
 
 // --- Packing ---
 
-inline __mmask32 first_lanes(std::int64_t count) {
-  return static_cast<__mmask32>((std::uint64_t{1} << count) - 1);
-}
-
 /// (codes + 1/2) step, whose only rounding is that of the product.
 inline __m512 levels(__m128i codes, float step) {
   const __m512 q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
@@ -93,15 +89,31 @@ class PendingRows {
   std::int64_t count() const { return end_ - row_; }
 
   void finish_one() {
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
-      const auto valid = static_cast<__mmask16>(valid_ >> (16 * v));
-      F16 value = load16(sums_ + 16 * v);
-      if (strip_.partial != nullptr) {
-        const float* const partial = strip_.partial + row_ * strip_.partial_stride + 16 * v;
-        value = add(value, {_mm512_maskz_loadu_ps(valid, partial)});
+    const auto valid_low = static_cast<__mmask16>(valid_);
+    const auto valid_high = static_cast<__mmask16>(valid_ >> 16);
+    F16 low = load16(sums_);
+    F16 high = load16(sums_ + 16);
+    if (strip_.partial != nullptr) {
+      const float* const partial = strip_.partial + row_ * strip_.partial_stride;
+      low = add(low, {_mm512_maskz_loadu_ps(valid_low, partial)});
+      high = add(high, {_mm512_maskz_loadu_ps(valid_high, partial + 16)});
+    }
+    const std::int64_t at = row_ * strip_.out_stride;
+    if constexpr (bf16) {
+      auto* const out = static_cast<std::uint16_t*>(strip_.out.data) + at;
+      if (strip_.add) {
+        low = add(widened(_mm256_maskz_loadu_epi16(valid_low, out)), low);
+        high = add(widened(_mm256_maskz_loadu_epi16(valid_high, out + 16)), high);
       }
-      put(row_ * strip_.out_stride + 16 * v, valid, value);
+      _mm512_mask_storeu_epi16(out, valid_, bf16_bits(low, high));
+    } else {
+      float* const out = static_cast<float*>(strip_.out.data) + at;
+      if (strip_.add) {
+        low = add({_mm512_maskz_loadu_ps(valid_low, out)}, low);
+        high = add({_mm512_maskz_loadu_ps(valid_high, out + 16)}, high);
+      }
+      _mm512_mask_storeu_ps(out, valid_low, low.v);
+      _mm512_mask_storeu_ps(out + 16, valid_high, high.v);
     }
     sums_ += kPanelColumns;
     ++row_;
@@ -110,24 +122,8 @@ class PendingRows {
   }
 
  private:
-  void put(std::int64_t at, __mmask16 valid, F16 value) const {
-    if constexpr (bf16) {
-      auto* const out = static_cast<std::uint16_t*>(strip_.out.data) + at;
-      if (strip_.add) {
-        const __m512i before = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, out));
-        value = add({_mm512_castsi512_ps(_mm512_slli_epi32(before, 16))}, value);
-      }
-      const auto bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value.v));
-      _mm256_mask_storeu_epi16(out, valid, bits);
-    } else {
-      float* const out = static_cast<float*>(strip_.out.data) + at;
-      if (strip_.add) value = add({_mm512_maskz_loadu_ps(valid, out)}, value);
-      _mm512_mask_storeu_ps(out, valid, value.v);
-    }
-  }
-
   const Bf16Strip& strip_;
-  std::uint32_t valid_;
+  __mmask32 valid_;
   const float* sums_ = nullptr;
   std::int64_t row_ = 0;
   std::int64_t end_ = 0;

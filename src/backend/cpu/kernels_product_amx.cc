@@ -44,20 +44,11 @@ template <bool bf16, bool add_to>
 class PendingRows {
  public:
   explicit PendingRows(const ProductStrip& strip)
-      : strip_(strip),
-        valid_((std::uint64_t{1} << strip.columns) - 1),
-        least_scale_(strip.w_scales[0]),
-        largest_scale_(strip.w_scales[0]) {
+      : strip_(strip), valid_(first_lanes(strip.columns)) {
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       biases_[v] = _mm512_loadu_si512(strip.w_biases + 16 * v);
       scales_[v] = load16(strip.w_scales + 16 * v);
-    }
-    for (std::int32_t j = 1; j < strip.columns; ++j) {
-      const float scale = strip.w_scales[j];
-      // Either becomes a NaN that meets one, and then compares as false above.
-      least_scale_ = scale >= least_scale_ ? least_scale_ : scale;
-      largest_scale_ = scale <= largest_scale_ ? largest_scale_ : scale;
     }
   }
 
@@ -81,14 +72,7 @@ class PendingRows {
       values[v] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales_[v]));
     }
     const std::int64_t at = row_ * strip_.y_stride;
-    if (bf16 && !add_to && rounds_plainly(strip_.x_steps[row_])) {
-      auto* const y = static_cast<std::uint16_t*>(strip_.y.data) + at;
-      const auto bits = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(values[1].v, values[0].v));
-      _mm512_mask_storeu_epi16(y, static_cast<__mmask32>(valid_), bits);
-    } else {
-      put(at, static_cast<__mmask16>(valid_), values[0]);
-      put(at + 16, static_cast<__mmask16>(valid_ >> 16), values[1]);
-    }
+    put(at, values[0], values[1]);
     sums_ += kPanelColumns;
     ++row_;
     const std::int64_t ahead = row_ + kRowsAhead;
@@ -96,33 +80,31 @@ class PendingRows {
   }
 
  private:
-  /// Whether the CPU's own conversion to bf16 gives the bits that every instruction set gives: it
-  /// takes denormal values for 0 and fills a NaN differently. T is an integer, so a value is not
-  /// smaller than the product of its scales, unless it is 0.
-  bool rounds_plainly(float step) const {
-    return step * least_scale_ >= 0x1p-126f && step * largest_scale_ <= 0x1p127f;
-  }
-  void put(std::int64_t at, __mmask16 valid, F16 value) const {
+  void put(std::int64_t at, F16 low, F16 high) const {
+    const auto valid_low = static_cast<__mmask16>(valid_);
+    const auto valid_high = static_cast<__mmask16>(valid_ >> 16);
     if constexpr (bf16) {
       auto* const y = static_cast<std::uint16_t*>(strip_.y.data) + at;
       if constexpr (add_to) {
-        const __m512i before = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, y));
-        value = add({_mm512_castsi512_ps(_mm512_slli_epi32(before, 16))}, value);
+        low = add(widened(_mm256_maskz_loadu_epi16(valid_low, y)), low);
+        high = add(widened(_mm256_maskz_loadu_epi16(valid_high, y + 16)), high);
       }
-      _mm256_mask_storeu_epi16(y, valid, bf16_bits(value));
+      _mm512_mask_storeu_epi16(y, valid_, bf16_bits(low, high));
     } else {
       float* const y = static_cast<float*>(strip_.y.data) + at;
-      if constexpr (add_to) value = add({_mm512_maskz_loadu_ps(valid, y)}, value);
-      _mm512_mask_storeu_ps(y, valid, value.v);
+      if constexpr (add_to) {
+        low = add({_mm512_maskz_loadu_ps(valid_low, y)}, low);
+        high = add({_mm512_maskz_loadu_ps(valid_high, y + 16)}, high);
+      }
+      _mm512_mask_storeu_ps(y, valid_low, low.v);
+      _mm512_mask_storeu_ps(y + 16, valid_high, high.v);
     }
   }
 
   const ProductStrip& strip_;
-  std::uint64_t valid_;
+  __mmask32 valid_;
   __m512i biases_[2];
   F16 scales_[2];
-  float least_scale_;
-  float largest_scale_;
   const std::int32_t* sums_ = nullptr;
   std::int64_t row_ = 0;
   std::int64_t end_ = 0;

@@ -10,11 +10,11 @@ namespace {
 
 /// Those of AVX-512, with tiles for all but a few rows of x.
 QuantKernels with_product_amx() {
-  QuantKernels kernels = kQuantKernelsAvx512;
+  QuantKernels kernels = kQuantKernelsAvx512Bf16;
   kernels.product = kProductAmx;
   kernels.bf16_product = &kBf16ProductAmx;
-  kernels.product.pack_dot_row = kQuantKernelsAvx512.product.pack_dot_row;
-  kernels.product.dot_tile = kQuantKernelsAvx512.product.dot_tile;
+  kernels.product.pack_dot_row = kQuantKernelsAvx512Bf16.product.pack_dot_row;
+  kernels.product.dot_tile = kQuantKernelsAvx512Bf16.product.dot_tile;
   return kernels;
 }
 
@@ -27,7 +27,9 @@ const QuantKernels& quant_kernels(Isa isa) {
     static const QuantKernels amx = with_product_amx();
     return amx;
   }
-  if (isa == Isa::kAvx512) return kQuantKernelsAvx512;
+  if (isa == Isa::kAvx512) {
+    return __builtin_cpu_supports("avx512bf16") ? kQuantKernelsAvx512Bf16 : kQuantKernelsAvx512;
+  }
   if (isa == Isa::kAvx2) return kQuantKernelsAvx2;
 #endif
   static_cast<void>(isa);

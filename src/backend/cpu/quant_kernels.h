@@ -173,6 +173,8 @@ const QuantKernels& quant_kernels(Isa isa);
 extern const QuantKernels kQuantKernelsGeneric;
 extern const QuantKernels kQuantKernelsAvx2;
 extern const QuantKernels kQuantKernelsAvx512;
+/// The same bits from a CPU that converts to bf16 by itself.
+extern const QuantKernels kQuantKernelsAvx512Bf16;
 /// Without pack_dot_row and dot_tile, which are those of AVX-512.
 extern const ProductKernels kProductAmx;
 extern const Bf16Kernels kBf16ProductAmx;

@@ -6,8 +6,10 @@ namespace {
 
 // --- Where a row comes from ---
 
-/// `load` gives 16 values from column k on; `load_part` the first n of them, then zeros.
+/// `load` gives 16 values from column k on; `load_part` the first n of them, then zeros. Squares
+/// are exact in f32 where a value has half its digits, as bf16 does.
 struct F32Source {
+  static constexpr bool kExactSquares = false;
   const float* x;
   F16 load(std::int64_t k) const { return load16(x + k); }
   F16 load_part(std::int64_t k, std::int64_t n) const {
@@ -18,6 +20,7 @@ struct F32Source {
 };
 
 struct BF16Source {
+  static constexpr bool kExactSquares = true;
   const std::uint16_t* x;
   F16 load(std::int64_t k) const { return load16_bf16(x + k); }
   F16 load_part(std::int64_t k, std::int64_t n) const {
@@ -107,13 +110,16 @@ inline F16 transform_lanes(F16 x) {
 }
 
 /// Sums of squares: f32 over a group, f64 over groups.
+template <bool exact>
 struct Squares {
   D16 total = zero_d16();
   template <int vectors>
   void take(const F16 (&x)[vectors]) {
     F16 group = mul(x[0], x[0]);
 #pragma GCC unroll 8
-    for (int i = 1; i < vectors; ++i) group = add(group, mul(x[i], x[i]));
+    for (int i = 1; i < vectors; ++i) {
+      group = exact ? add_exact_square(group, x[i]) : add(group, mul(x[i], x[i]));
+    }
     total = add(total, group);
   }
   double sum() const {
@@ -306,19 +312,21 @@ inline double mask_bound(const RowRule& rule, double rms) {
   return outermost > rule.epsilon ? outermost * (levels / (levels - 1)) : -1.0;
 }
 
+/// Leaves the row's unnormalized transform in to.rotated; returns the sum of the row's squares.
+template <typename Source>
+double rotate_and_square(const RowCodes& to, const Source& source, const RowRule& rule) {
+  Squares<Source::kExactSquares> squares;
+  rotate_up_to_128(source, PlainSink{to.rotated}, squares, rule.columns, rule.block);
+  return squares.sum();
+}
+
 void quantize_row(const RowCodes& to, FloatRow x, const RowRule& rule) {
   for (std::int64_t k = rule.columns / 64 * 64; k < scratch_columns(rule.columns); ++k) {
     to.rotated[k] = 0.0f;
   }
-  Squares squares;
-  const PlainSink sink{to.rotated};
-  if (x.bf16) {
-    const BF16Source source{static_cast<const std::uint16_t*>(x.data)};
-    rotate_up_to_128(source, sink, squares, rule.columns, rule.block);
-  } else {
-    const F32Source source{static_cast<const float*>(x.data)};
-    rotate_up_to_128(source, sink, squares, rule.columns, rule.block);
-  }
+  const double square_sum =
+      x.bf16 ? rotate_and_square(to, BF16Source{static_cast<const std::uint16_t*>(x.data)}, rule)
+             : rotate_and_square(to, F32Source{static_cast<const float*>(x.data)}, rule);
   if (rule.block > 128) rotate_beyond_128(to.rotated, rule.columns, rule.block);
 
   // What does not depend on the row's values is computed first: the divisions and roots that do
@@ -327,7 +335,7 @@ void quantize_row(const RowCodes& to, FloatRow x, const RowRule& rule) {
   const double steps_per_clip_point = 2.0 / (rule.max_code - rule.min_code);
   const double scale = block_scale(rule.block);
   const double inverse_scale = 1.0 / scale;
-  const double mean_square = squares.sum() * inverse_columns;
+  const double mean_square = square_sum * inverse_columns;
   if (!(mean_square <= 3.4e38)) return fill_broken_row(to, rule.columns);
   const double rms = __builtin_sqrt(mean_square);
   const double step = steps_per_clip_point * (rule.alpha * rms + rule.epsilon);

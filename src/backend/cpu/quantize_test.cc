@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/quant_kernels.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -304,6 +305,33 @@ TEST_P(QuantizeKernels, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThread
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(QuantizeKernelsAvx512, TheConversionOfTheCpuGivesTheSameBits) {
+  if (!__builtin_cpu_supports("avx512bf16")) GTEST_SKIP() << "this CPU does not convert to bf16";
+  constexpr std::int64_t kColumns = 48;
+  // A vector without denormal values, one with them, and one without but for its last lane.
+  std::vector<float> x;
+  for (std::int64_t i = 0; i < kColumns; ++i) {
+    const auto odd = static_cast<float>(2 * i + 1);
+    const bool denormal = (i >= 16 && i < 32) || i == kColumns - 1;
+    x.push_back(denormal ? odd * 0x1.357p-132f : (i % 2 != 0 ? -1.0f : 1.0f) * (1 + odd * 0x1p-8f));
+  }
+  x[2] = std::numeric_limits<float>::quiet_NaN();
+  x[3] = -std::numeric_limits<float>::infinity();
+  x[4] = std::numeric_limits<float>::max();
+  x[5] = -0.0f;
+  alignas(64) float scratch[scratch_columns(kColumns)];
+  for (const QuantKernels* kernels : {&kQuantKernelsAvx512, &kQuantKernelsAvx512Bf16}) {
+    std::vector<BFloat16> out(kColumns);
+    kernels->rotate_row({{out.data(), true}, false, scratch}, {x.data(), false}, nullptr, kColumns,
+                        1);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      EXPECT_EQ(out[i].bits, to_bfloat16(x[i]).bits) << "value " << x[i];
+    }
+  }
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernels, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });

@@ -56,6 +56,9 @@ inline void store16_bf16(std::uint16_t* p, F16 x) {
 inline F16 add(F16 a, F16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline F16 sub(F16 a, F16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline F16 mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F16 add_exact_square(F16 sum, F16 x) {
+  return {_mm256_fmadd_ps(x.lo, x.lo, sum.lo), _mm256_fmadd_ps(x.hi, x.hi, sum.hi)};
+}
 
 template <int h>
 inline __m256 butterfly8(__m256 x) {

@@ -22,9 +22,12 @@ struct D16 {
 inline F16 zero16() { return {_mm512_setzero_ps()}; }
 inline F16 splat16(float x) { return {_mm512_set1_ps(x)}; }
 inline F16 load16(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline F16 load16_bf16(const std::uint16_t* p) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+/// Sixteen bf16 as floats.
+inline F16 widened(__m256i bits) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline F16 load16_bf16(const std::uint16_t* p) {
+  return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline F16 load16_codes(const std::int8_t* p) {
   const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -36,6 +39,12 @@ inline F16 load16_ints(const std::int32_t* p) {
 inline void store16(float* p, F16 x) { _mm512_storeu_ps(p, x.v); }
 /// Rounds to nearest even; a NaN stays a NaN.
 inline __m256i bf16_bits(F16 x) {
+#if defined(__AVX512BF16__)
+  // The conversion of the CPU takes denormal values for 0, and rounds all others the same way.
+  if (__builtin_expect(_mm512_fpclass_ps_mask(x.v, 0x20) == 0, 1)) {
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
+  }
+#endif
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
@@ -49,9 +58,22 @@ inline void store16_bf16(std::uint16_t* p, F16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(x));
 }
 
+#if defined(__AVX512BF16__)
+/// Both as bf16, next to each other; as bf16_bits.
+inline __m512i bf16_bits(F16 low, F16 high) {
+  if (__builtin_expect(
+          (_mm512_fpclass_ps_mask(low.v, 0x20) | _mm512_fpclass_ps_mask(high.v, 0x20)) == 0, 1)) {
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v));
+  }
+  return _mm512_inserti64x4(_mm512_castsi256_si512(bf16_bits(low)), bf16_bits(high), 1);
+}
+#endif
+
 inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F16 sub(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+/// sum + x * x where the product is exact, so that it may be fused.
+inline F16 add_exact_square(F16 sum, F16 x) { return {_mm512_fmadd_ps(x.v, x.v, sum.v)}; }
 
 /// Lane i becomes x[i] + x[i + h] where bit h of i is 0, x[i - h] - x[i] where it is 1. The product
 /// with 1 or -1 is exact, so the fused operation rounds once, as an addition does.

@@ -67,6 +67,7 @@ inline F16 sub(F16 a, F16 b) {
 inline F16 mul(F16 a, F16 b) {
   return {{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}};
 }
+inline F16 add_exact_square(F16 sum, F16 x) { return add(sum, mul(x, x)); }
 
 template <int h>
 inline F4 butterfly4(F4 x) {

@@ -1,0 +1,25 @@
+// Quantization kernels compiled for avx512 and AVX512_BF16, whose conversion to bf16 they use.
+#include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/simd16_avx512.h"
+#include "backend/cpu/transpose_avx512.h"
+// The shared text stands on the names of the header above.
+#include "backend/cpu/quantize_rows.inc.h"
+// Stands on both.
+#include "backend/cpu/product_tile.inc.h"
+// Stands on all three.
+#include "backend/cpu/product_vnni.inc.h"
+
+namespace quest {
+
+const QuantKernels kQuantKernelsAvx512Bf16 = {
+    .product = kVnniProduct,
+    .bf16_product = nullptr,
+    .quantize_row = quantize_row,
+    .rotate_row = rotate_row,
+    .dequantize_row = dequantize_row,
+    .odd_codes_bf16 = odd_codes_bf16,
+    .scale_bf16 = scale_bf16,
+    .scale_columns_bf16 = scale_columns_bf16,
+};
+
+}  // namespace quest
