@@ -23,6 +23,11 @@ constexpr int64_t kDenseScratchBytes = 2 << 20;
 constexpr int64_t kSampleChunk = 256;
 // Bytes of one operand of the quantized gradients when its rows can be taken in chunks.
 constexpr int64_t kOperandChunkBytes = 32 << 20;
+// On AMX tiles: rows of a chunk of the weight gradient; outputs beyond which sums of the input
+// gradient wait in f32, and how many rows of them a thread has.
+constexpr int64_t kTileChunkRows = 1024;
+constexpr int64_t kTileChunkColumns = 2048;
+constexpr int64_t kTileBlockRows = 128;
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -33,6 +38,7 @@ struct ProductScratch {
   int64_t operand_a = 0;
   int64_t operand_b = 0;
   int64_t rows = 0;
+  int64_t sums = 0;
 
   void include(const ProductScratch& other) {
     packed_weights = std::max(packed_weights, other.packed_weights);
@@ -40,8 +46,11 @@ struct ProductScratch {
     operand_a = std::max(operand_a, other.operand_a);
     operand_b = std::max(operand_b, other.operand_b);
     rows = std::max(rows, other.rows);
+    sums = std::max(sums, other.sums);
   }
-  int64_t total() const { return packed_weights + packed_inputs + operand_a + operand_b + rows; }
+  int64_t total() const {
+    return packed_weights + packed_inputs + operand_a + operand_b + rows + sums;
+  }
 };
 
 // Rows of `columns` values that an operand of the quantized gradients holds at once.
@@ -60,12 +69,20 @@ ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, D
   ProductScratch scratch;
   scratch.packed_weights = round_up(outputs, 16) * (row_bytes + 8);
   if (group == 2 || columns % group != 0) scratch.packed_inputs = rows * row_bytes;
+  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
+  if (isa == Isa::kAmx && compute == DType::kBF16) {
+    const int64_t chunk = std::min(round_up(rows, 32), kTileChunkRows);
+    const bool in_place = outputs % 32 == 0;
+    scratch.operand_a = std::max(chunk, in_place ? 0 : rows) * round_up(outputs, 32) * 2;
+    scratch.operand_b = std::max(round_up(outputs, 32), chunk) * round_up(columns, 32) * 2;
+    if (outputs > kTileChunkColumns) scratch.sums = threads * kTileBlockRows * columns * 4;
+    return scratch;
+  }
   const int64_t most = chunk_rows(rows, std::max(outputs, columns), element);
   scratch.operand_b = std::max(outputs * columns, most * columns) * element;
   if (compute == DType::kBF16) {
     scratch.operand_a = std::max(chunk_rows(rows, outputs, 2), most) * outputs * 2;
   }
-  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
   return scratch;
 }
 
