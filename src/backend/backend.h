@@ -30,6 +30,15 @@ struct QuantizedRows {
                      ///< null when the quantizer has no mask or no backward follows
 };
 
+/// Rows of codes as they lie in a packed file (see quant/packing.h): what a packed product reads.
+struct PackedRows {
+  Tensor codes;              ///< u8 [N, ceil(K * bits / 8)]
+  Tensor steps;              ///< f32 [N]
+  Tensor code_sums;          ///< i32 [N]: sum of the codes of a row
+  int bits = 0;              ///< 1..8
+  std::int64_t columns = 0;  ///< K
+};
+
 /// Sizes of an attention call. Queries are the last `query_length` of `key_length` positions.
 struct AttentionShape {
   std::int64_t batch;         ///< B
@@ -122,9 +131,26 @@ class Backend {
   /// rotated domain, not yet masked. d_z f32; d_y as above.
   virtual void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) = 0;
 
+  // --- Packed weights ---
+  // A device that cannot run packed models has none of these: they throw Error that says so.
+
+  /// As `quantized_matmul`, with w in its packed form; the same integers and the same roundings.
+  /// The codes of x have `x_bits` bits.
+  virtual void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
+                             Write write);
+  /// y [M, N] (= or +=) x [M, K] (Zw H)^T, where Zw are w's quantized values and H has blocks of
+  /// `block` (1: no rotation). x and y float; y may be a column slice.
+  virtual void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                   Write write);
+  /// As `matmul`, where w may have another float type than x.
+  virtual void stored_matmul(Tensor y, Tensor x, Tensor w, Write write);
+  /// x f32 [R, C] = rows of (Z H) at tokens i32 [R], where Z [V, C] are table's quantized values.
+  virtual void packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                                std::int64_t block);
+
   // --- The rest of the model ---
 
-  /// x f32 [R, C] = rows of table f32 [V, C] at tokens i32 [R].
+  /// x f32 [R, C] = rows of table float [V, C] at tokens i32 [R].
   virtual void embedding(Tensor x, Tensor tokens, Tensor table) = 0;
   /// d_table f32 [V, C] += d_x f32 [R, C] at tokens; the order of sums is fixed.
   virtual void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) = 0;

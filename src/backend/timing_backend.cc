@@ -92,6 +92,28 @@ void TimingBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Q
         [&] { inner_.quantized_matmul_grad_weight(d_z, d_y, x); });
 }
 
+void TimingBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
+                                  Write write) {
+  timed(Work::kForwardProduct, product_flops(y, w.columns),
+        [&] { inner_.packed_matmul(y, x, x_bits, w, write); });
+}
+
+void TimingBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                        Write write) {
+  timed(Work::kForwardProduct, product_flops(y, w.columns),
+        [&] { inner_.packed_dense_matmul(y, x, w, block, write); });
+}
+
+void TimingBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  timed(Work::kForwardProduct, product_flops(y, x.cols()),
+        [&] { inner_.stored_matmul(y, x, w, write); });
+}
+
+void TimingBackend::packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                                     std::int64_t block) {
+  timed(Work::kEmbedding, 0, [&] { inner_.packed_embedding(x, tokens, table, block); });
+}
+
 void TimingBackend::embedding(Tensor x, Tensor tokens, Tensor table) {
   timed(Work::kEmbedding, 0, [&] { inner_.embedding(x, tokens, table); });
 }

@@ -6,8 +6,7 @@
 namespace quest {
 namespace {
 
-// Head and loss in chunks of rows. With `d_final` (null: no backward) its rows are set to the
-// gradient of a.final_x.
+// Head and loss in chunks of rows; the rows of d_final are set to the gradient of a.final_x.
 void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activations& a,
                Tensor targets, float loss_scale, Tensor d_final) {
   const std::int64_t rows = a.shape.rows();
@@ -15,10 +14,9 @@ void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activati
     const std::int64_t end = std::min(begin + a.head.rows, rows);
     LinearInput input;
     const Tensor logits = model.logits(backend, a, begin, end - begin, &input);
-    const Tensor d_logits = d_final ? a.head.d_logits.rows_slice(0, end - begin) : Tensor();
+    const Tensor d_logits = a.head.d_logits.rows_slice(0, end - begin);
     backend.cross_entropy(a.losses.rows_slice(begin, end), a.correct.rows_slice(begin, end),
                           d_logits, logits, targets.rows_slice(begin, end), loss_scale);
-    if (!d_final) continue;
     const Tensor d_rotated = scratch_view(a.scratch.d_rotated, end - begin, d_final.cols());
     model.head().backward(backend, d_final.rows_slice(begin, end), d_logits, input, d_rotated);
   }
@@ -99,9 +97,7 @@ void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activat
 
 void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,
                   Tensor targets) {
-  KvCache pass_through;
-  model.forward(backend, tokens, a, pass_through);
-  head_loss(backend, model, a, targets, 0.0f, Tensor());
+  model.losses(backend, a, tokens, targets);
 }
 
 void finish_gradients(Backend& backend, const Llama<QuantLinear>& model) {

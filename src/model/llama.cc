@@ -105,12 +105,20 @@ BackwardScratch take_scratch(const ModelConfig& config, Arena& arena, std::int64
 
 }  // namespace
 
+void EmbeddingTable::look_up(Backend& backend, Tensor x, Tensor tokens) const {
+  if (dense) {
+    backend.embedding(x, tokens, dense);
+  } else {
+    backend.packed_embedding(x, tokens, packed, block);
+  }
+}
+
 template <typename Linear>
 Llama<Linear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
-                     ModelArenas& arenas)
+                     ModelArenas& arenas) requires std::is_same_v<Linear, QuantLinear>
     : config_(config), scheme_(scheme), compute_(compute), trains_(trains) {
   const Weight embedding = take_weight(arenas, {config.vocab, config.width}, trains);
-  embedding_ = embedding.value;
+  embedding_.dense = embedding.value;
   d_embedding_ = embedding.gradient;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     blocks_.push_back(make_block<Linear>(config, layer, scheme, compute, trains, arenas));
@@ -123,9 +131,28 @@ Llama<Linear>::Llama(const ModelConfig& config, const Scheme& scheme, DType comp
   head_.emplace_back(head_layout(config),
                      std::vector<LinearScheme>{scheme.for_layer("head", LinearScheme())}, compute,
                      trains, head.value, head.gradient, arenas.prepared);
-  const Shape table{config.max_positions, config.head_dim / 2};
-  rope_cos_ = arenas.prepared.take(table, DType::kF32);
-  rope_sin_ = arenas.prepared.take(table, DType::kF32);
+  take_tables(arenas.prepared);
+}
+
+template <typename Linear>
+Llama<Linear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute,
+                     LlamaParts<Linear> parts, Arena& prepared)
+    : config_(config),
+      scheme_(scheme),
+      compute_(compute),
+      trains_(false),
+      embedding_(parts.embedding),
+      blocks_(std::move(parts.blocks)),
+      final_norm_(parts.final_norm) {
+  head_.push_back(std::move(parts.head));
+  take_tables(prepared);
+}
+
+template <typename Linear>
+void Llama<Linear>::take_tables(Arena& prepared) {
+  const Shape table{config_.max_positions, config_.head_dim / 2};
+  rope_cos_ = prepared.take(table, DType::kF32);
+  rope_sin_ = prepared.take(table, DType::kF32);
 }
 
 template <typename Linear>
@@ -166,7 +193,8 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
 }
 
 template <typename Linear>
-void Llama<Linear>::prepare_weights(Backend& backend) const {
+void Llama<Linear>::prepare_weights(
+    Backend& backend) const requires std::is_same_v<Linear, QuantLinear> {
   for (const Block<Linear>& block : blocks_) {
     block.qkv.prepare_weights(backend);
     block.out.prepare_weights(backend);
@@ -209,7 +237,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
                        linear.input_error(backend, input, a.error_sums)});
   };
 
-  backend.embedding(a.residual(0, c.layers), tokens, embedding_);
+  embedding_.look_up(backend, a.residual(0, c.layers), tokens);
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
     const LayerActivations& s = a.slot(layer);
@@ -254,6 +282,20 @@ Tensor Llama<Linear>::logits(Backend& backend, const Activations& a, std::int64_
   return out;
 }
 
+template <typename Linear>
+void Llama<Linear>::losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets) const {
+  KvCache pass_through;
+  forward(backend, tokens, a, pass_through);
+  const std::int64_t rows = a.shape.rows();
+  for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {
+    const std::int64_t end = std::min(begin + a.head.rows, rows);
+    backend.cross_entropy(a.losses.rows_slice(begin, end), a.correct.rows_slice(begin, end),
+                          Tensor(), logits(backend, a, begin, end - begin),
+                          targets.rows_slice(begin, end), 0.0f);
+  }
+}
+
 template class Llama<QuantLinear>;
+template class Llama<PackedLinear>;
 
 }  // namespace quest

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "backend/arena.h"
@@ -10,6 +11,7 @@
 #include "model/activations.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/packed_linear.h"
 #include "model/quant_linear.h"
 
 namespace quest {
@@ -42,7 +44,26 @@ struct LayerError {
   QuantizationError input;
 };
 
-/// A Llama-type model over `Linear` (QuantLinear trains; a packed one runs what was trained).
+/// The embedding table: floats, or packed codes of rotated rows.
+struct EmbeddingTable {
+  Tensor dense;            ///< float [V, C]; null where it is packed
+  PackedRows packed;       ///< [V, C]
+  std::int64_t block = 1;  ///< Hadamard block of packed rows
+
+  /// x f32 [R, C] = the rows of tokens i32 [R].
+  void look_up(Backend& backend, Tensor x, Tensor tokens) const;
+};
+
+/// Weights that exist already, for a model that only runs. All outlive it.
+template <typename Linear>
+struct LlamaParts {
+  EmbeddingTable embedding;
+  std::vector<Block<Linear>> blocks;
+  Tensor final_norm;  ///< f32 [C]
+  Linear head;
+};
+
+/// A Llama-type model over `Linear` (QuantLinear trains; PackedLinear runs what was trained).
 template <typename Linear>
 class Llama {
  public:
@@ -50,7 +71,11 @@ class Llama {
   /// arenas this only counts memory. `compute` (f32 or bf16) is the type of high-precision
   /// operands.
   Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
-        ModelArenas& arenas);
+        ModelArenas& arenas) requires std::is_same_v<Linear, QuantLinear>;
+
+  /// A model that only runs, over the weights of `parts`; its own tables go to `prepared`.
+  Llama(const ModelConfig& config, const Scheme& scheme, DType compute, LlamaParts<Linear> parts,
+        Arena& prepared);
 
   /// The memory of a pass; with a measuring arena this only counts.
   Activations make_activations(Arena& arena, const PassShape& shape) const;
@@ -59,7 +84,7 @@ class Llama {
   void prepare_tables(Backend& backend) const;
 
   /// Quantizes or casts all weights; once after every change of them.
-  void prepare_weights(Backend& backend) const;
+  void prepare_weights(Backend& backend) const requires std::is_same_v<Linear, QuantLinear>;
 
   /// tokens i32 [B * T] to `a.final_x`. The cache says which position comes next and is advanced.
   /// `errors`, if not null, receives each layer's quantization error (slow; for the log).
@@ -70,6 +95,9 @@ class Llama {
   /// Returns the view that was written; `input` receives the head's prepared input of these rows.
   Tensor logits(Backend& backend, const Activations& a, std::int64_t begin, std::int64_t rows,
                 LinearInput* input = nullptr) const;
+
+  /// `a.losses` and `a.correct` of one batch of tokens and targets, i32 [B * T].
+  void losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets) const;
 
   /// The only list of parameters: init, save, load, count and optimizer go through it.
   template <typename Visitor>
@@ -88,11 +116,13 @@ class Llama {
   Tensor rope_sin() const { return rope_sin_; }
 
  private:
+  void take_tables(Arena& prepared);
+
   ModelConfig config_;
   Scheme scheme_;
   DType compute_;
   bool trains_;
-  Tensor embedding_;  // f32 [V, C]
+  EmbeddingTable embedding_;
   Tensor d_embedding_;
   std::vector<Block<Linear>> blocks_;
   Tensor final_norm_;  // f32 [C]
@@ -106,7 +136,8 @@ template <typename Linear>
 template <typename Visitor>
 void Llama<Linear>::for_each_parameter(Visitor visit) const {
   constexpr double kEmbeddingStd = 0.02;
-  visit(Parameter{"model.embed_tokens.weight", embedding_, d_embedding_, false, kEmbeddingStd});
+  visit(
+      Parameter{"model.embed_tokens.weight", embedding_.dense, d_embedding_, false, kEmbeddingStd});
   std::int64_t layer = 0;
   for (const Block<Linear>& block : blocks_) {
     const std::string prefix = "model.layers." + std::to_string(layer++) + ".";
@@ -124,5 +155,6 @@ void Llama<Linear>::for_each_parameter(Visitor visit) const {
 }
 
 extern template class Llama<QuantLinear>;
+extern template class Llama<PackedLinear>;
 
 }  // namespace quest

@@ -14,8 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kConfigKey = "quest.config";
-
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t position = text.find(from);
   if (position != std::string::npos) text.replace(position, from.size(), to);
@@ -83,6 +81,22 @@ T optional(const Json& json, const char* key, T fallback, const std::string& whe
   return json.contains(key) && !json.at(key).is_null() ? required<T>(json, key, where) : fallback;
 }
 
+std::optional<StoredBits> parse_stored_bits(const Json& quantization, const std::string& where) {
+  const auto weights = optional<std::string>(quantization, "weights", "training", where);
+  if (weights == "training") return std::nullopt;
+  if (weights != "packed") {
+    fail("{}: quantization_config.weights is 'training' or 'packed', not '{}'", where, weights);
+  }
+  const auto bits = [&](const char* key) {
+    const auto value = required<std::int64_t>(quantization, key, where);
+    if (value != 32 && value != 16 && value != 8 && value != 4) {
+      fail("{}: {} is 32, 16, 8 or 4, not {}", where, key, value);
+    }
+    return static_cast<int>(value);
+  };
+  return StoredBits{bits("embedding_bits"), bits("head_bits")};
+}
+
 // Variants of the architecture that would load and then compute something else.
 void refuse_variants(const Json& json, const std::string& where) {
   const auto activation = optional<std::string>(json, "hidden_act", "silu", where);
@@ -147,7 +161,11 @@ std::string to_config_json(const ModelDescription& description) {
   json["quantization_config"] = {{"quant_method", "quest"},
                                  {"scheme", description.scheme.base().to_string()},
                                  {"layer_schemes", description.scheme.overrides()},
-                                 {"weights", "training"}};
+                                 {"weights", description.packed ? "packed" : "training"}};
+  if (description.packed) {
+    json["quantization_config"]["embedding_bits"] = description.packed->embedding;
+    json["quantization_config"]["head_bits"] = description.packed->head;
+  }
   return json.dump(2) + "\n";
 }
 
@@ -189,6 +207,7 @@ ModelDescription parse_config_json(const std::string& text, const std::string& w
     } catch (const Error& error) {
       fail("{}: {}", where, error.what());
     }
+    description.packed = parse_stored_bits(quantization, where);
   }
   try {
     c.validate();
@@ -222,7 +241,10 @@ void check_saved_config(const ModelDescription& description, const SafetensorsFi
   if (saved == file.metadata().end()) return;
   const std::string where = file.path().string();
   const ModelDescription wanted = parse_config_json(saved->second, where);
-  if (wanted.config == description.config && wanted.scheme == description.scheme) return;
+  if (wanted.config == description.config && wanted.scheme == description.scheme &&
+      wanted.packed == description.packed) {
+    return;
+  }
   fail("config.json describes another model than the one that was saved to {}; restore it", where);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "core/safetensors.h"
@@ -19,12 +20,24 @@ struct WeightSource {
 /// one stacked `attn.c_attn`.
 WeightSource reference_source(const std::string& parameter_name, const ModelConfig& config);
 
+/// Bits of the matrices of a packed file that no scheme quantizes: 32 (f32), 16 (bf16), 8 or 4.
+struct StoredBits {
+  int embedding = 16;
+  int head = 16;
+
+  bool operator==(const StoredBits&) const = default;
+};
+
 /// What config.json says.
 struct ModelDescription {
   ModelConfig config;
   Scheme scheme;
+  std::optional<StoredBits> packed = {};  ///< the weights are packed codes (docs/format.md)
   bool written_by_quest = false;  ///< it has our quantization_config; set by parse_config_json
 };
+
+/// The key under which our safetensors files carry config.json's text in their metadata.
+inline constexpr const char* kConfigKey = "quest.config";
 
 /// The text of config.json: Hugging Face's Llama keys, and `quantization_config` with
 /// `quant_method: "quest"`.

@@ -5,62 +5,16 @@
 #include <cassert>
 
 namespace quest {
-namespace {
-
-QuantizedRows take_rows(Arena& arena, std::int64_t rows, std::int64_t columns, bool with_mask) {
-  QuantizedRows taken;
-  taken.codes = arena.take({rows, columns}, DType::kI8);
-  taken.steps = arena.take({rows}, DType::kF32);
-  taken.code_sums = arena.take({rows}, DType::kI32);
-  if (with_mask) taken.mask = arena.take({rows, (columns + 7) / 8}, DType::kU8);
-  return taken;
-}
-
-QuantizedRows first_rows(const QuantizedRows& rows, std::int64_t count) {
-  QuantizedRows slice;
-  slice.codes = rows.codes.rows_slice(0, count);
-  slice.steps = rows.steps.rows_slice(0, count);
-  slice.code_sums = rows.code_sums.rows_slice(0, count);
-  if (rows.mask) slice.mask = rows.mask.rows_slice(0, count);
-  return slice;
-}
-
-QuantizationError measured(Backend& backend, Tensor sums, Tensor x, const QuantizedRows& rows,
-                           const RowQuantizer& quantizer) {
-  double host[3];
-  backend.zero(sums);
-  backend.quantization_error(sums, x, rows, quantizer);
-  backend.copy(view_of(host, {3}), sums);
-  backend.synchronize();
-  return {host[0], host[1], host[2], static_cast<double>(x.numel())};
-}
-
-void add(QuantizationError& total, const QuantizationError& more) {
-  total.masked += more.masked;
-  total.squared_error += more.squared_error;
-  total.squared_value += more.squared_value;
-  total.count += more.count;
-}
-
-}  // namespace
-
-LinearInput LinearInput::with(Tensor other_x) const {
-  LinearInput other{other_x, {}};
-  for (const PreparedInput& form : forms) {
-    PreparedInput slice;
-    if (form.rows.codes) slice.rows = first_rows(form.rows, other_x.rows());
-    if (form.dense) {
-      slice.dense = form.rows.codes ? form.dense.rows_slice(0, other_x.rows()) : other_x;
-    }
-    other.forms.push_back(slice);
-  }
-  return other;
-}
 
 QuantLinear::QuantLinear(const LinearLayout& layout, const std::vector<LinearScheme>& part_schemes,
                          DType compute, bool trains, Tensor weight, Tensor gradient,
                          Arena& prepared)
-    : layout_(layout), compute_(compute), trains_(trains), weight_(weight), gradient_(gradient) {
+    : layout_(layout),
+      compute_(compute),
+      trains_(trains),
+      weight_(weight),
+      gradient_(gradient),
+      forms_(layout.columns) {
   assert(part_schemes.size() == layout.parts.size());
   std::int64_t begin = 0;
   for (std::size_t part = 0; part < part_schemes.size(); ++part) {
@@ -69,7 +23,7 @@ QuantLinear::QuantLinear(const LinearLayout& layout, const std::vector<LinearSch
     if (!segments_.empty() && segments_.back().scheme == scheme) {
       segments_.back().end = end;
     } else {
-      Segment segment{scheme, begin, end, form_of(scheme), {}, {}, {}};
+      Segment segment{scheme, begin, end, forms_.index_of(scheme), {}, {}, {}};
       if (scheme.weight.quantized()) {
         segment.quantizer = RowQuantizer::make(scheme.weight, scheme.transform, layout.columns);
       }
@@ -81,27 +35,11 @@ QuantLinear::QuantLinear(const LinearLayout& layout, const std::vector<LinearSch
   for (Segment& segment : segments_) take_prepared(segment, prepared);
 }
 
-std::size_t QuantLinear::form_of(const LinearScheme& scheme) {
-  Form form{scheme.activation, scheme.integer_product(), {}};
-  if (scheme.activation.quantized()) {
-    form.quantizer = RowQuantizer::make(scheme.activation, scheme.transform, layout_.columns);
-  }
-  for (std::size_t i = 0; i < forms_.size(); ++i) {
-    const bool same_block = !form.quantizer || !forms_[i].quantizer ||
-                            forms_[i].quantizer->block == form.quantizer->block;
-    if (forms_[i].activation == form.activation &&
-        forms_[i].integer_product == form.integer_product && same_block) {
-      return i;
-    }
-  }
-  forms_.push_back(form);
-  return forms_.size() - 1;
-}
-
 void QuantLinear::take_prepared(Segment& segment, Arena& prepared) const {
   const std::int64_t rows = segment.end - segment.begin;
   if (segment.quantizer) {
-    segment.rows = take_rows(prepared, rows, columns(), trains_ && segment.quantizer->has_mask());
+    segment.rows =
+        take_quantized_rows(prepared, rows, columns(), trains_ && segment.quantizer->has_mask());
   }
   if (segment.scheme.integer_product()) return;
   // An f32 product reads unquantized weights where they are.
@@ -130,26 +68,10 @@ void QuantLinear::prepare_weights(Backend& backend) const {
 
 LinearInput QuantLinear::take_input(Arena& arena, Tensor x, std::int64_t rows,
                                     bool for_backward) const {
-  LinearInput input{x, {}};
-  for (const Form& form : forms_) {
-    PreparedInput prepared;
-    if (form.quantizer) {
-      prepared.rows = take_rows(arena, rows, columns(), for_backward && form.quantizer->has_mask());
-      if (!form.integer_product) prepared.dense = arena.take({rows, columns()}, compute_);
-    } else {
-      prepared.dense = x;
-    }
-    input.forms.push_back(prepared);
-  }
-  return input;
+  return forms_.take(arena, x, rows, for_backward, compute_);
 }
 
-bool QuantLinear::reads_dense_input() const {
-  for (const Form& form : forms_) {
-    if (!form.quantizer) return true;
-  }
-  return false;
-}
+bool QuantLinear::reads_dense_input() const { return forms_.read_dense_input(); }
 
 bool QuantLinear::quantizes_input() const {
   return std::any_of(forms_.begin(), forms_.end(),
@@ -157,14 +79,7 @@ bool QuantLinear::quantizes_input() const {
 }
 
 void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const {
-  for (std::size_t i = 0; i < forms_.size(); ++i) {
-    if (!forms_[i].quantizer) continue;
-    const PreparedInput& prepared = input.forms[i];
-    backend.quantize_rows(prepared.rows, input.x, *forms_[i].quantizer);
-    if (prepared.dense) {
-      backend.dequantize_rows(prepared.dense, prepared.rows, forms_[i].quantizer->block);
-    }
-  }
+  forms_.fill(backend, input);
   for (const Segment& segment : segments_) {
     const Tensor out = y.columns(segment.begin, segment.end);
     const PreparedInput& prepared = input.forms[segment.form];
@@ -179,8 +94,8 @@ void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, 
 void QuantLinear::backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input,
                            Tensor d_z) const {
   Write write = Write::kSet;
-  for (std::size_t i = 0; i < forms_.size(); ++i) {
-    const Form& form = forms_[i];
+  for (std::size_t i = 0; i < forms_.all().size(); ++i) {
+    const InputForm& form = forms_.all()[i];
     const PreparedInput& prepared = input.forms[i];
     // A quantized input gathers its gradient in the domain of its product, then masks and rotates.
     const Tensor target = form.quantizer ? d_z : d_x;
@@ -225,20 +140,15 @@ QuantizationError QuantLinear::weight_error(Backend& backend, Tensor sums) const
   QuantizationError total;
   for (const Segment& segment : segments_) {
     if (!segment.quantizer) continue;
-    add(total, measured(backend, sums, weight_.rows_slice(segment.begin, segment.end), segment.rows,
-                        *segment.quantizer));
+    total += measured_error(backend, sums, weight_.rows_slice(segment.begin, segment.end),
+                            segment.rows, *segment.quantizer);
   }
   return total;
 }
 
 QuantizationError QuantLinear::input_error(Backend& backend, const LinearInput& input,
                                            Tensor sums) const {
-  QuantizationError total;
-  for (std::size_t i = 0; i < forms_.size(); ++i) {
-    if (!forms_[i].quantizer) continue;
-    add(total, measured(backend, sums, input.x, input.forms[i].rows, *forms_[i].quantizer));
-  }
-  return total;
+  return quest::input_error(backend, forms_, input, sums);
 }
 
 }  // namespace quest

@@ -9,6 +9,7 @@
 #include "backend/arena.h"
 #include "backend/backend.h"
 #include "model/config.h"
+#include "model/linear_input.h"
 
 namespace quest {
 
@@ -20,33 +21,6 @@ struct Parameter {
   Tensor gradient;   ///< f32, same shape
   bool decayed;      ///< weight decay applies: the matrices inside the blocks only
   double init_std;   ///< standard deviation of the initial normal values; 0: all ones
-};
-
-/// One way in which a linear layer reads its input: as codes, as dequantized values, or as it is.
-struct PreparedInput {
-  QuantizedRows rows;  ///< null tensors when this form does not quantize
-  Tensor dense;        ///< what a dense product reads; null when the product is one of integers
-};
-
-/// The input of a linear layer, float [R, K], and its prepared forms, in the layer's order.
-struct LinearInput {
-  Tensor x;
-  std::vector<PreparedInput> forms;
-
-  /// The same buffers for another x of at most as many rows.
-  LinearInput with(Tensor other_x) const;
-};
-
-/// Squared error and masked share of quantized values; see Backend::quantization_error.
-struct QuantizationError {
-  double masked = 0.0;
-  double squared_error = 0.0;
-  double squared_value = 0.0;
-  double count = 0.0;
-
-  double masked_fraction() const { return count > 0 ? masked / count : 0.0; }
-  /// sum (Q(z) - z)^2 / sum z^2: for Gaussian values the grid's MSE.
-  double relative_error() const { return squared_value > 0 ? squared_error / squared_value : 0.0; }
 };
 
 /// y = x W^T for the joined rows W [N, K] of one or more named parts that read the same x.
@@ -103,12 +77,6 @@ class QuantLinear {
   std::int64_t columns() const { return weight_.cols(); }
 
  private:
-  // A form of the input that some segments read.
-  struct Form {
-    SideScheme activation;
-    bool integer_product;
-    std::optional<RowQuantizer> quantizer;
-  };
   // Consecutive rows of one scheme.
   struct Segment {
     LinearScheme scheme;
@@ -120,7 +88,6 @@ class QuantLinear {
     Tensor dense;        // prepared weights of a dense product
   };
 
-  std::size_t form_of(const LinearScheme& scheme);
   void take_prepared(Segment& segment, Arena& prepared) const;
   Tensor gradient_of(const Segment& segment) const;
 
@@ -129,7 +96,7 @@ class QuantLinear {
   bool trains_;
   Tensor weight_;
   Tensor gradient_;
-  std::vector<Form> forms_;
+  InputForms forms_;
   std::vector<Segment> segments_;
 };
 

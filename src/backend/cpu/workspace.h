@@ -26,9 +26,11 @@ class Workspace {
     kWideB,
     kWideOut,
     kSums,
-    kAttention
+    kAttention,
+    kPackedRows,
+    kPackedSums
   };
-  static constexpr std::size_t kSlots = 11;
+  static constexpr std::size_t kSlots = 13;
 
   Workspace() = default;
   ~Workspace();

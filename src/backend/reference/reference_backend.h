@@ -35,6 +35,14 @@ class ReferenceBackend : public Backend {
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
 
+  void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
+                     Write write) override;
+  void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                           Write write) override;
+  void stored_matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                        std::int64_t block) override;
+
   void embedding(Tensor x, Tensor tokens, Tensor table) override;
   void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) override;
   void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;

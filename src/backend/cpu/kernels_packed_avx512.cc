@@ -1,0 +1,15 @@
+// Packed kernels compiled for avx512.
+#include <cstddef>
+
+#include "backend/cpu/packed_kernels.h"
+#include "backend/cpu/simd16_avx512.h"
+// The shared text stands on the names of the headers above.
+#include "backend/cpu/packed_rows.inc.h"
+// Stands on all.
+#include "backend/cpu/packed_avx512.inc.h"
+
+namespace quest {
+
+const PackedKernels kPackedKernelsAvx512 = kVnniPacked;
+
+}  // namespace quest

@@ -1,0 +1,339 @@
+// Packed products with VNNI: weights are unpacked in registers and multiplied as unsigned bytes.
+//
+// Fields of 1, 2 and 4 bits need no shift: a field stays at its place in the byte, its products add
+// up in accumulators of that place, and one shift of the sums at the end takes the place out again.
+// x lies in the order in which the fields come. Fields of other widths are moved to bytes by VBMI
+// where the CPU has it, else through memory.
+
+namespace quest {
+namespace {
+
+/// 0 .. n-1 as template arguments; the standard's own would bring weak symbols along.
+template <typename T, T... indices>
+struct Indices {};
+#if defined(__clang__)
+#define QUEST_INDICES(n) __make_integer_seq<Indices, int, n>
+#else
+#define QUEST_INDICES(n) Indices<int, __integer_pack(n)...>
+#endif
+
+inline __attribute__((always_inline)) void dot_bytes(__m512i& sum, __m512i unsigned_bytes,
+                                                     __m512i signed_bytes) {
+  // As assembly: g++ 12 copies the accumulators around the intrinsic.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+}
+
+inline __mmask64 first_bytes(std::int64_t count) {
+  return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
+}
+
+/// How a row of b-bit fields is cut: chunks of `kBytes` bytes of w hold `kPlaces` vectors of 64.
+template <int bits>
+struct Cut {
+  static constexpr bool kByPlace = 8 % bits == 0;
+  static constexpr int kPlaces = kByPlace ? 8 / bits : 1;
+  static constexpr int kBytes = kByPlace ? 64 : 8 * bits;
+  static constexpr int kCodes = 64 * kPlaces;
+};
+
+#if defined(__AVX512VBMI__)
+/// 64 fields as bytes, in order, from 8 * bits bytes.
+template <int bits>
+inline __m512i spread(__m512i stream) {
+  alignas(64) static constexpr auto kTables = [] {
+    struct {
+      std::uint8_t bytes[64];
+      std::uint8_t shifts[64];
+    } tables{};
+    for (int i = 0; i < 64; ++i) {
+      tables.bytes[i] = static_cast<std::uint8_t>(i / 8 * bits + i % 8);
+      tables.shifts[i] = static_cast<std::uint8_t>(i % 8 * bits);
+    }
+    return tables;
+  }();
+  const __m512i words = _mm512_permutexvar_epi8(_mm512_load_si512(kTables.bytes), stream);
+  const __m512i fields = _mm512_multishift_epi64_epi8(_mm512_load_si512(kTables.shifts), words);
+  return _mm512_and_si512(fields, _mm512_set1_epi8(static_cast<char>((1 << bits) - 1)));
+}
+
+template <int bits>
+void unpack_vectors(std::int8_t* codes, const std::uint8_t* packed, std::int64_t columns) {
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(1 << (bits - 1)));
+  for (std::int64_t k = 0; k < columns; k += 64, packed += 8 * bits) {
+    const std::int64_t left = columns - k < 64 ? columns - k : 64;
+    const __m512i stream = _mm512_maskz_loadu_epi8(first_bytes((left * bits + 7) / 8), packed);
+    const __m512i bytes = bits == 8 ? stream : spread<bits>(stream);
+    _mm512_mask_storeu_epi8(codes + k, first_bytes(left), _mm512_sub_epi8(bytes, offset));
+  }
+}
+using Unpack = void (*)(std::int8_t*, const std::uint8_t*, std::int64_t);
+inline Unpack unpack_of(int bits) { QUEST_FOR_BITS(bits, unpack_vectors) }
+#else
+template <int bits>
+inline __m512i spread(__m512i stream) {
+  alignas(64) std::uint8_t bytes[64];
+  alignas(64) std::int8_t codes[64];
+  _mm512_store_si512(bytes, stream);
+  unpack_bits<bits>(codes, bytes, 64);
+  return _mm512_add_epi8(_mm512_load_si512(codes),
+                         _mm512_set1_epi8(static_cast<char>(1 << (bits - 1))));
+}
+using Unpack = void (*)(std::int8_t*, const std::uint8_t*, std::int64_t);
+inline Unpack unpack_of(int bits) { QUEST_FOR_BITS(bits, unpack_bits) }
+#endif
+
+void unpack_row(std::int8_t* codes, const std::uint8_t* packed, std::int64_t columns, int bits) {
+  unpack_of(bits)(codes, packed, columns);
+}
+
+// --- The layout of x ---
+
+std::int64_t x_row_bytes(std::int64_t columns, int bits) {
+  const std::int64_t codes = 8 % bits == 0 ? 64 * (8 / bits) : 64;
+  return (columns + codes - 1) / codes * codes;
+}
+
+void pack_x(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int bits) {
+  const std::int64_t places = 8 % bits == 0 ? 8 / bits : 1;
+  const std::int64_t chunk = 64 * places;
+  const std::int64_t whole = columns / chunk * chunk;
+  for (std::int64_t k = 0; k < whole; k += chunk) {
+    for (std::int64_t p = 0; p < places; ++p) {
+      for (std::int64_t i = 0; i < 64; ++i) {
+        out[k + 64 * p + i] = static_cast<std::uint8_t>(codes[k + i * places + p]);
+      }
+    }
+  }
+  if (whole == columns) return;
+  __builtin_memset(out + whole, 0, static_cast<std::size_t>(chunk));
+  for (std::int64_t k = whole; k < columns; ++k) {
+    const std::int64_t i = k - whole;
+    out[whole + i % places * 64 + i / places] = static_cast<std::uint8_t>(codes[k]);
+  }
+}
+
+// --- Sums over lanes ---
+
+/// The sums over the lanes of four vectors.
+inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const auto halves = [](__m512i v) {
+    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  };
+  const __m256i ab = _mm256_hadd_epi32(halves(a), halves(b));
+  const __m256i cd = _mm256_hadd_epi32(halves(c), halves(d));
+  const __m256i abcd = _mm256_hadd_epi32(ab, cd);
+  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+}
+
+// --- Integer products ---
+
+/// Place p of the fields of w, left where it lies.
+template <int bits, int place>
+inline __m512i field_in_place(__m512i w) {
+  if constexpr (bits == 8) return w;
+  if constexpr (!Cut<bits>::kByPlace) return spread<bits>(w);
+  constexpr int kMask = ((1 << bits) - 1) << (bits * place);
+  return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(kMask)));
+}
+/// The same, moved to the lowest bits.
+template <int bits, int place>
+inline __m512i field_moved(__m512i w) {
+  if constexpr (bits == 8) return w;
+  if constexpr (!Cut<bits>::kByPlace) return spread<bits>(w);
+  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << bits) - 1));
+  return _mm512_and_si512(place == 0 ? w : _mm512_srli_epi16(w, bits * place), mask);
+}
+
+/// Four rows of w; rows that do not exist repeat the last one.
+struct FourRows {
+  const std::uint8_t* row[4];
+  FourRows(const PackedDot& d, std::int64_t j) {
+    for (int c = 0; c < 4; ++c) {
+      const std::int64_t at = j + c < d.columns ? j + c : d.columns - 1;
+      row[c] = d.w + at * d.w_row_bytes;
+    }
+  }
+};
+
+/// One row of x, `kColumns` rows of w from column `first` of the four, an accumulator a place.
+template <int bits, int kColumns, int... cells>
+inline void dot_one(const PackedDot& d, const FourRows& w, int first, __m512i* totals,
+                    Indices<int, cells...>) {
+  constexpr int kPlaces = Cut<bits>::kPlaces;
+  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
+  const std::int64_t bytes = (d.k * bits + 7) / 8;
+  const std::uint8_t* x = d.x;
+  std::int64_t at = 0;
+  const auto add_chunk = [&](__mmask64 valid) __attribute__((always_inline)) {
+    (dot_bytes(sums[cells],
+               field_in_place<bits, cells % kPlaces>(
+                   _mm512_maskz_loadu_epi8(valid, w.row[first + cells / kPlaces] + at)),
+               _mm512_loadu_si512(x + 64 * (cells % kPlaces))),
+     ...);
+    x += Cut<bits>::kCodes;
+  };
+  constexpr int kBytes = Cut<bits>::kBytes;
+  constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
+  for (; at + kBytes <= bytes; at += kBytes) add_chunk(kWhole);
+  if (at < bytes) add_chunk(first_bytes(bytes - at));
+  for (int c = 0; c < kColumns; ++c) totals[c] = _mm512_setzero_si512();
+  constexpr int kStep = Cut<bits>::kByPlace ? bits : 0;
+  ((totals[cells / kPlaces] = _mm512_add_epi32(
+        totals[cells / kPlaces], _mm512_srai_epi32(sums[cells], kStep * (cells % kPlaces)))),
+   ...);
+}
+
+/// `kRows` rows of x, four rows of w, an accumulator a pair.
+template <int bits, int kRows, int... cells>
+inline void dot_rows(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
+                     Indices<int, cells...>) {
+  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
+  const std::int64_t bytes = (d.k * bits + 7) / 8;
+  const std::uint8_t* x = d.x + i * d.x_row_bytes;
+  std::int64_t at = 0;
+  const auto add_place = [&]<int place>(const __m512i(&chunk)[4], Indices<int, place>)
+      __attribute__((always_inline)) {
+    const __m512i fields[4] = {
+        field_moved<bits, place>(chunk[0]), field_moved<bits, place>(chunk[1]),
+        field_moved<bits, place>(chunk[2]), field_moved<bits, place>(chunk[3])};
+    (dot_bytes(sums[cells], fields[cells % 4],
+               _mm512_loadu_si512(x + cells / 4 * d.x_row_bytes + 64 * place)),
+     ...);
+  };
+  const auto add_places = [&]<int... places>(__mmask64 valid, Indices<int, places...>)
+      __attribute__((always_inline)) {
+    const __m512i chunk[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
+    (add_place(chunk, Indices<int, places>{}), ...);
+    x += Cut<bits>::kCodes;
+  };
+  constexpr int kBytes = Cut<bits>::kBytes;
+  constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
+  constexpr QUEST_INDICES(Cut<bits>::kPlaces) kAllPlaces;
+  for (; at + kBytes <= bytes; at += kBytes) add_places(kWhole, kAllPlaces);
+  if (at < bytes) add_places(first_bytes(bytes - at), kAllPlaces);
+  for (int r = 0; r < kRows; ++r) {
+    const __m128i four =
+        sums_of_four(sums[4 * r], sums[4 * r + 1], sums[4 * r + 2], sums[4 * r + 3]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + (i + r) * d.stride + j), four);
+  }
+}
+
+template <int bits>
+void dot_bits(const PackedDot& d) {
+  constexpr int kPlaces = Cut<bits>::kPlaces;
+  constexpr int kTogether = kPlaces == 8 ? 2 : 4;  // rows of w whose accumulators fit
+  for (std::int64_t j = 0; j < d.columns; j += 4) {
+    const FourRows w(d, j);
+    if (d.rows == 1) {
+      __m512i totals[4];
+      for (int first = 0; first < 4; first += kTogether) {
+        dot_one<bits, kTogether>(d, w, first, totals + first, QUEST_INDICES(kTogether * kPlaces){});
+      }
+      const __m128i four = sums_of_four(totals[0], totals[1], totals[2], totals[3]);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + j), four);
+      continue;
+    }
+    std::int64_t i = 0;
+    for (; i + 4 <= d.rows; i += 4) dot_rows<bits, 4>(d, w, i, j, QUEST_INDICES(16){});
+    if (d.rows - i >= 2) {
+      dot_rows<bits, 2>(d, w, i, j, QUEST_INDICES(8){});
+      i += 2;
+    }
+    if (d.rows - i == 1) dot_rows<bits, 1>(d, w, i, j, QUEST_INDICES(4){});
+  }
+}
+using Dot = void (*)(const PackedDot&);
+inline Dot dot_of(int bits) { QUEST_FOR_BITS(bits, dot_bits) }
+
+void dot(const PackedDot& d) { dot_of(d.bits)(d); }
+
+// --- One bit by one bit ---
+
+/// sum += the number of ones in each lane.
+inline __m512i add_ones(__m512i sum, __m512i x) {
+#if defined(__AVX512VPOPCNTDQ__)
+  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(x));
+#else
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+  const __m512i nibble = _mm512_set1_epi8(0x0f);
+  const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(x, nibble));
+  const __m512i high =
+      _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble));
+  dot_bytes(sum, _mm512_add_epi8(low, high), _mm512_set1_epi8(1));
+  return sum;
+#endif
+}
+
+void xor_dot(const PackedDot& d) {
+  const std::int64_t bytes = (d.k + 7) / 8;
+  for (std::int64_t j = 0; j < d.columns; j += 4) {
+    const FourRows w(d, j);
+    for (std::int64_t i = 0; i < d.rows; ++i) {
+      const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+      __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+      for (std::int64_t at = 0; at < bytes; at += 64) {
+        const __mmask64 valid = first_bytes(bytes - at);
+        const __m512i signs = _mm512_loadu_si512(x + at);
+        const auto differing = [&](int c) {
+          return _mm512_xor_si512(signs, _mm512_maskz_loadu_epi8(valid, w.row[c] + at));
+        };
+        sum0 = add_ones(sum0, differing(0));
+        sum1 = add_ones(sum1, differing(1));
+        sum2 = add_ones(sum2, differing(2));
+        sum3 = add_ones(sum3, differing(3));
+      }
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + i * d.stride + j),
+                       sums_of_four(sum0, sum1, sum2, sum3));
+    }
+  }
+}
+
+constexpr int kXorRows = 12;
+constexpr int kXorColumns = 32;
+
+template <int... cells>
+inline void xor_rows(const XorTile& tile, Indices<int, cells...>) {
+  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
+  const std::uint8_t* x = tile.x;
+  const std::uint8_t* w = tile.panel;
+  for (std::int64_t g = 0; g < tile.groups; ++g, x += 4, w += 4 * kXorColumns) {
+    const __m512i columns[2] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + 64)};
+    const auto group = [&](int row) __attribute__((always_inline)) {
+      std::int32_t bits;
+      __builtin_memcpy(&bits, x + row * tile.x_row_bytes, sizeof bits);
+      return _mm512_set1_epi32(bits);
+    };
+    ((sums[cells] = add_ones(sums[cells], _mm512_xor_si512(columns[cells % 2], group(cells / 2)))),
+     ...);
+  }
+  (_mm512_storeu_si512(tile.sums + 16 * cells, sums[cells]), ...);
+}
+
+template <int rows = kXorRows>
+void xor_tile(const XorTile& tile) {
+  if constexpr (rows > 1) {
+    if (tile.rows < rows) return xor_tile<rows - 1>(tile);
+  }
+  xor_rows(tile, QUEST_INDICES(2 * rows){});
+}
+
+constexpr PackedKernels kVnniPacked = {
+    .unpack_row = unpack_row,
+    .x_row_bytes = x_row_bytes,
+    .pack_x = pack_x,
+    .dot = dot,
+    .pack_signs = pack_signs,
+    .xor_dot = xor_dot,
+    .xor_tile = xor_tile<kXorRows>,
+    .xor_rows = kXorRows,
+    .xor_columns = kXorColumns,
+    .finish_row = finish_row,
+    .dot_floats = dot_floats,
+};
+
+}  // namespace
+}  // namespace quest

@@ -1,0 +1,21 @@
+// The table of packed kernels for an instruction set and its extensions.
+#include "backend/cpu/packed_kernels.h"
+
+#include "backend/cpu/isa.h"
+
+namespace quest {
+
+const PackedKernels& packed_kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) {
+    const bool bits =
+        __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vpopcntdq") != 0;
+    return bits ? kPackedKernelsAvx512Bits : kPackedKernelsAvx512;
+  }
+  if (isa == Isa::kAvx2) return kPackedKernelsAvx2;
+#endif
+  static_cast<void>(isa);
+  return kPackedKernelsGeneric;
+}
+
+}  // namespace quest

@@ -1,0 +1,100 @@
+// PackedKernels: products with packed weights of one instruction set, as a table of functions.
+//
+// Included by the files that are compiled for one instruction set, so nothing but plain types may
+// stand here. All results but `dot_floats` are exact integers, and that one adds in a fixed order,
+// so every instruction set gives the same bits.
+#pragma once
+
+#include <cstdint>
+
+namespace quest {
+
+enum class Isa : std::uint8_t;
+
+/// Rows of x against rows of packed w.
+struct PackedDot {
+  const std::uint8_t* x;     ///< rows from pack_x (or pack_signs)
+  std::int64_t x_row_bytes;  ///< of x_row_bytes (or sign_row_bytes)
+  std::int64_t rows;         ///< of x, 1 or more
+  const std::uint8_t* w;     ///< packed rows
+  std::int64_t w_row_bytes;
+  std::int64_t columns;   ///< rows of w, 1 or more
+  std::int64_t k;         ///< summed values
+  int bits;               ///< of w
+  std::int32_t* sums;     ///< [rows][stride]
+  std::int64_t stride;    ///< at least `columns` rounded up to 4
+  std::uint8_t* scratch;  ///< [dot_scratch_bytes(k)], aligned to 64 bytes
+};
+
+/// Bytes of scratch that a dot product of `k` values needs.
+static constexpr std::int64_t dot_scratch_bytes(std::int64_t k) { return 4 * (k + 128); }
+
+/// Distances of rows of signs from the columns of a panel; see xor_tile.
+struct XorTile {
+  const std::uint8_t* x;  ///< rows from pack_signs
+  std::int64_t x_row_bytes;
+  const std::uint8_t* panel;  ///< [groups][xor_columns][4 bytes]
+  std::int64_t groups;        ///< 4-byte groups of signs
+  std::int32_t rows;          ///< 1..xor_rows
+  std::int32_t* sums;         ///< [rows][xor_columns]
+};
+
+/// The end of a row of an integer product: y[j] (= or +=) T_j step w_steps[j] / 4, where
+/// T_j = factor sums[j] + constant + 2 w_sums[j]. As floats these are the roundings of the integer
+/// product on codes that are not packed.
+struct FinishedRow {
+  void* y;
+  bool bf16;
+  bool add;
+  std::int64_t columns;
+  const std::int32_t* sums;
+  std::int32_t factor;
+  std::int32_t constant;
+  const std::int32_t* w_sums;  ///< null: 0
+  float step;
+  const float* w_steps;
+};
+
+struct PackedKernels {
+  /// codes [columns] = a packed row, as quant/packing.h says.
+  void (*unpack_row)(std::int8_t* codes, const std::uint8_t* packed, std::int64_t columns,
+                     int bits);
+
+  /// The layout of x that `dot` wants beside weights of `bits` bits: bytes a row, and one row.
+  std::int64_t (*x_row_bytes)(std::int64_t columns, int bits);
+  void (*pack_x)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int bits);
+  /// sums[i, j] = sum over k of u_jk qx_ik, where u = qw + 2^(bits-1) is the number in the file.
+  void (*dot)(const PackedDot& dot);
+
+  /// Rows of one-bit codes as streams of bits, zeros up to whole 64 bytes.
+  void (*pack_signs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  /// sums[i, j] = number of k where the bits of x and w differ; bits is 1.
+  void (*xor_dot)(const PackedDot& dot);
+  /// The same for a tile of many rows; null where xor_dot does as well.
+  void (*xor_tile)(const XorTile& tile);
+  std::int32_t xor_rows;
+  std::int32_t xor_columns;
+
+  void (*finish_row)(const FinishedRow& row);
+
+  /// sum over k < columns of z_k qw_k. z is followed by zeros up to a multiple of 64; codes have
+  /// room for as many.
+  float (*dot_floats)(const float* z, const std::int8_t* codes, std::int64_t columns);
+};
+
+/// Bytes of a row of signs.
+static constexpr std::int64_t sign_row_bytes(std::int64_t columns) {
+  return (columns + 511) / 512 * 64;
+}
+
+/// Those for `isa`, with the extensions that this CPU has; they may run only where
+/// available_isas() holds it.
+const PackedKernels& packed_kernels(Isa isa);
+
+extern const PackedKernels kPackedKernelsGeneric;
+extern const PackedKernels kPackedKernelsAvx2;
+extern const PackedKernels kPackedKernelsAvx512;
+/// For CPUs with VBMI and VPOPCNTDQ too.
+extern const PackedKernels kPackedKernelsAvx512Bits;
+
+}  // namespace quest

@@ -1,0 +1,319 @@
+// Products with packed weights: the numbers of the products on plain codes, in every instruction
+// set.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/packed_kernels.h"
+#include "backend/kernel_cases.h"
+#include "quant/packing.h"
+
+namespace quest {
+namespace {
+
+OwnedQuantizedRows random_rows(std::int64_t rows, std::int64_t columns, int bits,
+                               std::uint64_t seed) {
+  OwnedQuantizedRows made(rows, columns);
+  Rng rng(seed, RngPurpose::kTest);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < columns; ++k) {
+      const int code = static_cast<int>(rng.below(std::uint64_t{1} << bits)) - (1 << (bits - 1));
+      made.codes.view().row<std::int8_t>(r)[k] = static_cast<std::int8_t>(code);
+      sum += code;
+    }
+    made.code_sums.view().as<std::int32_t>()[r] = sum;
+    made.steps.view().as<float>()[r] = static_cast<float>(0.1 + rng.uniform());
+  }
+  return made;
+}
+
+// The rows as they lie in a file. The memory ends with the last row, so that the sanitizer sees a
+// kernel that reads on.
+struct OwnedPackedRows {
+  std::vector<std::uint8_t> bytes;
+  std::vector<float> steps;
+  std::vector<std::int32_t> code_sums;
+  PackedRows rows;
+
+  OwnedPackedRows(const OwnedQuantizedRows& plain, int bits)
+      : bytes(static_cast<std::size_t>(plain.codes.view().rows() *
+                                       packed_row_bytes(plain.codes.view().cols(), bits))),
+        steps(plain.steps.view().as<float>(),
+              plain.steps.view().as<float>() + plain.codes.view().rows()),
+        code_sums(plain.code_sums.view().as<std::int32_t>(),
+                  plain.code_sums.view().as<std::int32_t>() + plain.codes.view().rows()) {
+    const Tensor codes = plain.codes;
+    rows.bits = bits;
+    rows.columns = codes.cols();
+    rows.codes = view_of(bytes.data(), {codes.rows(), packed_row_bytes(codes.cols(), bits)});
+    rows.steps = view_of(steps.data(), {codes.rows()});
+    rows.code_sums = view_of(code_sums.data(), {codes.rows()});
+    for (std::int64_t r = 0; r < codes.rows(); ++r) {
+      pack_codes(rows.codes.row<std::uint8_t>(r), codes.row<std::int8_t>(r), codes.cols(), bits);
+    }
+  }
+};
+
+constexpr ProductCase kCases[] = {{1, 1, 1},    {1, 5, 127},   {1, 70, 1030}, {2, 65, 129},
+                                  {3, 9, 64},   {4, 129, 512}, {7, 33, 640},  {16, 66, 200},
+                                  {17, 40, 96}, {25, 70, 130}, {40, 33, 513}};
+
+class PackedMatmul : public testing::TestWithParam<Isa> {
+ protected:
+  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> reference_ = make_reference_backend();
+};
+
+TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
+  for (const ProductCase& size : kCases) {
+    for (int w_bits = kMinBits; w_bits <= kMaxBits; ++w_bits) {
+      const OwnedQuantizedRows w = random_rows(size.n, size.k, w_bits, 2);
+      const OwnedPackedRows packed(w, w_bits);
+      for (const int x_bits : {1, w_bits, 8}) {
+        const OwnedQuantizedRows x = random_rows(size.m, size.k, x_bits, 1);
+        OwnedTensor actual({size.m, size.n}, DType::kF32);
+        OwnedTensor expected({size.m, size.n}, DType::kF32);
+        cpu_.packed_matmul(actual, x.view(), x_bits, packed.rows, Write::kSet);
+        cpu_.quantized_matmul(expected, x.view(), w.view(), Write::kSet);
+        for (std::int64_t i = 0; i < size.m * size.n; ++i) {
+          ASSERT_EQ(actual.view().as<float>()[i], expected.view().as<float>()[i])
+              << "M " << size.m << " N " << size.n << " K " << size.k << ", w" << w_bits << "a"
+              << x_bits << " element " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedMatmul, TypesSlicesAndAddingAreThoseOfThePlainProduct) {
+  for (const ProductCase& size : kCases) {
+    for (const int bits : {1, 4}) {
+      const OwnedQuantizedRows x = random_rows(size.m, size.k, bits, 3);
+      const OwnedQuantizedRows w = random_rows(size.n, size.k, bits, 4);
+      const OwnedPackedRows packed(w, bits);
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        for (const Write write : {Write::kSet, Write::kAdd}) {
+          OwnedTensor actual({size.m, size.n + 7}, dtype);
+          OwnedTensor expected({size.m, size.n + 7}, dtype);
+          fill_normal(actual, 5);
+          fill_normal(expected, 5);
+          const std::int64_t end = 3 + size.n;
+          cpu_.packed_matmul(actual.view().columns(3, end), x.view(), bits, packed.rows, write);
+          cpu_.quantized_matmul(expected.view().columns(3, end), x.view(), w.view(), write);
+          ASSERT_TRUE(actual.same_bytes(expected))
+              << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(dtype);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedMatmul, TheLargestSumsDoNotOverflow) {
+  constexpr std::int64_t kLongest = 32768;
+  for (const int bits : {1, 2, 4, 5, 7, 8}) {
+    for (const int w_code : {-(1 << (bits - 1)), (1 << (bits - 1)) - 1}) {
+      for (const int x_code : {-128, 127}) {
+        for (const std::int64_t m : {1, 3, 18}) {
+          OwnedQuantizedRows x = random_rows(m, kLongest, 1, 1);
+          OwnedQuantizedRows w = random_rows(3, kLongest, 1, 1);
+          const auto fill = [](OwnedQuantizedRows& rows, int code) {
+            const Tensor codes = rows.codes;
+            std::fill_n(codes.as<std::int8_t>(), codes.numel(), static_cast<std::int8_t>(code));
+            for (std::int64_t r = 0; r < codes.rows(); ++r) {
+              rows.code_sums.view().as<std::int32_t>()[r] = code * static_cast<int>(kLongest);
+              rows.steps.view().as<float>()[r] = 2.0f;
+            }
+          };
+          fill(x, x_code);
+          fill(w, w_code);
+          OwnedTensor y({m, 3}, DType::kF32);
+          cpu_.packed_matmul(y, x.view(), 8, OwnedPackedRows(w, bits).rows, Write::kSet);
+          const auto expected =
+              static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
+          for (std::int64_t i = 0; i < 3 * m; ++i) {
+            ASSERT_EQ(y.view().as<float>()[i], expected) << bits << " bits, " << m << " rows";
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedMatmul, WeightOnlyProductsAreTheReferences) {
+  for (const ProductCase& size : kCases) {
+    for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+      for (const std::int64_t block : {std::int64_t{1}, hadamard_block(size.k)}) {
+        const OwnedPackedRows w(random_rows(size.n, size.k, bits, 6), bits);
+        OwnedTensor x({size.m, size.k}, DType::kF32);
+        OwnedTensor actual({size.m, size.n}, DType::kF32);
+        OwnedTensor expected({size.m, size.n}, DType::kF32);
+        fill_normal(x, 7);
+        for (const Write write : {Write::kSet, Write::kAdd}) {
+          cpu_.packed_dense_matmul(actual, x, w.rows, block, write);
+          reference_->packed_dense_matmul(expected, x, w.rows, block, write);
+          // Roundings of sums of K terms of the size of a level.
+          const double level = (1 << (bits - 1)) * 1.1;
+          const double bound = 0x1p-22 * level * (static_cast<double>(size.k) + 16);
+          for (std::int64_t i = 0; i < size.m * size.n; ++i) {
+            ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i], bound)
+                << "M " << size.m << " N " << size.n << " K " << size.k << " bits " << bits
+                << " block " << block;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedMatmul, StoredWeightsOfEitherTypeMultiplyAsTheReferenceDoes) {
+  for (const ProductCase& size : kCases) {
+    for (const DType x_type : {DType::kF32, DType::kBF16}) {
+      for (const DType w_type : {DType::kF32, DType::kBF16}) {
+        OwnedTensor x({size.m, size.k}, x_type);
+        OwnedTensor w({size.n, size.k}, w_type);
+        OwnedTensor actual({size.m, size.n}, DType::kF32);
+        OwnedTensor expected({size.m, size.n}, DType::kF32);
+        fill_normal(x, 8);
+        fill_normal(w, 9);
+        cpu_.stored_matmul(actual, x, w, Write::kSet);
+        reference_->stored_matmul(expected, x, w, Write::kSet);
+        // A bf16 product of many rows rounds w to the type of x.
+        const double eps = x_type == w_type || x_type == DType::kF32 ? 0x1p-22 : 0x1p-8;
+        const double bound = eps * (static_cast<double>(size.k) + 16);
+        for (std::int64_t i = 0; i < size.m * size.n; ++i) {
+          ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i], bound)
+              << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(x_type) << ' '
+              << name(w_type);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedMatmul, EmbeddingRowsAreTheReferences) {
+  for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+    const OwnedPackedRows table(random_rows(9, 192, bits, 10), bits);
+    std::vector<std::int32_t> tokens{8, 0, 3, 3, 7};
+    OwnedTensor actual({5, 192}, DType::kF32);
+    OwnedTensor expected({5, 192}, DType::kF32);
+    const Tensor ids = view_of(tokens.data(), {5});
+    cpu_.packed_embedding(actual, ids, table.rows, 64);
+    reference_->packed_embedding(expected, ids, table.rows, 64);
+    for (std::int64_t i = 0; i < 5 * 192; ++i) {
+      ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i],
+                  0x1p-20 * (1 << bits));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PackedMatmul, testing::ValuesIn(available_isas()),
+                         [](const auto& test) { return std::string(isa_name(test.param)); });
+
+// --- The tables themselves, also those that this CPU would not choose ---
+
+std::vector<std::pair<std::string, const PackedKernels*>> all_tables() {
+  std::vector<std::pair<std::string, const PackedKernels*>> tables;
+  for (const Isa isa : available_isas()) {
+    tables.emplace_back(isa_name(isa), &packed_kernels(isa));
+#if defined(__x86_64__)
+    if (isa == Isa::kAvx512) tables.emplace_back("avx512_plain", &kPackedKernelsAvx512);
+#endif
+  }
+  return tables;
+}
+
+TEST(PackedKernels, EveryTableGivesTheExactIntegers) {
+  for (const auto& [table_name, kernels] : all_tables()) {
+    for (const std::int64_t k : {1, 7, 8, 63, 64, 65, 129, 511, 513, 700}) {
+      for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+        const OwnedQuantizedRows w = random_rows(6, k, bits, 11);
+        const OwnedPackedRows packed(w, bits);
+        const OwnedQuantizedRows x = random_rows(7, k, 8, 12);
+        std::vector<std::int8_t> codes(static_cast<std::size_t>(k));
+        kernels->unpack_row(codes.data(), packed.rows.codes.row<std::uint8_t>(5), k, bits);
+        ASSERT_TRUE(std::equal(codes.begin(), codes.end(), w.codes.view().row<std::int8_t>(5)))
+            << table_name << ' ' << bits << " bits, K " << k;
+
+        const std::int64_t row_bytes = (kernels->x_row_bytes(k, bits) + 63) / 64 * 64;
+        OwnedTensor x_rows({7, row_bytes}, DType::kU8);
+        OwnedTensor scratch({dot_scratch_bytes(k)}, DType::kU8);
+        OwnedTensor sums({7, 8}, DType::kI32);
+        for (std::int64_t i = 0; i < 7; ++i) {
+          kernels->pack_x(x_rows.view().row<std::uint8_t>(i), x.codes.view().row<std::int8_t>(i), k,
+                          bits);
+        }
+        for (const std::int64_t rows : {1, 2, 3, 7}) {
+          PackedDot dot{};
+          dot.x = x_rows.view().as<std::uint8_t>();
+          dot.x_row_bytes = row_bytes;
+          dot.rows = rows;
+          dot.w = packed.rows.codes.as<std::uint8_t>();
+          dot.w_row_bytes = packed.rows.codes.row_stride;
+          dot.columns = 6;
+          dot.k = k;
+          dot.bits = bits;
+          dot.sums = sums.view().as<std::int32_t>();
+          dot.stride = 8;
+          dot.scratch = scratch.view().as<std::uint8_t>();
+          kernels->dot(dot);
+          for (std::int64_t i = 0; i < rows; ++i) {
+            for (std::int64_t j = 0; j < 6; ++j) {
+              std::int32_t expected = 0;
+              for (std::int64_t c = 0; c < k; ++c) {
+                expected += x.codes.view().row<std::int8_t>(i)[c] *
+                            (w.codes.view().row<std::int8_t>(j)[c] + (1 << (bits - 1)));
+              }
+              ASSERT_EQ(dot.sums[i * 8 + j], expected)
+                  << table_name << ' ' << bits << " bits, K " << k << ", " << rows << " rows, at "
+                  << i << ", " << j;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedKernels, EveryTableCountsDifferingSigns) {
+  for (const auto& [table_name, kernels] : all_tables()) {
+    for (const std::int64_t k : {1, 8, 31, 33, 64, 200, 511, 513, 1025}) {
+      const OwnedQuantizedRows w = random_rows(6, k, 1, 13);
+      const OwnedPackedRows packed(w, 1);
+      const OwnedQuantizedRows x = random_rows(3, k, 1, 14);
+      OwnedTensor x_rows({3, sign_row_bytes(k)}, DType::kU8);
+      OwnedTensor sums({3, 8}, DType::kI32);
+      for (std::int64_t i = 0; i < 3; ++i) {
+        kernels->pack_signs(x_rows.view().row<std::uint8_t>(i), x.codes.view().row<std::int8_t>(i),
+                            k);
+      }
+      PackedDot dot{};
+      dot.x = x_rows.view().as<std::uint8_t>();
+      dot.x_row_bytes = sign_row_bytes(k);
+      dot.rows = 3;
+      dot.w = packed.rows.codes.as<std::uint8_t>();
+      dot.w_row_bytes = packed.rows.codes.row_stride;
+      dot.columns = 6;
+      dot.k = k;
+      dot.bits = 1;
+      dot.sums = sums.view().as<std::int32_t>();
+      dot.stride = 8;
+      kernels->xor_dot(dot);
+      for (std::int64_t i = 0; i < 3; ++i) {
+        for (std::int64_t j = 0; j < 6; ++j) {
+          std::int32_t expected = 0;
+          for (std::int64_t c = 0; c < k; ++c) {
+            expected +=
+                x.codes.view().row<std::int8_t>(i)[c] != w.codes.view().row<std::int8_t>(j)[c];
+          }
+          ASSERT_EQ(dot.sums[i * 8 + j], expected) << table_name << ", K " << k;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quest

@@ -1,0 +1,117 @@
+// Packed rows, written once for all instruction sets: unpacking, rows of signs, float dot products.
+// Each kernels_packed file includes this after its simd16 header.
+
+namespace quest {
+namespace {
+
+/// Eight codes lie in `bits` bytes.
+template <int bits>
+inline void unpack_eight(std::int8_t* codes, const std::uint8_t* packed) {
+  std::uint64_t stream = 0;
+  __builtin_memcpy(&stream, packed, bits);
+  for (int i = 0; i < 8; ++i) {
+    codes[i] = static_cast<std::int8_t>(
+        static_cast<int>(stream >> (bits * i) & ((1u << bits) - 1)) - (1 << (bits - 1)));
+  }
+}
+
+/// The codes after the last whole group of eight; `left` is 1..7.
+template <int bits>
+inline void unpack_rest(std::int8_t* codes, const std::uint8_t* packed, std::int64_t left) {
+  std::uint8_t bytes[8] = {};
+  std::int8_t eight[8];
+  __builtin_memcpy(bytes, packed, static_cast<std::size_t>((left * bits + 7) / 8));
+  unpack_eight<bits>(eight, bytes);
+  for (std::int64_t i = 0; i < left; ++i) codes[i] = eight[i];
+}
+
+template <int bits>
+void unpack_bits(std::int8_t* codes, const std::uint8_t* packed, std::int64_t columns) {
+  std::int64_t k = 0;
+  for (; k + 8 <= columns; k += 8, packed += bits) unpack_eight<bits>(codes + k, packed);
+  if (k < columns) unpack_rest<bits>(codes + k, packed, columns - k);
+}
+
+/// Calls body<bits>() for the number of bits at hand.
+#define QUEST_FOR_BITS(bits, body) \
+  switch (bits) {                  \
+    case 1:                        \
+      return body<1>;              \
+    case 2:                        \
+      return body<2>;              \
+    case 3:                        \
+      return body<3>;              \
+    case 4:                        \
+      return body<4>;              \
+    case 5:                        \
+      return body<5>;              \
+    case 6:                        \
+      return body<6>;              \
+    case 7:                        \
+      return body<7>;              \
+    default:                       \
+      return body<8>;              \
+  }
+
+void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  __builtin_memset(out, 0, static_cast<std::size_t>(sign_row_bytes(columns)));
+  for (std::int64_t k = 0; k < columns; ++k) {
+    out[k / 8] = static_cast<std::uint8_t>(out[k / 8] | (codes[k] >= 0 ? 1 : 0) << (k % 8));
+  }
+}
+
+/// Up to 16 columns from j on.
+inline void finish_columns(const FinishedRow& row, std::int64_t j, std::int64_t count) {
+  std::int32_t integers[16] = {};
+  float w_steps[16] = {};
+  for (std::int64_t c = 0; c < count; ++c) {
+    // Modulo 2^32: a part may be too large, the whole is not.
+    const auto w_sum = row.w_sums == nullptr ? 0u : static_cast<std::uint32_t>(row.w_sums[j + c]);
+    integers[c] = static_cast<std::int32_t>(static_cast<std::uint32_t>(row.factor) *
+                                                static_cast<std::uint32_t>(row.sums[j + c]) +
+                                            static_cast<std::uint32_t>(row.constant) + 2 * w_sum);
+    w_steps[c] = row.w_steps[j + c];
+  }
+  const F16 scale = mul(splat16(row.step), mul(load16(w_steps), splat16(0.25f)));
+  const F16 value = mul(load16_ints(integers), scale);
+  if (row.bf16) {
+    auto* const y = static_cast<std::uint16_t*>(row.y) + j;
+    std::uint16_t out[16] = {};
+    if (row.add) __builtin_memcpy(out, y, 2 * static_cast<std::size_t>(count));
+    store16_bf16(out, row.add ? add(load16_bf16(out), value) : value);
+    __builtin_memcpy(y, out, 2 * static_cast<std::size_t>(count));
+  } else {
+    auto* const y = static_cast<float*>(row.y) + j;
+    float out[16] = {};
+    if (row.add) __builtin_memcpy(out, y, 4 * static_cast<std::size_t>(count));
+    store16(out, row.add ? add(load16(out), value) : value);
+    __builtin_memcpy(y, out, 4 * static_cast<std::size_t>(count));
+  }
+}
+
+void finish_row(const FinishedRow& row) {
+  std::int64_t j = 0;
+  for (; j + 16 <= row.columns; j += 16) finish_columns(row, j, 16);
+  if (j < row.columns) finish_columns(row, j, row.columns - j);
+}
+
+float dot_floats(const float* z, const std::int8_t* codes, std::int64_t columns) {
+  F16 sums[4] = {zero16(), zero16(), zero16(), zero16()};
+  for (std::int64_t k = 0; k < columns; k += 64) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const std::int64_t at = k + 16 * i;
+      sums[i] = add(sums[i], mul(load16(z + at), load16_codes(codes + at)));
+    }
+  }
+  float lanes[16];
+  store16(lanes, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+  float total = 0.0f;
+  for (int i = 0; i < 8; ++i) lanes[i] += lanes[i + 8];
+  for (int i = 0; i < 4; ++i) lanes[i] += lanes[i + 4];
+  total = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+  return total;
+}
+
+}  // namespace
+}  // namespace quest

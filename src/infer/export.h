@@ -1,0 +1,25 @@
+// Export: a trained model as a folder for users, in its trained bits or as plain dense weights.
+#pragma once
+
+#include <filesystem>
+
+#include "data/tokenizer.h"
+#include "model/model.h"
+#include "model/model_file.h"
+
+namespace quest {
+
+/// Writes `folder` with the codes that training computes from the model's weights, packed, as
+/// docs/format.md describes; matrices that no scheme quantizes get the bits of `bits`. The folder
+/// must be absent or empty, and appears whole or not at all. Throws Error when it cannot be
+/// written or a weight is not finite.
+void export_packed(const Model& model, const Tokenizer& tokenizer, const StoredBits& bits,
+                   const std::filesystem::path& folder);
+
+/// As above, as a plain Hugging Face Llama: BF16 weights, quantized values rotated back into the
+/// domain of the input, rotary pairs in the order (i, i + D/2). Quantized inputs are no part of
+/// that format: who loads it computes with inputs in full precision.
+void export_hugging_face(const Model& model, const Tokenizer& tokenizer,
+                         const std::filesystem::path& folder);
+
+}  // namespace quest

@@ -1,0 +1,211 @@
+// Packed models: which tensors there are, their checks, and the model over them.
+#include "model/packed_model.h"
+
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "core/error.h"
+#include "quant/packing.h"
+
+namespace quest {
+namespace {
+
+std::string without_weight(const std::string& tensor_name) {
+  return tensor_name.substr(0, tensor_name.size() - std::strlen(".weight"));
+}
+
+LinearScheme scheme_of_head(const ModelDescription& description) {
+  return description.scheme.for_layer("head", LinearScheme());
+}
+
+// The head reads the embedding's tensors.
+bool shares_embedding(const ModelDescription& description) {
+  return description.config.tied_head && !scheme_of_head(description).quantized() &&
+         description.packed->embedding == description.packed->head;
+}
+
+StoredMatrix stored(const LinearPart& part, std::int64_t columns, LinearScheme scheme,
+                    int unquantized_bits) {
+  if (!scheme.weight.quantized() && unquantized_bits <= kMaxBits) {
+    scheme.weight = {.bits = unquantized_bits};
+  }
+  const bool codes = scheme.weight.quantized();
+  return {without_weight(part.tensor_name),
+          scheme,
+          codes ? scheme.weight.bits : unquantized_bits,
+          part.rows,
+          columns,
+          codes && scheme.transform == Transform::kHadamard ? hadamard_block(columns) : 1};
+}
+
+// Takes tensors out of a file: checks them, and lays what has to be derived into an arena, which
+// may be a measuring one.
+class Reader {
+ public:
+  Reader(const PackedTensors& file, Arena& arena) : file_(file), arena_(arena) {}
+
+  PackedPart matrix(const StoredMatrix& matrix) {
+    PackedPart part{matrix.scheme, {}, {}, matrix.block};
+    if (matrix.bits > kMaxBits) {
+      part.dense = tensor(matrix.weight_name(), matrix.bits == 16 ? DType::kBF16 : DType::kF32,
+                          {matrix.rows, matrix.columns});
+      check_aligned(part.dense, matrix.weight_name());
+      return part;
+    }
+    const std::int64_t row_bytes = packed_row_bytes(matrix.columns, matrix.bits);
+    part.rows.codes = tensor(matrix.name + ".codes", DType::kU8, {matrix.rows, row_bytes});
+    part.rows.bits = matrix.bits;
+    part.rows.columns = matrix.columns;
+    part.rows.steps = copied(matrix.name + ".scales", {matrix.rows}, /*positive=*/true);
+    part.rows.code_sums = arena_.take({matrix.rows}, DType::kI32);
+    if (!arena_.measuring()) sum_codes(part.rows, matrix.name);
+    return part;
+  }
+
+  /// A small f32 tensor, copied.
+  Tensor copied(const std::string& name, const Shape& shape, bool positive) {
+    const Tensor found = tensor(name, DType::kF32, shape);
+    const Tensor copy = arena_.take(shape, DType::kF32);
+    if (arena_.measuring()) return copy;
+    std::memcpy(copy.data, found.data, found.bytes());
+    for (std::int64_t i = 0; i < copy.numel(); ++i) {
+      const float value = copy.as<float>()[i];
+      if (std::isfinite(value) && (!positive || value > 0.0f)) continue;
+      fail("{}: element {} of '{}' is {}, but must be a finite{} number", file_.where, i, name,
+           value, positive ? ", positive" : "");
+    }
+    return copy;
+  }
+
+  /// Throws Error when the file has tensors that were not asked for.
+  void refuse_others() const {
+    for (const auto& [name, tensor] : file_.tensors) {
+      if (used_.count(name) != 0) continue;
+      fail("{}: tensor '{}' is no part of the model that config.json describes", file_.where, name);
+    }
+  }
+
+ private:
+  Tensor tensor(const std::string& name, DType dtype, const Shape& shape) {
+    const auto found = file_.tensors.find(name);
+    if (found == file_.tensors.end()) fail("{} has no tensor '{}'", file_.where, name);
+    used_.insert(name);
+    if (found->second.dtype == dtype && found->second.shape == shape) return found->second;
+    fail("{}: tensor '{}' is {} {}, but config.json asks for {} {}", file_.where, name,
+         quest::name(found->second.dtype), found->second.shape.to_string(), quest::name(dtype),
+         shape.to_string());
+  }
+
+  void check_aligned(const Tensor& tensor, const std::string& name) const {
+    if (reinterpret_cast<std::uintptr_t>(tensor.data) % size_bytes(tensor.dtype) == 0) return;
+    fail(
+        "{}: tensor '{}' does not start at a multiple of its elements' size; write the tensors of "
+        "wider types first",
+        file_.where, name);
+  }
+
+  void sum_codes(const PackedRows& rows, const std::string& name) const {
+    for (std::int64_t r = 0; r < rows.codes.rows(); ++r) {
+      const std::uint8_t* const row = rows.codes.row<std::uint8_t>(r);
+      if (!packed_tail_is_zero(row, rows.columns, rows.bits)) {
+        fail("{}: row {} of '{}.codes' has bits set after its last code", file_.where, r, name);
+      }
+      rows.code_sums.as<std::int32_t>()[r] = packed_code_sum(row, rows.columns, rows.bits);
+    }
+  }
+
+  const PackedTensors& file_;
+  Arena& arena_;
+  std::set<std::string> used_;
+};
+
+LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const PackedTensors& file,
+                                    DType compute, Arena& arena) {
+  const ModelConfig& c = description.config;
+  Reader reader(file, arena);
+  const PackedPart table = reader.matrix(stored_embedding(description));
+  const std::vector<StoredMatrix> matrices = stored_matrices(description);
+  auto next = matrices.begin();
+  const auto linear = [&](const LinearLayout& layout) {
+    std::vector<PackedPart> parts;
+    for (std::size_t i = 0; i < layout.parts.size(); ++i) parts.push_back(reader.matrix(*next++));
+    return PackedLinear(std::move(parts), layout.columns, compute);
+  };
+  const auto norm = [&](const std::string& name) {
+    return reader.copied(name + ".weight", {c.width}, /*positive=*/false);
+  };
+  std::vector<Block<PackedLinear>> blocks;
+  for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer);
+    const Tensor attn_norm = norm(prefix + "input_layernorm");
+    PackedLinear qkv = linear(qkv_layout(c, layer));
+    PackedLinear out = linear(out_layout(c, layer));
+    const Tensor mlp_norm = norm(prefix + "post_attention_layernorm");
+    PackedLinear gate_up = linear(gate_up_layout(c, layer));
+    PackedLinear down = linear(down_layout(c, layer));
+    blocks.push_back({attn_norm,
+                      {},
+                      std::move(qkv),
+                      std::move(out),
+                      mlp_norm,
+                      {},
+                      std::move(gate_up),
+                      std::move(down)});
+  }
+  const Tensor final_norm = norm("model.norm");
+  PackedLinear head({shares_embedding(description)
+                         ? PackedPart{next->scheme, table.rows, table.dense, table.block}
+                         : reader.matrix(*next)},
+                    c.width, compute);
+  reader.refuse_others();
+  return {{table.dense, table.rows, table.block}, std::move(blocks), final_norm, std::move(head)};
+}
+
+}  // namespace
+
+StoredMatrix stored_embedding(const ModelDescription& description) {
+  const ModelConfig& c = description.config;
+  return stored({"embedding", "model.embed_tokens.weight", c.vocab}, c.width, LinearScheme(),
+                description.packed->embedding);
+}
+
+std::vector<StoredMatrix> stored_matrices(const ModelDescription& description) {
+  const ModelConfig& c = description.config;
+  std::vector<StoredMatrix> matrices;
+  for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+    for (const auto layout_of : {qkv_layout, out_layout, gate_up_layout, down_layout}) {
+      const LinearLayout layout = layout_of(c, layer);
+      for (const LinearPart& part : layout.parts) {
+        matrices.push_back(stored(part, layout.columns, description.scheme.for_layer(part.name),
+                                  kUnquantizedBits));
+      }
+    }
+  }
+  LinearPart head = head_layout(c).parts[0];
+  if (shares_embedding(description)) head.tensor_name = "model.embed_tokens.weight";
+  matrices.push_back(stored(head, c.width, scheme_of_head(description), description.packed->head));
+  return matrices;
+}
+
+PackedModel::PackedModel(Backend& backend, const ModelDescription& description,
+                         const PackedTensors& file, DType compute)
+    : backend_(&backend) {
+  assert(description.packed);
+  if (backend.place() != Place::kHost) {
+    fail("the device '{}' cannot run packed models; use --device cpu", backend.name());
+  }
+  const auto build = [&](Arena& arena) {
+    return std::make_unique<Llama<PackedLinear>>(description.config, description.scheme, compute,
+                                                 read_parts(description, file, compute, arena),
+                                                 arena);
+  };
+  Arena measuring;
+  build(measuring);
+  memory_ = Arena(backend, measuring.used_bytes());
+  llama_ = build(memory_);
+  llama_->prepare_tables(backend);
+}
+
+}  // namespace quest
