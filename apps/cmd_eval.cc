@@ -52,10 +52,10 @@ class EvalCommand : public Command {
     const EvalWindows windows(data, batch_size, seq_len);
 
     const PassShape shape{batch_size, seq_len, false};
-    Arena memory(model_.backend(),
-                 Model::measure_activations(config, loaded.description.scheme,
-                                            loaded.model->llama().compute(), shape));
-    Activations activations = loaded.model->llama().make_activations(memory, shape);
+    Arena measuring;
+    loaded.model->make_activations(measuring, shape);
+    Arena memory(model_.backend(), measuring.used_bytes());
+    Activations activations = loaded.model->make_activations(memory, shape);
     const auto start = std::chrono::steady_clock::now();
     const Evaluation result =
         evaluate(*loaded.model, activations, with_progress(windows), *loaded.tokenizer);

@@ -24,6 +24,7 @@ namespace quest::app {
 namespace {
 
 constexpr double kUnquantizedFileBits = 16;
+constexpr double kNormBits = 32;
 // Steps of the rows of a quantized matrix, one f32 each.
 constexpr double kRowScaleBits = 32;
 
@@ -33,15 +34,17 @@ struct LinearSize {
   double weight_bits = 0;  ///< Without row scales.
   double bytes = 0;
 
-  void add(const LinearLayout& layout, const Scheme& scheme, const LinearScheme& fallback) {
+  void add(const LinearLayout& layout, const Scheme& scheme, const LinearScheme& fallback,
+           double unquantized_bits = kUnquantizedFileBits) {
     for (const LinearPart& part : layout.parts) {
       const SideScheme weight = scheme.for_layer(part.name, fallback).weight;
       const auto count = static_cast<double>(part.rows * layout.columns);
-      const double bits = count * (weight.quantized() ? weight.bits : kUnquantizedFileBits);
+      const double bits = count * (weight.quantized() ? weight.bits : unquantized_bits);
       weights += count;
       weight_bits += bits;
       bytes += bits / 8;
-      if (weight.quantized()) bytes += kRowScaleBits / 8 * static_cast<double>(part.rows);
+      const bool scaled = weight.quantized() || unquantized_bits <= kMaxBits;
+      if (scaled) bytes += kRowScaleBits / 8 * static_cast<double>(part.rows);
     }
   }
 };
@@ -56,18 +59,21 @@ struct StoredSize {
   double bytes() const { return blocks.bytes + head.bytes + embedding_bytes + norm_bytes; }
 };
 
-StoredSize stored_size(const ModelConfig& config, const Scheme& scheme) {
+StoredSize stored_size(const ModelConfig& config, const Scheme& scheme, const StoredBits& bits) {
   StoredSize size;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     for (const auto layout : {qkv_layout, out_layout, gate_up_layout, down_layout}) {
       size.blocks.add(layout(config, layer), scheme, scheme.base());
     }
   }
-  if (!config.tied_head) size.head.add(head_layout(config), scheme, LinearScheme());
+  if (!config.tied_head) size.head.add(head_layout(config), scheme, LinearScheme(), bits.head);
   const auto table = static_cast<double>(config.vocab * config.width);
   const auto norms = static_cast<double>((2 * config.layers + 1) * config.width);
-  size.embedding_bytes = table * kUnquantizedFileBits / 8;
-  size.norm_bytes = norms * kUnquantizedFileBits / 8;
+  size.embedding_bytes = table * bits.embedding / 8;
+  if (bits.embedding <= kMaxBits) {
+    size.embedding_bytes += kRowScaleBits / 8 * static_cast<double>(config.vocab);
+  }
+  size.norm_bytes = norms * kNormBits / 8;
   return size;
 }
 
@@ -107,7 +113,7 @@ class InfoCommand : public Command {
       settings.train.seq_len = model.config.max_positions;
     }
     Report report;
-    report_shape(report, model.config, model.scheme);
+    report_shape(report, model);
     report_training(report, model.config, model.scheme, settings);
     if (time_) report_time(report, config_of(model.config, model.scheme, settings), settings);
     report.print(json_);
@@ -115,7 +121,9 @@ class InfoCommand : public Command {
   }
 
  private:
-  static void report_shape(Report& report, const ModelConfig& c, const Scheme& scheme) {
+  static void report_shape(Report& report, const ModelDescription& model) {
+    const ModelConfig& c = model.config;
+    const Scheme& scheme = model.scheme;
     report.add("layers", c.layers, "layers");
     report.add("width", c.width, "width");
     report.add(
@@ -130,12 +138,14 @@ class InfoCommand : public Command {
                            with_commas(c.non_embedding_parameters())));
     report.add_json("non_embedding_parameters", c.non_embedding_parameters());
     report.add("scheme", scheme.to_string(), "scheme");
-    const StoredSize stored = stored_size(c, scheme);
+    const StoredSize stored = stored_size(c, scheme, model.packed.value_or(StoredBits{}));
     const double bits = stored.blocks.weight_bits / stored.blocks.weights;
     report.add("bits_per_weight", bits, "bits a weight",
                fmt::format("{:.4g} in the linear layers of the blocks", bits));
     report.add("stored_bytes", stored.bytes(), "size",
-               size_text(stored.bytes()) + " with quantized weights in their bits, the rest in 16");
+               size_text(stored.bytes()) +
+                   (model.packed ? " in the file" : " packed, with embedding and head in 16 bits"));
+    report.add_json("packed", model.packed.has_value());
     report.add_json("stored_bytes_by_part", {{"embedding", stored.embedding_bytes},
                                              {"linear", stored.blocks.bytes},
                                              {"norms", stored.norm_bytes},

@@ -8,6 +8,7 @@ std::unique_ptr<Command> make_bench_train_command();
 std::unique_ptr<Command> make_data_prepare_command();
 std::unique_ptr<Command> make_data_synth_command();
 std::unique_ptr<Command> make_eval_command();
+std::unique_ptr<Command> make_export_command();
 std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_info_command();
 std::unique_ptr<Command> make_selftest_command();
@@ -21,6 +22,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_tokenizer_train_command());
   commands.push_back(make_train_command());
   commands.push_back(make_eval_command());
+  commands.push_back(make_export_command());
   commands.push_back(make_generate_command());
   commands.push_back(make_info_command());
   commands.push_back(make_bench_peaks_command());

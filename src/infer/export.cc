@@ -51,9 +51,8 @@ class Weights {
       : backend_(model.backend()),
         memory_(backend_, chunk_bytes(model)),
         host_(static_cast<std::size_t>(kChunkRows * widest(model))) {
-    model.llama().for_each_parameter([&](const Parameter& parameter) {
-      values_.emplace(parameter.name, parameter.value);
-    });
+    model.llama().for_each_parameter(
+        [&](const Parameter& parameter) { values_.emplace(parameter.name, parameter.value); });
   }
 
   /// Calls body(first row, rows f32 [count, K] on the host).
@@ -125,7 +124,8 @@ class Weights {
     backend_.copy(copy, value);
     backend_.synchronize();
     for (std::int64_t i = 0; i < copy.numel(); ++i) {
-      if (!std::isfinite(host_[static_cast<std::size_t>(i)])) fail_not_finite(name, i / copy.cols());
+      if (!std::isfinite(host_[static_cast<std::size_t>(i)]))
+        fail_not_finite(name, i / copy.cols());
     }
     return copy;
   }
@@ -203,9 +203,9 @@ TensorList packed_tensors(const Model& model, const ModelDescription& descriptio
     }
     const RowQuantizer quantizer =
         RowQuantizer::make({.bits = matrix.bits}, matrix.scheme.transform, matrix.columns);
-    const Tensor codes = list.add(
-        matrix.name + ".codes", {matrix.rows, packed_row_bytes(matrix.columns, matrix.bits)},
-        DType::kU8);
+    const Tensor codes =
+        list.add(matrix.name + ".codes",
+                 {matrix.rows, packed_row_bytes(matrix.columns, matrix.bits)}, DType::kU8);
     const Tensor scales = list.add(matrix.name + ".scales", {matrix.rows}, DType::kF32);
     weights.pack(source, quantizer, codes, scales);
   }
@@ -258,7 +258,8 @@ class NewFolder {
       : path_(path.has_filename() ? path : path.parent_path()),
         temporary_(path_.string() + ".tmp") {
     std::error_code error;
-    if (fs::exists(path_, error) && !(fs::is_directory(path_, error) && fs::is_empty(path_, error))) {
+    if (fs::exists(path_, error) &&
+        !(fs::is_directory(path_, error) && fs::is_empty(path_, error))) {
       fail("{} exists and is not an empty folder; choose another --out, or remove it",
            path_.string());
     }
@@ -279,7 +280,8 @@ class NewFolder {
     std::error_code error;
     fs::remove(path_, error);  // an empty folder
     fs::rename(temporary_, path_, error);
-    if (error) fail("cannot move {} to {}: {}", temporary_.string(), path_.string(), error.message());
+    if (error)
+      fail("cannot move {} to {}: {}", temporary_.string(), path_.string(), error.message());
     committed_ = true;
     sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
   }
@@ -308,7 +310,8 @@ std::string model_card(const ModelDescription& description, std::uintmax_t file_
       "---\nlibrary_name: {}\npipeline_tag: text-generation\ntags:\n- quest\n- llama\n---\n\n"
       "# A Llama of {:.1f} million parameters, trained at {}\n\n"
       "| | |\n|---|---|\n| layers | {} |\n| width | {} |\n| heads | {} ({} for keys and values) |\n"
-      "| vocabulary | {} |\n| context | {} tokens |\n| trained bits | {} |\n| weights file | {} |\n",
+      "| vocabulary | {} |\n| context | {} tokens |\n| trained bits | {} |\n| weights file | {} "
+      "|\n",
       description.packed ? "quest" : "transformers", static_cast<double>(c.parameters()) / 1e6,
       description.scheme.to_string(), c.layers, c.width, c.heads, c.kv_heads, c.vocab,
       c.max_positions, description.scheme.to_string(), size);

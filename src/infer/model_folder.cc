@@ -75,6 +75,14 @@ void refuse_extra_tensors(const Model& model, const SafetensorsFile& file) {
   }
 }
 
+std::unique_ptr<SafetensorsFile> open_weights(const fs::path& folder,
+                                              const ModelDescription& description) {
+  auto file = std::make_unique<SafetensorsFile>(folder / kWeightsFile);
+  file->verify(description.written_by_quest);
+  check_saved_config(description, *file);
+  return file;
+}
+
 std::unique_ptr<Tokenizer> load_tokenizer_of(const fs::path& folder, bool ours,
                                              std::int64_t vocab) {
   auto tokenizer = !ours && has_file(folder, kSentencepieceFile)
@@ -122,21 +130,38 @@ ModelDescription load_description(const fs::path& folder) {
 }
 
 LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType compute) {
-  LoadedModel loaded;
+  const fs::path folder = find_model_folder(path);
+  const ModelDescription description = load_description(folder);
+  if (!description.packed) {
+    LoadedTrainingModel loaded = load_training_folder(folder, backend, compute);
+    return {loaded.folder, loaded.description, nullptr, std::move(loaded.model),
+            std::move(loaded.tokenizer)};
+  }
+  LoadedModel loaded{folder, description, open_weights(folder, description), nullptr, nullptr};
+  loaded.tokenizer = load_tokenizer_of(folder, true, description.config.vocab);
+  loaded.model = std::make_unique<PackedModel>(
+      backend, description, PackedTensors{loaded.file->tensors(), loaded.file->path().string()},
+      compute);
+  return loaded;
+}
+
+LoadedTrainingModel load_training_folder(const fs::path& path, Backend& backend, DType compute) {
+  LoadedTrainingModel loaded;
   loaded.folder = find_model_folder(path);
   loaded.description = load_description(loaded.folder);
   const ModelDescription& description = loaded.description;
-
-  const SafetensorsFile file(loaded.folder / kWeightsFile);
-  file.verify(description.written_by_quest);
-  check_saved_config(description, file);
-  require_enough_values(description.config, file);
+  if (description.packed) {
+    fail("{} is packed already; give the folder of the run that it was exported from",
+         loaded.folder.string());
+  }
+  const auto file = open_weights(loaded.folder, description);
+  require_enough_values(description.config, *file);
   loaded.tokenizer =
       load_tokenizer_of(loaded.folder, description.written_by_quest, description.config.vocab);
   loaded.model = std::make_unique<Model>(backend, description.config, description.scheme, compute,
                                          /*trains=*/false);
-  refuse_extra_tensors(*loaded.model, file);
-  load_weights(*loaded.model, file);
+  refuse_extra_tensors(*loaded.model, *file);
+  load_weights(*loaded.model, *file);
   loaded.model->prepare();
   return loaded;
 }

@@ -7,6 +7,7 @@
 #include "data/tokenizer.h"
 #include "model/model.h"
 #include "model/model_file.h"
+#include "model/packed_model.h"
 
 namespace quest {
 
@@ -14,8 +15,17 @@ namespace quest {
 struct LoadedModel {
   std::filesystem::path folder;  ///< the one that was read: `path`, or a checkpoint in it
   ModelDescription description;
-  std::unique_ptr<Model> model;          ///< not trainable; weights prepared
+  std::unique_ptr<SafetensorsFile> file;  ///< what a packed model reads; else null
+  std::unique_ptr<RunnableModel> model;
   std::unique_ptr<Tokenizer> tokenizer;  ///< of as many tokens as the model or fewer
+};
+
+/// A model with its training weights: f32, prepared, not trainable.
+struct LoadedTrainingModel {
+  std::filesystem::path folder;
+  ModelDescription description;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;
 };
 
 /// The folder to read for `path`: itself when it has config.json and model.safetensors; of a run
@@ -28,8 +38,13 @@ ModelDescription load_description(const std::filesystem::path& folder);
 
 /// Loads `find_model_folder(path)` onto `backend`, which must outlive the result; `compute` is F32
 /// or BF16. Our own folders must carry checksums that hold and the config that they were saved
-/// with. Llama folders of other programs load too: F32 or BF16 weights in one file, sentencepiece
-/// tokenizer. Throws Error with the file and what is wrong with it.
+/// with; packed ones are read where they lie. Llama folders of other programs load too: F32 or BF16
+/// weights in one file, sentencepiece tokenizer. Throws Error with the file and what is wrong with
+/// it.
 LoadedModel load_model_folder(const std::filesystem::path& path, Backend& backend, DType compute);
+
+/// As above; a packed folder is an Error, because its training weights are gone.
+LoadedTrainingModel load_training_folder(const std::filesystem::path& path, Backend& backend,
+                                         DType compute);
 
 }  // namespace quest

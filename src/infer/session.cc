@@ -9,32 +9,32 @@
 namespace quest {
 namespace {
 
-std::int64_t capacity_of(const Model& model, std::int64_t wanted) {
+std::int64_t capacity_of(const RunnableModel& model, std::int64_t wanted) {
   const std::int64_t most = model.config().max_positions;
   return wanted > 0 ? std::min(wanted, most) : most;
 }
 
-Arena cache_arena(const Model& model, std::int64_t capacity) {
+Arena cache_arena(const RunnableModel& model, std::int64_t capacity) {
   Arena measuring;
-  const KvCache measured(measuring, model.config(), model.llama().compute(), 1, capacity);
+  const KvCache measured(measuring, model.config(), model.compute(), 1, capacity);
   return Arena(model.backend(), measuring.used_bytes());
 }
 
 // Passes of fewer positions need no more memory than those of `chunk`.
-Arena pass_arena(const Model& model, std::int64_t chunk) {
+Arena pass_arena(const RunnableModel& model, std::int64_t chunk) {
   Arena measuring;
   measuring.take({chunk}, DType::kI32);
-  model.llama().make_activations(measuring, {1, chunk, false});
+  model.make_activations(measuring, {1, chunk, false});
   return Arena(model.backend(), measuring.used_bytes());
 }
 
 }  // namespace
 
-Session::Session(const Model& model, const SessionOptions& options)
+Session::Session(const RunnableModel& model, const SessionOptions& options)
     : model_(&model),
       chunk_(std::min(options.chunk, capacity_of(model, options.capacity))),
       cache_memory_(cache_arena(model, capacity_of(model, options.capacity))),
-      cache_(cache_memory_, model.config(), model.llama().compute(), 1,
+      cache_(cache_memory_, model.config(), model.compute(), 1,
              capacity_of(model, options.capacity)),
       pass_memory_(pass_arena(model, chunk_)),
       tokens_(pass_memory_.take({chunk_}, DType::kI32)),
@@ -53,7 +53,7 @@ std::span<const float> Session::prefill(std::span<const std::int32_t> tokens) {
     tokens = tokens.subspan(count);
   }
   const std::int64_t last = activations_.shape.length - 1;
-  const Tensor row = model_->llama().logits(backend, activations_, last, 1);
+  const Tensor row = model_->logits(activations_, last, 1);
   backend.copy(view_of(logits_.data(), row.shape), row);
   backend.synchronize();
   return logits_;
@@ -82,11 +82,11 @@ void Session::run(std::span<const std::int32_t> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   if (activations_.slots.empty() || activations_.shape.length != count) {
     pass_memory_.rewind(pass_mark_);
-    activations_ = model_->llama().make_activations(pass_memory_, {1, count, false});
+    activations_ = model_->make_activations(pass_memory_, {1, count, false});
   }
   const Tensor on_device = tokens_.rows_slice(0, count);
   backend.copy(on_device, view_of(tokens.data(), on_device.shape));
-  model_->llama().forward(backend, on_device, activations_, cache_);
+  model_->forward(on_device, activations_, cache_);
 }
 
 }  // namespace quest

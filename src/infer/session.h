@@ -8,7 +8,7 @@
 #include "backend/arena.h"
 #include "model/activations.h"
 #include "model/kv_cache.h"
-#include "model/model.h"
+#include "model/runnable_model.h"
 
 namespace quest {
 
@@ -26,7 +26,7 @@ class Session {
  public:
   /// The model's weights must be prepared, and the model must outlive the session. Throws Error
   /// when memory is short.
-  explicit Session(const Model& model, const SessionOptions& options = {});
+  explicit Session(const RunnableModel& model, const SessionOptions& options = {});
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -48,7 +48,7 @@ class Session {
   void check(std::span<const std::int32_t> tokens) const;
   void run(std::span<const std::int32_t> tokens);
 
-  const Model* model_;
+  const RunnableModel* model_;
   std::int64_t chunk_;
   Arena cache_memory_;
   KvCache cache_;

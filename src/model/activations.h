@@ -55,7 +55,7 @@ struct BackwardScratch {
 /// All of the above for one shape of pass. Built by Llama::make_activations.
 struct Activations {
   PassShape shape;
-  std::vector<LayerActivations> slots;  ///< one a layer, or a single one
+  std::vector<LayerActivations> slots;  ///< one a layer; without backward all in one memory
   Tensor last_residual;                 ///< f32 [R, C]: the last block's output
   Tensor final_rstd;                    ///< f32 [R]
   Tensor final_x;                       ///< [R, C]: normalized, what the head reads
@@ -66,7 +66,7 @@ struct Activations {
   BackwardScratch scratch;
 
   const LayerActivations& slot(std::int64_t layer) const {
-    return slots[slots.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
+    return slots[static_cast<std::size_t>(layer)];
   }
   /// Where block `layer - 1` writes and block `layer` reads.
   Tensor residual(std::int64_t layer, std::int64_t layers) const {

@@ -68,6 +68,13 @@ bool InputForms::read_dense_input() const {
   return false;
 }
 
+bool InputForms::quantize() const {
+  for (const InputForm& form : forms_) {
+    if (form.quantizer) return true;
+  }
+  return false;
+}
+
 QuantizedRows take_quantized_rows(Arena& arena, std::int64_t rows, std::int64_t columns,
                                   bool with_mask) {
   QuantizedRows taken;

@@ -50,6 +50,8 @@ class InputForms {
   void fill(Backend& backend, const LinearInput& input) const;
   /// Whether some product reads `input.x` itself.
   bool read_dense_input() const;
+  /// Whether some form quantizes.
+  bool quantize() const;
 
  private:
   std::int64_t columns_;

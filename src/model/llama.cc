@@ -165,11 +165,16 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
     return !linear.reads_dense_input();
   });
   const Tensor shared = shares ? arena.take({rows * widest}, compute_) : Tensor();
-  const std::int64_t slots = shape.backward ? config_.layers : 1;
-  for (std::int64_t layer = 0; layer < slots; ++layer) {
-    a.slots.push_back(take_layer(config_, blocks_[static_cast<std::size_t>(layer)], arena, shared,
-                                 shape, compute_));
+  // Without backward all slots are the same memory, laid out by each layer's own forms; it begins
+  // with the residual, which one layer leaves there for the next.
+  const std::size_t first = arena.mark();
+  std::size_t end = first;
+  for (const Block<Linear>& block : blocks_) {
+    if (!shape.backward) arena.rewind(first);
+    a.slots.push_back(take_layer(config_, block, arena, shared, shape, compute_));
+    end = std::max(end, arena.mark());
   }
+  arena.take({static_cast<std::int64_t>(end - arena.mark())}, DType::kU8);
   a.last_residual = arena.take({rows, config_.width}, DType::kF32);
   a.final_rstd = arena.take({rows}, DType::kF32);
   a.final_x = arena.take({rows, config_.width}, compute_);

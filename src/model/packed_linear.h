@@ -29,6 +29,7 @@ class PackedLinear {
   /// As QuantLinear's.
   LinearInput take_input(Arena& arena, Tensor x, std::int64_t rows, bool for_backward) const;
   bool reads_dense_input() const { return forms_.read_dense_input(); }
+  bool quantizes_input() const { return forms_.quantize(); }
 
   /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;

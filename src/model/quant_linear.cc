@@ -1,7 +1,6 @@
 // Forward and backward of linear layers under quantization schemes.
 #include "model/quant_linear.h"
 
-#include <algorithm>
 #include <cassert>
 
 namespace quest {
@@ -73,10 +72,7 @@ LinearInput QuantLinear::take_input(Arena& arena, Tensor x, std::int64_t rows,
 
 bool QuantLinear::reads_dense_input() const { return forms_.read_dense_input(); }
 
-bool QuantLinear::quantizes_input() const {
-  return std::any_of(forms_.begin(), forms_.end(),
-                     [](const Form& form) { return form.quantizer.has_value(); });
-}
+bool QuantLinear::quantizes_input() const { return forms_.quantize(); }
 
 void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const {
   forms_.fill(backend, input);

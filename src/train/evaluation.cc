@@ -46,7 +46,7 @@ EvalSource EvalSource::order(const BatchOrder& order, const TokenDataset& data,
           }};
 }
 
-Evaluation evaluate(const Model& model, Activations& a, const EvalSource& source,
+Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource& source,
                     const Tokenizer& tokenizer) {
   Backend& backend = model.backend();
   const std::int64_t rows = a.shape.batch;
@@ -71,7 +71,7 @@ Evaluation evaluate(const Model& model, Activations& a, const EvalSource& source
       std::copy_n(batch.target_tokens.begin() + first * length, used, targets.begin());
       backend.copy(device.tokens, view_of(tokens.data(), device.tokens.shape));
       backend.copy(device.targets, view_of(targets.data(), device.targets.shape));
-      forward_loss(backend, model.llama(), a, device.tokens, device.targets);
+      model.losses(a, device.tokens, device.targets);
       backend.copy(view_of(losses.data(), a.losses.shape), a.losses);
       backend.copy(view_of(correct.data(), a.correct.shape), a.correct);
       backend.synchronize();

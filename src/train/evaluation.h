@@ -6,8 +6,7 @@
 
 #include "data/loader.h"
 #include "data/tokenizer.h"
-#include "model/backward.h"
-#include "model/model.h"
+#include "model/runnable_model.h"
 
 namespace quest {
 
@@ -33,10 +32,10 @@ struct EvalSource {
   static EvalSource order(const BatchOrder& order, const TokenDataset& data, std::int64_t seq_len);
 };
 
-/// Runs the model (prepared weights) over all batches in passes of `a`'s shape; batches may have
+/// Runs the model (weights ready) over all batches in passes of `a`'s shape; batches may have
 /// any number of rows of `a.shape.length` tokens. Throws NonFiniteError when a loss is NaN or
 /// infinite.
-Evaluation evaluate(const Model& model, Activations& a, const EvalSource& source,
+Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource& source,
                     const Tokenizer& tokenizer);
 
 }  // namespace quest

@@ -19,8 +19,7 @@ constexpr std::int64_t kDotRows = 16;
 constexpr std::int64_t kProductsPerThread = 1 << 18;
 /// Rows of w that a thread takes at a time when x has few rows.
 constexpr std::int64_t kDotColumns = 64;
-/// Bytes of x that stay in the second-level cache while panels of w pass by, and of the panels.
-constexpr std::int64_t kRowBlockBytes = 256 << 10;
+/// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
 /// Rows of w that are dequantized at a time for a dense product.
 constexpr std::int64_t kDenseRows = 256;
@@ -189,7 +188,7 @@ void pack_tile_rows(Product& p, Workspace& workspace, int threads, const Product
     p.x_rows = reinterpret_cast<const std::uint8_t*>(p.x.codes.as<std::int8_t>());
     return;
   }
-  p.x_row_bytes = divide_up(p.k(), tiles.group_values) * 4;
+  p.x_row_bytes = divide_up(p.k(), tiles.group_values) * tiles.group_bytes;
   auto* const rows = reinterpret_cast<std::uint8_t*>(
       workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * p.x_row_bytes)));
   p.x_rows = rows;
@@ -213,7 +212,7 @@ struct Panels {
 
   Panels(const ProductKernels& tiles, std::int64_t k)
       : width(tiles.panel_columns),
-        panel_bytes(divide_up(k, tiles.group_values) * width * 4),
+        panel_bytes(divide_up(k, tiles.group_values) * width * tiles.group_bytes),
         count(std::clamp<std::int64_t>(kPanelBytes / panel_bytes, 1, 8)),
         panels(nullptr),
         scales(nullptr),
@@ -252,31 +251,28 @@ void multiply_panels(const Product& p, const ProductKernels& tiles, Panels& held
                      std::int64_t begin, std::int64_t end) {
   const std::int64_t block_rows =
       tiles.tile_rows *
-      std::max<std::int64_t>(1, kRowBlockBytes / (p.x_row_bytes * tiles.tile_rows));
+      std::max<std::int64_t>(1, tiles.row_block_bytes / (p.x_row_bytes * tiles.tile_rows));
   for (std::int64_t group = begin; group < end; group += held.count) {
     const std::int64_t count = std::min(held.count, end - group);
     for (std::int64_t c = 0; c < count; ++c) held.unpack(c, p, tiles, (group + c) * held.width);
-    for (std::int64_t block = 0; block < p.m(); block += block_rows) {
+    for (std::int64_t i = 0; i < p.m(); i += block_rows) {
       for (std::int64_t c = 0; c < count; ++c) {
         const std::int64_t j = (group + c) * held.width;
-        for (std::int64_t i = block; i < std::min(block + block_rows, p.m());
-             i += tiles.tile_rows) {
-          ProductTile tile{};
-          tile.x = p.x_rows + i * p.x_row_bytes;
-          tile.x_row_bytes = p.x_row_bytes;
-          tile.panel = held.panels + c * held.panel_bytes;
-          tile.groups = divide_up(p.k(), tiles.group_values);
-          tile.rows = static_cast<std::int32_t>(std::min<std::int64_t>(tiles.tile_rows, p.m() - i));
-          tile.columns = static_cast<std::int32_t>(std::min(held.width, p.n() - j));
-          tile.x_steps = p.x.steps.as<float>() + i;
-          tile.x_sums = p.x.code_sums.as<std::int32_t>() + i;
-          tile.w_scales = held.scales + c * held.width;
-          tile.w_biases = held.biases + c * held.width;
-          tile.y = {element_address(p.y, i, j), p.y.dtype == DType::kBF16};
-          tile.y_stride = p.y.row_stride;
-          tile.add = p.write == Write::kAdd;
-          tiles.tile(tile);
-        }
+        ProductStrip strip{};
+        strip.x = p.x_rows + i * p.x_row_bytes;
+        strip.x_row_bytes = p.x_row_bytes;
+        strip.panel = held.panels + c * held.panel_bytes;
+        strip.groups = divide_up(p.k(), tiles.group_values);
+        strip.rows = static_cast<std::int32_t>(std::min(block_rows, p.m() - i));
+        strip.columns = static_cast<std::int32_t>(std::min(held.width, p.n() - j));
+        strip.x_steps = p.x.steps.as<float>() + i;
+        strip.x_sums = p.x.code_sums.as<std::int32_t>() + i;
+        strip.w_scales = held.scales + c * held.width;
+        strip.w_biases = held.biases + c * held.width;
+        strip.y = {element_address(p.y, i, j), p.y.dtype == DType::kBF16};
+        strip.y_stride = p.y.row_stride;
+        strip.add = p.write == Write::kAdd;
+        tiles.strip(strip);
       }
     }
   }

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The example reader against the dense export of the same run. Usage: read_packed_test.sh QUEST READER
+set -eu
+quest=$1 reader=$2
+if ! python3 -c 'import numpy' 2>/dev/null; then
+  echo "skipped: there is no numpy"
+  exit 77
+fi
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$quest" data synth --out "$folder/text.txt" --tokens 200000 --seed 1 >/dev/null
+"$quest" train --data "$folder/text.txt" --out "$folder/run" --preset nano --steps 2 --seq-len 32 \
+  --batch-size 2 --scheme w3a4 --scheme-layer 'blocks.*.mlp.down=w4a4 none' --dtype f32 \
+  --set model.rope_layout=half >/dev/null 2>&1
+"$quest" export --model "$folder/run" --out "$folder/packed" --embedding-bits 8 >/dev/null
+"$quest" export --model "$folder/run" --out "$folder/dense" --format hf >/dev/null
+PYTHONDONTWRITEBYTECODE=1 python3 - "$reader" "$folder" <<'PYTHON'
+import importlib.util
+import sys
+
+import numpy as np
+
+spec = importlib.util.spec_from_file_location("read_packed", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+packed = module.read_folder(sys.argv[2] + "/packed")
+dense = dict(module.read_safetensors(sys.argv[2] + "/dense/model.safetensors"))
+assert packed.keys() == dense.keys(), packed.keys() ^ dense.keys()
+for name, wanted in dense.items():
+    error = np.sqrt(np.mean((packed[name] - wanted) ** 2.0) / np.mean(wanted ** 2.0))
+    limit = 0.02 if name == "model.embed_tokens.weight" else 0.004  # 8 bits; BF16
+    assert error < limit, (name, error)
+print(f"{len(dense)} tensors agree")
+PYTHON
