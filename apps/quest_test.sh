@@ -247,6 +247,43 @@ check "SIGTERM ends data prepare" test 143 -eq "$(stop_when TERM "$folder/p.tmp"
   "$quest" data prepare --in "$folder/long.txt" --out "$folder/p")"
 check "a stopped data prepare leaves nothing" test ! -e "$folder/p" -a ! -e "$folder/p.tmp"
 
+# A run, packed: the same loss and the same text.
+"$quest" train --preset nano --scheme w4a4 --data "$folder/t.txt" --steps 3 --seq-len 64 \
+  --batch-size 2 --threads 1 --out "$folder/run" >/dev/null 2>&1
+check "a tiny run ends" test $? -eq 0
+"$quest" export --model "$folder/run" --out "$folder/packed" --embedding-bits 32 --head-bits 32 \
+  --json >"$folder/export.json"
+check "export ends well" test $? -eq 0
+"$quest" export --model "$folder/run" --out "$folder/packed" >/dev/null 2>&1
+check "export does not overwrite" test $? -eq 1
+"$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
+check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
+"$quest" export --model "$folder/run" --out "$folder/again" --head-bits 5 >/dev/null 2>&1
+check "bits that there are not are a usage error" test $? -eq 2
+for kind in run packed; do
+  "$quest" eval --model "$folder/$kind" --data "$folder/u.txt" --threads 1 --json \
+    >"$folder/$kind.eval" 2>/dev/null
+  "$quest" generate --model "$folder/$kind" --temp 0 -n 40 --prompt 'The' --threads 1 \
+    >"$folder/$kind.text" 2>/dev/null
+  "$quest" info --model "$folder/$kind" --json >"$folder/$kind.info"
+done
+check "the packed model has the run's loss" python3 -c "
+import json, os, sys
+run, packed = (json.load(open('$folder/' + kind + '.eval')) for kind in ('run', 'packed'))
+info = json.load(open('$folder/packed.info'))
+size = os.path.getsize('$folder/packed/model.safetensors')
+sys.exit(not (abs(run['loss'] - packed['loss']) < 1e-4 and run['tokens'] == packed['tokens']
+              and info['packed'] and 0 <= size - info['stored_bytes'] < 20000))"
+check "the packed model writes the run's text" cmp -s "$folder/run.text" "$folder/packed.text"
+"$quest" bench infer --preset nano --scheme w4a4,w1a1 --vocab 300 --prefill 20 --decode 3 \
+  --threads 1 --repeat 1 --json >"$folder/infer.json" 2>/dev/null
+check "bench infer --json has a result a scheme" python3 -c "
+import json, sys
+results = json.load(open('$folder/infer.json'))['results']
+sys.exit([r['scheme'] for r in results] != ['w4a4', 'w1a1']
+         or not all(r['prefill_tokens_per_second'] > 0 < r['decode_tokens_per_second']
+                    for r in results))"
+
 # Benchmarks and the self-test: the keys that scripts read.
 "$quest" selftest --json >"$folder/selftest.json"
 check "the self-test passes here" test $? -eq 0

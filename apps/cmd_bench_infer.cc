@@ -1,0 +1,213 @@
+// quest bench infer: how fast packed models of some size run here, on random weights.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "apps/backends.h"
+#include "apps/bench_inference.h"
+#include "apps/command.h"
+#include "apps/machine.h"
+#include "apps/options.h"
+#include "apps/output.h"
+#include "apps/progress.h"
+#include "apps/text.h"
+#include "backend/cpu/peaks.h"
+#include "core/error.h"
+
+namespace quest::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct InferenceResult {
+  std::string preset;
+  std::string scheme;
+  int threads;
+  double weight_bytes;  ///< that a decoded token reads
+  double linear_flops;  ///< of one token in the linear layers of the blocks
+  InferenceTimes times;
+  Peaks peaks;
+};
+
+class BenchInferCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"bench infer",
+            "Measure packed models on random weights: a prompt at once, tokens one by one",
+            {"quest bench infer --preset 100M --scheme w4a4,w1a1",
+             "quest bench infer --preset 800M --scheme w4a4 --head-bits 8 --threads 1,2 --json"}};
+  }
+
+  void declare(CLI::App& app) override {
+    app.add_option("--preset", presets_, "sizes, with commas between or repeated [100M]")
+        ->type_name("NAME")
+        ->delimiter(',');
+    app.add_option("--scheme", schemes_, "schemes, likewise [w4a4,w2a2,w1a1]")
+        ->type_name("S")
+        ->delimiter(',');
+    app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]")
+        ->type_name("N")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1024));
+    add_whole(app, "--vocab", vocab_, {.low = 2, .high = 1 << 20}, "vocabulary");
+    add_whole(app, "--prefill", prefill_, {.low = 1, .high = 1 << 16}, "tokens of the prompt");
+    add_whole(app, "--decode", decode_, {.low = 1, .high = 1 << 16}, "tokens made one by one");
+    add_whole(app, "--embedding-bits", embedding_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
+    add_whole(app, "--head-bits", head_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
+    add_whole(app, "--repeat", repetitions_, {.low = 1, .high = 1000},
+              "timed repetitions, of which the median counts");
+    app.add_option("--dtype", dtype_, "of high-precision products: f32 or bf16")
+        ->type_name("TYPE")
+        ->capture_default_str();
+    app.add_flag("--json", json_, "print one JSON object");
+  }
+
+  int run() override {
+    if (dtype_ != "f32" && dtype_ != "bf16") {
+      throw UsageError(fmt::format("there is no --dtype '{}'; use f32 or bf16", dtype_));
+    }
+    for (const std::int64_t bits : {embedding_bits_, head_bits_}) {
+      if (bits != 16 && bits != 8 && bits != 4) {
+        throw UsageError(fmt::format("embedding and head have 16, 8 or 4 bits, not {}", bits));
+      }
+    }
+    std::vector<ModelDescription> models;
+    for (const std::string& preset : presets_) {
+      for (const std::string& scheme : schemes_) models.push_back(describe(preset, scheme));
+    }
+    std::map<int, Peaks> peaks;
+    for (const int threads : threads_) peaks[threads] = measure_peaks(threads);
+    Progress progress;
+    std::vector<InferenceResult> results;
+    const std::size_t total = models.size() * threads_.size();
+    for (std::size_t m = 0; m < models.size(); ++m) {
+      const RandomPackedTensors weights(models[m]);
+      for (const int threads : threads_) {
+        progress.update(static_cast<double>(results.size()) / static_cast<double>(total),
+                        fmt::format("{} of {}", results.size() + 1, total));
+        const auto inner = make_backend("cpu", threads);
+        TimingBackend backend(*inner);
+        const PackedModel model(backend, models[m], weights.view(),
+                                dtype_ == "bf16" ? DType::kBF16 : DType::kF32);
+        results.push_back({presets_[m / schemes_.size()], models[m].scheme.to_string(), threads,
+                           weights.decode_bytes(),
+                           2.0 * static_cast<double>(models[m].config.linear_parameters()),
+                           time_inference(backend, model, prefill_, decode_, repetitions_),
+                           peaks[threads]});
+      }
+    }
+    progress.finish();
+    report(results);
+    return 0;
+  }
+
+ private:
+  ModelDescription describe(const std::string& preset, const std::string& scheme) const {
+    ModelDescription model;
+    try {
+      model.config = ModelConfig::preset(preset, vocab_);
+      model.scheme = Scheme::parse(scheme);
+    } catch (const Error& error) {
+      throw UsageError(error.what());
+    }
+    model.config.max_positions = std::max(prefill_, decode_) + 1;
+    model.packed = StoredBits{static_cast<int>(embedding_bits_), static_cast<int>(head_bits_)};
+    return model;
+  }
+
+  double prefill_speed(const InferenceResult& r) const {
+    return static_cast<double>(prefill_) / median(r.times.prefill);
+  }
+  double decode_speed(const InferenceResult& r) const {
+    return static_cast<double>(decode_) / median(r.times.decode);
+  }
+  // Of the weights, while products run.
+  double product_gb_per_s(const InferenceResult& r) const {
+    return 1e-9 * r.weight_bytes * static_cast<double>(decode_) / median(r.times.decode_product);
+  }
+  double product_gops(const InferenceResult& r) const {
+    return 1e-9 * r.linear_flops * static_cast<double>(prefill_) / median(r.times.prefill_product);
+  }
+  // What reads of so many bytes can reach: they stay in a cache, or they do not.
+  static double read_peak(const InferenceResult& r) {
+    const bool cached = r.weight_bytes < double{16 << 20} * r.threads;
+    return cached ? r.peaks.shared_cache_gb_per_s : r.peaks.memory_gb_per_s;
+  }
+
+  void report(const std::vector<InferenceResult>& results) const {
+    const Machine machine = describe_machine();
+    if (json_) {
+      Json list = Json::array();
+      for (const InferenceResult& r : results) list.push_back(to_json(r));
+      Report report;
+      report.add_json("machine", app::to_json(machine));
+      report.add_json("results", list);
+      report.print(true);
+      return;
+    }
+    std::string text = to_text(machine);
+    text += fmt::format(
+        "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
+        "read      weights' bytes a token over the time of products, and the share of the peak\n"
+        "products  operations of the quantized layers, two a weight, and the share of int8's peak\n"
+        "          (VNNI)\n\n",
+        with_commas(vocab_), embedding_bits_, head_bits_, dtype_);
+    text += fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14}{:>14}{:>16}{:>18}\n", "preset", "scheme",
+                        "threads", "weights", fmt::format("prefill {}", prefill_),
+                        fmt::format("decode {}", decode_), "read GB/s", "products GOP/s");
+    for (const InferenceResult& r : results) {
+      text +=
+          fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme,
+                      r.threads, size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
+                      fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
+                                  100 * product_gb_per_s(r) / read_peak(r)),
+                      fmt::format("{:.0f} {:>4.0f} %", product_gops(r),
+                                  100 * product_gops(r) / r.peaks.int8_gops));
+    }
+    print_out(text);
+  }
+
+  Json to_json(const InferenceResult& r) const {
+    Json json;
+    json["preset"] = r.preset;
+    json["scheme"] = r.scheme;
+    json["threads"] = r.threads;
+    json["dtype"] = dtype_;
+    json["embedding_bits"] = embedding_bits_;
+    json["head_bits"] = head_bits_;
+    json["weight_bytes"] = r.weight_bytes;
+    json["prefill_tokens"] = prefill_;
+    json["decode_tokens"] = decode_;
+    json["prefill_tokens_per_second"] = prefill_speed(r);
+    json["decode_tokens_per_second"] = decode_speed(r);
+    json["prefill_seconds"] = r.times.prefill;
+    json["decode_seconds"] = r.times.decode;
+    json["decode_product_gb_per_s"] = product_gb_per_s(r);
+    json["read_peak_gb_per_s"] = read_peak(r);
+    json["prefill_product_gops"] = product_gops(r);
+    json["int8_peak_gops"] = r.peaks.int8_gops;
+    json["binary_peak_gops"] = r.peaks.binary_gops;
+    return json;
+  }
+
+  std::vector<std::string> presets_{"100M"};
+  std::vector<std::string> schemes_{"w4a4", "w2a2", "w1a1"};
+  std::vector<int> threads_{1, 2};
+  std::string dtype_ = "f32";
+  std::int64_t vocab_ = 32000;
+  std::int64_t prefill_ = 512;
+  std::int64_t decode_ = 128;
+  std::int64_t embedding_bits_ = 8;
+  std::int64_t head_bits_ = 8;
+  std::int64_t repetitions_ = 3;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_bench_infer_command() {
+  return std::make_unique<BenchInferCommand>();
+}
+
+}  // namespace quest::app
