@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "data/utf8.h"
 #include "infer/generate.h"
+#include "infer/stop_texts.h"
 #include "infer/text_stream.h"
 
 namespace quest::app {
@@ -36,6 +37,7 @@ class GenerateCommand : public Command {
         ->type_name("FILE")
         ->excludes(prompt);
     add_whole(app, "-n,--tokens", options_.max_tokens, {.low = 1}, "most tokens to make");
+    app.add_option("--stop", stop_, "end before this text; may be repeated")->type_name("TEXT");
     add_real(app, "--temp", options_.sampling.temperature, {.low = 0},
              "temperature; 0: always the likeliest token");
     add_whole(app, "--top-k", options_.sampling.top_k, {.low = 0},
@@ -71,12 +73,17 @@ class GenerateCommand : public Command {
 
     TextStream stream;
     show(stream.push(prompt_));
+    StopTexts stops(stop_);
     std::string bytes;
-    const Generation result = generate(session, prompt, options_, [&](std::int32_t token) {
-      const std::string_view piece = tokenizer.token_text(token);
+    const auto pass_on = [&](const std::string& piece) {
       bytes += piece;
       show(stream.push(piece));
+    };
+    options_.has_ended = [&] { return stops.found(); };
+    const Generation result = generate(session, prompt, options_, [&](std::int32_t token) {
+      pass_on(stops.push(tokenizer.token_text(token)));
     });
+    pass_on(stops.finish());
     show(stream.finish());
     if (!ends_line_) show("\n");
     report(result, bytes, prompt_tokens, context);
@@ -126,6 +133,7 @@ class GenerateCommand : public Command {
 
   ModelOptions model_;
   std::string prompt_, prompt_file_;
+  std::vector<std::string> stop_;
   GenerateOptions options_{.max_tokens = 200, .sampling = {.temperature = 0.8, .top_p = 0.95}};
   std::int64_t seed_ = 0;
   bool json_ = false;

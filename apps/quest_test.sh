@@ -134,6 +134,16 @@ result = json.load(open('$folder/a.json'))
 whole = open('$folder/a', encoding='utf-8', newline='').read()
 sys.exit(not (result['prompt'] + result['text']).rstrip('\n') == whole.rstrip('\n')
          or result['prompt'] != 'One £' or result['tokens'] != len(result['token_ids']))"
+stop=$(python3 -c "
+import json
+print(next(c for c in json.load(open('$folder/a.json'))['text'][3:] if ' ' < c < '~'))")
+"$quest" generate "${model[@]}" --prompt 'One £' -n 20 --seed 3 --json --stop "$stop" \
+  >"$folder/stop.json" 2>/dev/null
+check "--stop ends the text before that text" python3 -c "
+import json, sys
+whole, cut = (json.load(open('$folder/' + name))['text'] for name in ('a.json', 'stop.json'))
+reason = json.load(open('$folder/stop.json'))['stop_reason']
+sys.exit(not (reason == 'stop' and cut == whole[:whole.index(sys.argv[1])]))" "$stop"
 "$quest" generate "${model[@]}" --prompt 'One' -n 999 --temp 3 --seed 3 >/dev/null 2>"$folder/err"
 check "a full context ends the text" test $? -eq 0
 check "a full context is named" grep -q 'context of 64 tokens is full' "$folder/err"

@@ -14,6 +14,8 @@ std::string_view name(StopReason reason) {
       return "length";
     case StopReason::kContext:
       return "context";
+    case StopReason::kStopText:
+      return "stop";
   }
   return "";
 }
@@ -43,6 +45,10 @@ Generation generate(Session& session, std::span<const std::int32_t> prompt,
     result.tokens.push_back(token);
     on_token(token);
     lap();
+    if (options.has_ended && options.has_ended()) {
+      result.stop_reason = StopReason::kStopText;
+      return result;
+    }
     if (static_cast<std::int64_t>(result.tokens.size()) == options.max_tokens) {
       result.stop_reason = StopReason::kLength;
       return result;

@@ -20,14 +20,17 @@ struct GenerateOptions {
   /// Only the first `vocab` tokens are chosen from: a model may have more than its tokenizer. 0:
   /// all.
   std::int64_t vocab = 0;
+  /// Asked after each token: whether the text has ended. Null: never.
+  std::function<bool()> has_ended = nullptr;
 };
 
 enum class StopReason : std::uint8_t {
   kEndOfText,  ///< the end token was chosen; it is not among the tokens
   kLength,     ///< max_tokens were made
   kContext,    ///< the session is full
+  kStopText,   ///< options.has_ended said so
 };
-/// "end_of_text", "length", "context".
+/// "end_of_text", "length", "context", "stop".
 std::string_view name(StopReason reason);
 
 /// What `generate` did.
