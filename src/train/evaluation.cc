@@ -5,9 +5,11 @@
 #include <cassert>
 #include <cmath>
 #include <numbers>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "model/model.h"
 #include "train/non_finite.h"
 
 namespace quest {
@@ -26,6 +28,14 @@ struct PassTokens {
   Tensor tokens;
   Tensor targets;
 };
+
+// Where values broke, in a model whose weights can be searched; packed ones were checked on
+// loading.
+std::string place_of_non_finite(const RunnableModel& model, Activations& a, Tensor tokens) {
+  const auto* const searched = dynamic_cast<const Model*>(&model);
+  if (searched == nullptr) return "";
+  return ", first seen in " + find_non_finite(model.backend(), searched->llama(), a, tokens);
+}
 
 }  // namespace
 
@@ -82,9 +92,8 @@ Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource
       }
       total.tokens += static_cast<std::int64_t>(used);
       if (!std::isfinite(total.loss_sum)) {
-        throw NonFiniteError(
-            fmt::format("the evaluation loss is NaN or infinite, first seen in {}",
-                        find_non_finite(backend, model.llama(), a, device.tokens)));
+        throw NonFiniteError("the evaluation loss is NaN or infinite" +
+                             place_of_non_finite(model, a, device.tokens));
       }
     }
   }

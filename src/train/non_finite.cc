@@ -31,12 +31,13 @@ bool all_finite(Backend& backend, Tensor tensor) {
 std::string find_in_activations(Backend& backend, const Llama<QuantLinear>& model,
                                 const Activations& a) {
   // A pass that keeps no slot a layer remembers its last layer only.
-  const std::int64_t first = a.slots.size() == 1 ? model.config().layers - 1 : 0;
+  const std::int64_t first = a.shape.backward ? 0 : model.config().layers - 1;
   for (std::int64_t layer = first; layer < model.config().layers; ++layer) {
     const std::string block = "blocks." + std::to_string(layer);
     const LayerActivations& s = a.slot(layer);
-    if (layer == 0 && layer == first && a.slots.size() > 1 && !all_finite(backend, s.residual))
+    if (layer == 0 && a.shape.backward && !all_finite(backend, s.residual)) {
       return "the embedding's output";
+    }
     if (!all_finite(backend, s.qkv)) return "the output of " + block + ".attn.qkv";
     if (!all_finite(backend, s.attn_out)) return "the attention of " + block;
     if (!all_finite(backend, s.mid_residual)) return "the output of " + block + ".attn.out";
