@@ -214,7 +214,7 @@ check "an unknown option is a usage error" test $? -eq 2
 check "an unknown option gets the nearest one" grep -q \
   "^quest: error: --set: there is no option 'tempp'; the nearest is 'temp'$" "$folder/err"
 for command in "data synth" "data prepare" "tokenizer train" train eval generate info "bench peaks" \
-  "bench train" selftest; do
+  "bench train" "bench infer" export selftest; do
   "$quest" $command --print-config >"$folder/a.toml" 2>"$folder/err" &&
     "$quest" $command --config "$folder/a.toml" --print-config >"$folder/b.toml"
   check "quest $command --print-config prints" test -s "$folder/a.toml"
