@@ -311,12 +311,13 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
                                Write write) {
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
-  if (p.signs && (p.m() <= kDotRows || p.kernels.xor_tile == nullptr)) {
-    // A row at a time keeps the sums of a block of rows of w small.
-    return multiply_few_rows(p, workspace_, threads_);
-  }
-  if (p.signs) return multiply_signs(p, workspace_, threads_);
   if (p.m() <= kDotRows) return multiply_few_rows(p, workspace_, threads_);
+  // Many rows of signs: AMX tiles of bytes are 2.6 times as fast as xor and popcount on one thread
+  // of a Sapphire Rapids Xeon, so unpacking pays there.
+  if (p.signs && isa_ != Isa::kAmx) {
+    return p.kernels.xor_tile != nullptr ? multiply_signs(p, workspace_, threads_)
+                                         : multiply_few_rows(p, workspace_, threads_);
+  }
   multiply_many_rows(p, workspace_, threads_, quant_kernels(isa_).product);
 }
 
