@@ -30,9 +30,10 @@ constexpr std::array<Preset, 9> kPresets{{{"nano", 3, 128, 2},
                                           {"430M", 13, 1664, 13},
                                           {"800M", 16, 2048, 16}}};
 
-void check_positive(const char* what, std::int64_t value) {
+void check_positive(const char* what, std::int64_t value,
+                    std::int64_t most = std::int64_t{1} << 24) {
   if (value < 1) fail("model.{} must be at least 1, not {}", what, value);
-  if (value > (std::int64_t{1} << 24)) fail("model.{} = {} is too large", what, value);
+  if (value > most) fail("model.{} = {} is too large: {} is the most", what, value, most);
 }
 
 std::string block(std::int64_t layer) { return fmt::format("blocks.{}.", layer); }
@@ -67,7 +68,7 @@ std::int64_t ModelConfig::published_hidden(std::int64_t width) {
 }
 
 void ModelConfig::validate() const {
-  check_positive("layers", layers);
+  check_positive("layers", layers, 4096);
   check_positive("width", width);
   check_positive("heads", heads);
   check_positive("kv_heads", kv_heads);
