@@ -14,7 +14,7 @@ namespace quest {
 struct RunPlan {
   std::int64_t steps = 0;
   std::int64_t log_every = 10;
-  std::int64_t eval_every = 0;  ///< the end is always evaluated when there is validation data
+  std::int64_t eval_every = 0;    ///< the end is always evaluated when there is validation data
   std::int64_t sample_every = 0;  ///< if not 0, the end is sampled too
   std::int64_t save_every = 0;
   std::int64_t keep_last = 2;
