@@ -4,6 +4,7 @@
 namespace quest::app {
 
 std::unique_ptr<Command> make_bench_infer_command();
+std::unique_ptr<Command> make_bench_kernels_command();
 std::unique_ptr<Command> make_bench_peaks_command();
 std::unique_ptr<Command> make_bench_train_command();
 std::unique_ptr<Command> make_data_prepare_command();
@@ -27,6 +28,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_generate_command());
   commands.push_back(make_info_command());
   commands.push_back(make_bench_peaks_command());
+  commands.push_back(make_bench_kernels_command());
   commands.push_back(make_bench_train_command());
   commands.push_back(make_bench_infer_command());
   commands.push_back(make_selftest_command());

@@ -214,7 +214,7 @@ check "an unknown option is a usage error" test $? -eq 2
 check "an unknown option gets the nearest one" grep -q \
   "^quest: error: --set: there is no option 'tempp'; the nearest is 'temp'$" "$folder/err"
 for command in "data synth" "data prepare" "tokenizer train" train eval generate info "bench peaks" \
-  "bench train" "bench infer" export selftest; do
+  "bench kernels" "bench train" "bench infer" export selftest; do
   "$quest" $command --print-config >"$folder/a.toml" 2>"$folder/err" &&
     "$quest" $command --config "$folder/a.toml" --print-config >"$folder/b.toml"
   check "quest $command --print-config prints" test -s "$folder/a.toml"
@@ -321,6 +321,16 @@ check "bench peaks --json has rates" python3 -c "
 import json, sys
 rates = {r['peak']: r['rate'] for r in json.load(open('$folder/peaks.json'))['results']}
 sys.exit(not all(rates[p] > 0 for p in ('f32_fma', 'int8', 'read_l2', 'read_memory', 'product_f32')))"
+"$quest" bench kernels --only "attention,quantize_rows w4 bf16" --samples 1 --sample-ms 1 --json \
+  >"$folder/kernels.json" 2>/dev/null
+check "bench kernels --json has times, work and bound of the kernels asked for" python3 -c "
+import json
+results = json.load(open('$folder/kernels.json'))['results']
+assert {r['kernel'] for r in results} == {'attention', 'attention_backward', 'quantize_rows w4 bf16'}
+assert all(r['seconds'][0] > 0 and r['bytes'] > 0 and r['bound'] and r['share'] > 0 for r in results)
+"
+"$quest" bench kernels --only frobnicate >/dev/null 2>&1
+check "a kernel that does not exist is a usage error" test $? -eq 2
 "$quest" bench train --scheme w9a9 >/dev/null 2>&1
 check "a wrong scheme of a benchmark is a usage error" test $? -eq 2
 

@@ -46,6 +46,17 @@ inline constexpr std::array<ProductCase, 6> kProductSpeedCases{{{2048, 640, 640}
                                                                 {2048, 1024, 1024},
                                                                 {2048, 2048, 2048},
                                                                 {1, 2048, 2048}}};
+/// Sizes of kernels that work row by row: from a second-level cache, and the widths of a step.
+struct RowCase {
+  std::int64_t rows, columns;
+};
+inline constexpr std::array<RowCase, 3> kRowSpeedCases{{{64, 1024}, {2048, 640}, {2048, 2816}}};
+/// Causal attention as training calls it.
+inline constexpr std::array<AttentionShape, 4> kAttentionSpeedCases{
+    {{16, 128, 128, 128, 4, 4, 64},
+     {4, 512, 512, 512, 5, 5, 128},
+     {1, 2048, 2048, 2048, 4, 4, 64},
+     {1, 2048, 2048, 2048, 4, 4, 128}}};
 
 /// A tensor that owns its memory, aligned to 64 bytes, zeroed.
 class OwnedTensor {

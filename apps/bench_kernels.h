@@ -1,0 +1,38 @@
+// Kernels of a backend at the sizes that decide speed, each with the work it does.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/kernel_cases.h"
+
+namespace quest::app {
+
+/// The unit that a kernel's products need; what has no products is bound by memory alone.
+enum class Unit : std::uint8_t { kNone, kF32, kBF16, kInt8, kBinary };
+
+/// One kernel at one size: its operands, what it computes and what it moves.
+struct KernelCase {
+  Unit unit = Unit::kNone;
+  double operations = 0;  ///< multiply-adds times two, of `unit`
+  double elements = 0;    ///< values that a kernel without products works on
+  double bytes = 0;       ///< that one call reads and writes, each operand once
+  std::function<void(Backend&)> run = nullptr;
+  std::deque<OwnedTensor> memory = {};  ///< what `run` reads and writes
+};
+
+/// The name of a case, and how to make it: operands of all cases together would fill the memory.
+struct KernelCaseMaker {
+  std::string kernel;  ///< as in backend.h, with the types: "matmul bf16"
+  std::string size;    ///< "2048 x 640 x 640"
+  std::function<KernelCase()> make;
+};
+
+/// All kernels at the speed sizes of backend/kernel_cases.h.
+std::vector<KernelCaseMaker> kernel_cases();
+
+}  // namespace quest::app

@@ -1,0 +1,230 @@
+// quest bench kernels: each kernel at the sizes that decide speed, as a share of what bounds it.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "apps/bench_inference.h"
+#include "apps/bench_kernels.h"
+#include "apps/command.h"
+#include "apps/machine.h"
+#include "apps/options.h"
+#include "apps/output.h"
+#include "apps/progress.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/peaks.h"
+#include "core/error.h"
+
+namespace quest::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// What a kernel cannot beat: the slower of its products at the unit's peak and its bytes at the
+/// read rate of the level of memory that holds them.
+struct Bound {
+  double seconds = 0;
+  std::string name;  ///< "AMX int8", "memory"
+};
+
+struct UnitRate {
+  const char* name;
+  double gops;
+};
+
+UnitRate unit_rate(Unit unit, const Peaks& peaks, Isa isa) {
+  const bool tiles = isa == Isa::kAmx;
+  switch (unit) {
+    case Unit::kF32:
+      return {"f32 FMA", peaks.f32_gflops};
+    case Unit::kBF16:
+      if (tiles) return {"AMX bf16", peaks.amx_bf16_gflops};
+      return {"f32 FMA", peaks.f32_gflops};
+    case Unit::kInt8:
+      if (tiles) return {"AMX int8", peaks.amx_int8_gops};
+      return {"int8", peaks.int8_gops};
+    case Unit::kBinary:
+      if (tiles && peaks.amx_int8_gops > peaks.binary_gops) {
+        return {"AMX int8", peaks.amx_int8_gops};
+      }
+      return {"binary", peaks.binary_gops};
+    case Unit::kNone:
+      break;
+  }
+  return {"", 0};
+}
+
+Bound bound_of(const KernelCase& c, const Peaks& peaks, Isa isa) {
+  Bound bound;
+  const double share = c.bytes / peaks.threads;
+  if (share <= double{512 << 10}) {
+    bound = {c.bytes / (1e9 * peaks.cache_gb_per_s), "L2"};
+  } else if (share <= double{8 << 20}) {
+    bound = {c.bytes / (1e9 * peaks.shared_cache_gb_per_s), "L3"};
+  } else {
+    bound = {c.bytes / (1e9 * peaks.memory_gb_per_s), "memory"};
+  }
+  const UnitRate unit = unit_rate(c.unit, peaks, isa);
+  if (unit.gops > 0 && c.operations / (1e9 * unit.gops) > bound.seconds) {
+    bound = {c.operations / (1e9 * unit.gops), unit.name};
+  }
+  return bound;
+}
+
+// Seconds of one call in each of `samples` samples, which take `sample_seconds` each or one call.
+std::vector<double> time_calls(Backend& backend, const KernelCase& c, std::int64_t samples,
+                               double sample_seconds) {
+  const auto timed = [&](std::int64_t calls) {
+    const auto start = std::chrono::steady_clock::now();
+    for (std::int64_t i = 0; i < calls; ++i) c.run(backend);
+    backend.synchronize();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    return elapsed.count() / static_cast<double>(calls);
+  };
+  timed(1);
+  const auto calls = static_cast<std::int64_t>(std::clamp(sample_seconds / timed(1), 1.0, 1e6));
+  std::vector<double> seconds;
+  for (std::int64_t i = 0; i < samples; ++i) seconds.push_back(timed(calls));
+  return seconds;
+}
+
+struct KernelResult {
+  std::string kernel, size;
+  int threads = 1;
+  double operations = 0, elements = 0, bytes = 0;
+  Bound bound;
+  std::vector<double> seconds;
+
+  double share() const { return bound.seconds / median(seconds); }
+  double spread() const {
+    const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
+    return (*most - *least) / median(seconds);
+  }
+  std::string rate() const {
+    const double giga = 1e-9 / median(seconds);
+    if (operations > 0) return fmt::format("{:.0f} GOP/s", giga * operations);
+    return fmt::format("{:.2f} Gelem/s {:>5.1f} GB/s", giga * elements, giga * bytes);
+  }
+};
+
+class BenchKernelsCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"bench kernels",
+            "Measure each kernel at the sizes that decide speed, beside what bounds it",
+            {"quest bench kernels --threads 1,2",
+             "quest bench kernels --only quantized_matmul,attention --json",
+             "QUEST_ISA=avx512 quest bench kernels --only quantized_matmul"}};
+  }
+
+  void declare(CLI::App& app) override {
+    app.add_option("--only", only_,
+                   "kernels whose name holds one of these texts, with commas between or repeated")
+        ->type_name("TEXT")
+        ->delimiter(',');
+    app.add_option("--threads", threads_, "numbers of threads, likewise [1]")
+        ->type_name("N")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1024));
+    add_whole(app, "--samples", samples_, {.low = 1, .high = 1000},
+              "timed samples of each, of which the median counts");
+    add_whole(app, "--sample-ms", sample_ms_, {.low = 1, .high = 10000},
+              "milliseconds of a sample at least; a long call is a sample alone");
+    app.add_flag("--json", json_, "print one JSON object");
+  }
+
+  int run() override {
+    std::vector<KernelCaseMaker> makers = kernel_cases();
+    std::erase_if(makers, [&](const KernelCaseMaker& maker) { return !wanted(maker.kernel); });
+    if (makers.empty()) throw UsageError("no kernel's name holds any of the texts of --only");
+    const Isa isa = choose_isa();
+    std::vector<Peaks> peaks;
+    std::vector<std::unique_ptr<Backend>> backends;
+    for (const int threads : threads_) {
+      peaks.push_back(measure_peaks(threads));
+      backends.push_back(make_cpu_backend(threads));
+    }
+    Progress progress;
+    std::vector<KernelResult> results;
+    for (std::size_t m = 0; m < makers.size(); ++m) {
+      progress.update(static_cast<double>(m) / static_cast<double>(makers.size()),
+                      makers[m].kernel + " " + makers[m].size);
+      const KernelCase c = makers[m].make();
+      for (std::size_t t = 0; t < backends.size(); ++t) {
+        results.push_back(
+            {makers[m].kernel, makers[m].size, threads_[t], c.operations, c.elements, c.bytes,
+             bound_of(c, peaks[t], isa),
+             time_calls(*backends[t], c, samples_, 1e-3 * static_cast<double>(sample_ms_))});
+      }
+    }
+    progress.finish();
+    report(results, isa);
+    return 0;
+  }
+
+ private:
+  bool wanted(const std::string& kernel) const {
+    return only_.empty() || std::any_of(only_.begin(), only_.end(), [&](const std::string& text) {
+             return kernel.find(text) != std::string::npos;
+           });
+  }
+
+  void report(const std::vector<KernelResult>& results, Isa isa) const {
+    const Machine machine = describe_machine();
+    if (json_) {
+      Json list = Json::array();
+      for (const KernelResult& r : results) list.push_back(to_json(r));
+      Report report;
+      report.add_json("machine", app::to_json(machine));
+      report.add_json("isa", std::string(isa_name(isa)));
+      report.add_json("results", list);
+      report.print(true);
+      return;
+    }
+    std::string text = to_text(machine);
+    text += fmt::format(
+        "kernels   {}; medians of {}, spread from the fastest to the slowest sample\n"
+        "share     of the rate at which the kernel's bound allows: a unit's peak, or reads of the\n"
+        "          level of memory that holds all operands; both measured just now\n\n",
+        isa_name(isa), samples_);
+    text += fmt::format("{:<32}{:<24}{:>8}{:>12}{:>9}{:>27}{:>8}  {}\n", "kernel", "size",
+                        "threads", "us", "spread", "rate", "share", "bound");
+    for (const KernelResult& r : results) {
+      text += fmt::format("{:<32}{:<24}{:>8}{:>12.1f}{:>7.0f} %{:>27}{:>6.0f} %  {}\n", r.kernel,
+                          r.size, r.threads, 1e6 * median(r.seconds), 100 * r.spread(), r.rate(),
+                          100 * r.share(), r.bound.name);
+    }
+    print_out(text);
+  }
+
+  static Json to_json(const KernelResult& r) {
+    Json json;
+    json["kernel"] = r.kernel;
+    json["size"] = r.size;
+    json["threads"] = r.threads;
+    json["seconds"] = r.seconds;
+    json["operations"] = r.operations;
+    json["elements"] = r.elements;
+    json["bytes"] = r.bytes;
+    json["bound"] = r.bound.name;
+    json["bound_seconds"] = r.bound.seconds;
+    json["share"] = r.share();
+    return json;
+  }
+
+  std::vector<std::string> only_;
+  std::vector<int> threads_{1};
+  std::int64_t samples_ = 5;
+  std::int64_t sample_ms_ = 5;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_bench_kernels_command() {
+  return std::make_unique<BenchKernelsCommand>();
+}
+
+}  // namespace quest::app
