@@ -139,6 +139,7 @@ class BenchTrainCommand : public Command {
     return {"bench train",
             "Measure training steps of one or more schemes, in turns, on random tokens",
             {"quest bench train --preset micro --batch-size 16 --seq-len 128 --dtype bf16",
+             "quest bench train --preset micro --scheme none,w4a4 --backward float,int8",
              "quest bench train --preset 30M --dtype bf16 --json    # vocabulary 32,000",
              "quest bench train --set model.width=192 --batch-size 8 --seq-len 64"}};
   }
@@ -148,6 +149,10 @@ class BenchTrainCommand : public Command {
     app.add_option("--scheme", schemes_,
                    "schemes to compare, with commas between or repeated [none,w4a4]")
         ->type_name("S")
+        ->delimiter(',');
+    app.add_option("--backward", backwards_,
+                   "products of the gradients to compare for each scheme of integers: float, int8")
+        ->type_name("NAME")
         ->delimiter(',');
     add_whole(app, "--steps", steps_, {.low = 1, .high = 100000},
               fmt::format("timed steps of each, after {} untimed ones", kWarmupSteps));
@@ -162,10 +167,15 @@ class BenchTrainCommand : public Command {
     }
     std::vector<TrainerConfig> configs;
     for (const std::string& scheme : schemes(settings)) {
-      TrainSettings one = settings;
-      one.scheme.base = scheme;
-      configs.push_back(trainer_config(one, load_tokenizer(one.data.tokenizer)->vocab_size(),
-                                       kWarmupSteps + steps_));
+      for (const std::string& backward : backwards(settings)) {
+        TrainSettings one = settings;
+        one.scheme.base = scheme;
+        assign(one, parse_assignment("train.backward", backward, "--backward"));
+        configs.push_back(trainer_config(one, load_tokenizer(one.data.tokenizer)->vocab_size(),
+                                         kWarmupSteps + steps_));
+        // Where no product is one of integers, all backward passes are the same.
+        if (!configs.back().scheme.base().integer_product()) break;
+      }
     }
     const std::unique_ptr<Backend> backend =
         make_backend(settings.run.device, settings.run.threads);
@@ -190,6 +200,11 @@ class BenchTrainCommand : public Command {
     if (!schemes_.empty()) return schemes_;
     if (settings.scheme.base == "none") return {"none"};
     return {"none", settings.scheme.base};
+  }
+
+  std::vector<std::string> backwards(const TrainSettings& settings) const {
+    if (!backwards_.empty()) return backwards_;
+    return {settings.train.backward};
   }
 
   static void compare(std::vector<TrainingResult>& results) {
@@ -224,6 +239,7 @@ class BenchTrainCommand : public Command {
                    const TrainingResult& result) const {
     Json json;
     json["scheme"] = result.config.scheme.to_string();
+    json["backward"] = gradient_products_name(result.config.backward);
     json["preset"] = settings.model.preset;
     json["parameters"] = result.config.model.parameters();
     json["dtype"] = settings.run.dtype;
@@ -273,6 +289,10 @@ class BenchTrainCommand : public Command {
     const auto percent = [](double share) { return fmt::format("{:.1f} %", 100 * share); };
     using R = const TrainingResult&;
     row("scheme", [](R r) { return r.config.scheme.to_string(); });
+    row("backward", [](R r) {
+      return r.config.scheme.base().integer_product() ? gradient_products_name(r.config.backward)
+                                                      : std::string_view("float");
+    });
     row("tokens/s", [&](R r) { return speed(r.tokens_per_second(r.times.median_seconds())); });
     row("  slowest step", [&](R r) { return speed(r.tokens_per_second(r.times.most_seconds())); });
     row("  fastest step", [&](R r) { return speed(r.tokens_per_second(r.times.least_seconds())); });
@@ -289,7 +309,7 @@ class BenchTrainCommand : public Command {
   }
 
   SettingsFlags settings_;
-  std::vector<std::string> schemes_;
+  std::vector<std::string> schemes_, backwards_;
   std::int64_t steps_ = 7;
   bool json_ = false;
   UnitPeak peak_{};

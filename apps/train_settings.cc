@@ -50,6 +50,7 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
   config.model = model_config(settings, tokenizer_vocab);
   config.scheme = model_scheme(settings, config.model);
   config.compute = compute_dtype(settings);
+  config.backward = train.backward == "int8" ? GradientProducts::kInt8 : GradientProducts::kFloat;
   config.batch_size = train.batch_size;
   config.grad_accum = train.grad_accum;
   config.seq_len = train.seq_len;

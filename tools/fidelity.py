@@ -47,13 +47,14 @@ def split_text(order, folder):
     return train, valid
 
 
-def train(args, table, order, texts, init, scheme, folder):
+def train(args, table, order, texts, init, scheme, folder, extra=()):
     command = [args.quest, "train", "--data", texts[0], "--val-data", texts[1],
                "--tokenizer", "bytes", "--order", order, "--init", init, "--scheme", scheme,
                "--steps", table["steps"], "--seq-len", table["seq_len"], "--batch-size", 16,
                "--lr", 1e-3, "--warmup", 0.1, "--schedule", "cosine", "--eval-every", 0,
                "--save-every", 0, "--dtype", args.dtype, "--threads", args.threads,
                "--out", folder, "--overwrite", "--json"]
+    command += extra
     for key, value in table["shape"].items():
         command += ["--set", f"model.{key}={value}"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "core/tensor.h"
+#include "quant/gradient_rounding.h"
 #include "quant/row_quantizer.h"
 
 namespace quest {
@@ -130,6 +131,18 @@ class Backend {
   /// d_z [N, K] += d_y [M, N]^T Zx, where Zx are x's quantized values: the weight gradient in the
   /// rotated domain, not yet masked. d_z f32; d_y as above.
   virtual void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) = 0;
+
+  /// As quantized_matmul_grad_input, on integers throughout: G = d_y[m,n] step_n / 2 in f32 is
+  /// rounded to integers g with one scale a row m (see LineRounding; the bits are those of `key` at
+  /// (m, n)), then d_z[m,k] (= or +=) scale_m * sum_n g_mn (2 qw_nk + 1). The integer is exact;
+  /// N <= 32768. Unbiased: the expectation over keys is that of quantized_matmul_grad_input.
+  virtual void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                         const RoundingKey& key, Write write) = 0;
+  /// As quantized_matmul_grad_weight, likewise: G = d_y[m,n] step_m / 2, one scale a column n and
+  /// block of kRoundedRows rows m; d_z[n,k] += scale_n * sum_m g_mn (2 qx_mk + 1) for each block in
+  /// turn.
+  virtual void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                          const RoundingKey& key) = 0;
 
   // --- Packed weights ---
   // A device that cannot run packed models has none of these: they throw Error that says so.

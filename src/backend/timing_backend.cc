@@ -92,6 +92,18 @@ void TimingBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Q
         [&] { inner_.quantized_matmul_grad_weight(d_z, d_y, x); });
 }
 
+void TimingBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                              const RoundingKey& key, Write write) {
+  timed(Work::kBackwardProduct, product_flops(d_z, d_y.cols()),
+        [&] { inner_.integer_matmul_grad_input(d_z, d_y, w, key, write); });
+}
+
+void TimingBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                               const RoundingKey& key) {
+  timed(Work::kBackwardProduct, product_flops(d_z, d_y.rows()),
+        [&] { inner_.integer_matmul_grad_weight(d_z, d_y, x, key); });
+}
+
 void TimingBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                                   Write write) {
   timed(Work::kForwardProduct, product_flops(y, w.columns),

@@ -70,6 +70,10 @@ class TimingBackend : public Backend {
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
+  void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                 const RoundingKey& key, Write write) override;
+  void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                  const RoundingKey& key) override;
   void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                      Write write) override;
   void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,

@@ -8,7 +8,7 @@ namespace {
 
 // Head and loss in chunks of rows; the rows of d_final are set to the gradient of a.final_x.
 void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activations& a,
-               Tensor targets, float loss_scale, Tensor d_final) {
+               Tensor targets, float loss_scale, Tensor d_final, RoundingKeys* rounding) {
   const std::int64_t rows = a.shape.rows();
   for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {
     const std::int64_t end = std::min(begin + a.head.rows, rows);
@@ -18,7 +18,8 @@ void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activati
     backend.cross_entropy(a.losses.rows_slice(begin, end), a.correct.rows_slice(begin, end),
                           d_logits, logits, targets.rows_slice(begin, end), loss_scale);
     const Tensor d_rotated = scratch_view(a.scratch.d_rotated, end - begin, d_final.cols());
-    model.head().backward(backend, d_final.rows_slice(begin, end), d_logits, input, d_rotated);
+    model.head().backward(backend, d_final.rows_slice(begin, end), d_logits, input, d_rotated,
+                          rounding);
   }
 }
 
@@ -32,30 +33,31 @@ Tensor as_output_gradient(Backend& backend, const BackwardScratch& scratch) {
 
 void mlp_backward(Backend& backend, const Llama<QuantLinear>& model,
                   const Block<QuantLinear>& block, const LayerActivations& s,
-                  const BackwardScratch& scratch) {
+                  const BackwardScratch& scratch, RoundingKeys* rounding) {
   const ModelConfig& c = model.config();
   const std::int64_t rows = s.residual.rows();
   const Tensor d_hidden = scratch_view(scratch.d_wide, rows, c.hidden);
   block.down.backward(backend, d_hidden, as_output_gradient(backend, scratch), s.down_in,
-                      scratch_view(scratch.d_rotated, rows, c.hidden));
+                      scratch_view(scratch.d_rotated, rows, c.hidden), rounding);
   const Tensor gate = s.gate_up.columns(0, c.hidden);
   const Tensor up = s.gate_up.columns(c.hidden, 2 * c.hidden);
   backend.swiglu_backward(gate, up, d_hidden, gate, up);  // in place: gate_up becomes its gradient
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.gate_up.backward(backend, d_x, s.gate_up, s.gate_up_in,
-                         scratch_view(scratch.d_rotated, rows, c.width));
+                         scratch_view(scratch.d_rotated, rows, c.width), rounding);
   backend.rmsnorm_backward(scratch.d_residual, block.d_mlp_norm, d_x, s.mid_residual,
                            block.mlp_norm, s.mlp_rstd);
 }
 
 void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
                         const Block<QuantLinear>& block, const LayerActivations& s,
-                        const PassShape& shape, const BackwardScratch& scratch) {
+                        const PassShape& shape, const BackwardScratch& scratch,
+                        RoundingKeys* rounding) {
   const ModelConfig& c = model.config();
   const std::int64_t rows = shape.rows();
   const Tensor d_out = scratch_view(scratch.d_wide, rows, c.query_width());
   block.out.backward(backend, d_out, as_output_gradient(backend, scratch), s.out_in,
-                     scratch_view(scratch.d_rotated, rows, c.query_width()));
+                     scratch_view(scratch.d_rotated, rows, c.query_width()), rounding);
   const std::int64_t q_end = c.query_width();
   const std::int64_t k_end = q_end + c.kv_width();
   const std::int64_t v_end = c.qkv_width();
@@ -68,7 +70,8 @@ void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
   backend.rope(d_qkv.columns(0, k_end), model.rope_cos(), model.rope_sin(), c.rope_layout, 0,
                shape.length, true);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
-  block.qkv.backward(backend, d_x, d_qkv, s.qkv_in, scratch_view(scratch.d_rotated, rows, c.width));
+  block.qkv.backward(backend, d_x, d_qkv, s.qkv_in, scratch_view(scratch.d_rotated, rows, c.width),
+                     rounding);
   backend.rmsnorm_backward(scratch.d_residual, block.d_attn_norm, d_x, s.residual, block.attn_norm,
                            s.attn_rstd);
 }
@@ -76,21 +79,21 @@ void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
 }  // namespace
 
 void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activations& a,
-                      Tensor tokens, Tensor targets, float loss_scale,
+                      Tensor tokens, Tensor targets, float loss_scale, RoundingKeys* rounding,
                       std::vector<LayerError>* errors) {
   KvCache pass_through;
   model.forward(backend, tokens, a, pass_through, errors);
 
   const BackwardScratch& scratch = a.scratch;
   const Tensor d_final = scratch_view(scratch.d_wide, a.shape.rows(), model.config().width);
-  head_loss(backend, model, a, targets, loss_scale, d_final);
+  head_loss(backend, model, a, targets, loss_scale, d_final, rounding);
   backend.zero(scratch.d_residual);
   backend.rmsnorm_backward(scratch.d_residual, model.d_final_norm(), d_final, a.last_residual,
                            model.final_norm(), a.final_rstd);
   for (std::int64_t layer = model.config().layers - 1; layer >= 0; --layer) {
     const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
-    mlp_backward(backend, model, block, a.slot(layer), scratch);
-    attention_backward(backend, model, block, a.slot(layer), a.shape, scratch);
+    mlp_backward(backend, model, block, a.slot(layer), scratch, rounding);
+    attention_backward(backend, model, block, a.slot(layer), a.shape, scratch, rounding);
   }
   backend.embedding_backward(model.d_embedding(), scratch.d_residual, tokens);
 }

@@ -50,9 +50,10 @@ class QuantLinear {
 
   /// d_x float [R, K] = the input's gradient, and the weight's gradient += its share in the domain
   /// in which it adds up; `finish_gradient` ends it. `d_z` is scratch shaped as d_x and of the
-  /// compute type; it may not alias d_x.
-  void backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input,
-                Tensor d_z) const;
+  /// compute type; it may not alias d_x. Where the product is one of integers, so are those of the
+  /// gradients if there are `rounding` keys; without (null) they are float products.
+  void backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input, Tensor d_z,
+                RoundingKeys* rounding) const;
   /// Masks and rotates the summed weight gradient: once a step, after the last micro-batch.
   void finish_gradient(Backend& backend) const;
 
@@ -89,6 +90,8 @@ class QuantLinear {
   };
 
   void take_prepared(Segment& segment, Arena& prepared) const;
+  void integer_gradients(Backend& backend, const Segment& segment, Tensor target, Tensor d_out,
+                         const QuantizedRows& x, RoundingKeys* rounding, Write write) const;
   Tensor gradient_of(const Segment& segment) const;
 
   LinearLayout layout_;

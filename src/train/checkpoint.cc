@@ -113,6 +113,7 @@ void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenize
     json["tokens"] = state.tokens;
     json["seed"] = state.seed;
     json["data_seed"] = state.data_seed;
+    json["backward"] = gradient_products_name(trainer.config().backward);
     json["data"] = state.data;
     for (const std::string& name : text_files(temporary)) {
       json["files"][name] = checksum_of(read_file(temporary / name));

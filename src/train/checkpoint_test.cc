@@ -93,6 +93,20 @@ TEST_F(CheckpointTest, ResumedTrainingIsBitForBitTheUninterruptedOne) {
   }
 }
 
+TEST_F(CheckpointTest, ResumedTrainingRoundsGradientsAsTheUninterruptedOne) {
+  TrainerConfig config = tiny_run_config();
+  config.backward = GradientProducts::kInt8;
+  const auto whole = make(config);
+  for (int step = 0; step < 2; ++step) whole->step();
+  const fs::path path = save(*whole);
+  EXPECT_NE(contents(path).at("trainer_state.json").find("\"backward\": \"int8\""),
+            std::string::npos);
+  const auto resumed = make(config);
+  load_checkpoint(*resumed, path);
+  for (int step = 0; step < 2; ++step) EXPECT_EQ(resumed->step().loss, whole->step().loss);
+  EXPECT_EQ(weights_of(*resumed), weights_of(*whole));
+}
+
 TEST_F(CheckpointTest, SavingTwiceGivesTheSameBytesAndChangesNothing) {
   const auto trainer = make(tiny_run_config());
   trainer->step();

@@ -28,6 +28,8 @@ constexpr int64_t kOperandChunkBytes = 32 << 20;
 constexpr int64_t kTileChunkRows = 1024;
 constexpr int64_t kTileChunkColumns = 2048;
 constexpr int64_t kTileBlockRows = 128;
+// Columns that the rounding of a weight gradient's operand takes at a time.
+constexpr int64_t kRoundedColumns = 128;
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -58,19 +60,33 @@ int64_t chunk_rows(int64_t rows, int64_t columns, int64_t element) {
   return std::min(rows, std::max<int64_t>(1, kOperandChunkBytes / (columns * element)));
 }
 
-// Forward and backward of `outputs` rows of weights with `columns` columns on `rows` rows of input.
-ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, DType compute,
+// Values of K in a group of a packed operand: pairs widened to 16 bits, four bytes, or a tile's
+// row.
+int64_t group_values() {
+  const Isa isa = choose_isa();
+  return isa < Isa::kAvx512 ? 2 : isa == Isa::kAmx ? 64 : 4;
+}
+int64_t packed_bytes(int64_t values) {
+  return round_up(values, group_values()) * (group_values() == 2 ? 2 : 1);
+}
+
+// `outputs` rows of weights with `columns` columns on `rows` rows of input.
+ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, int threads) {
+  ProductScratch scratch;
+  scratch.packed_weights = round_up(outputs, 16) * (packed_bytes(columns) + 8);
+  if (group_values() == 2 || columns % group_values() != 0) {
+    scratch.packed_inputs = rows * packed_bytes(columns);
+  }
+  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
+  return scratch;
+}
+
+// Its gradients as float products.
+ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, DType compute,
                                int threads) {
   const auto element = static_cast<int64_t>(size_bytes(compute));
-  // Codes are packed in groups: pairs widened to 16 bits, four bytes, or a tile's row of 64 bytes.
-  const Isa isa = choose_isa();
-  const int64_t group = isa < Isa::kAvx512 ? 2 : isa == Isa::kAmx ? 64 : 4;
-  const int64_t row_bytes = round_up(columns, group) * (group == 2 ? 2 : 1);
   ProductScratch scratch;
-  scratch.packed_weights = round_up(outputs, 16) * (row_bytes + 8);
-  if (group == 2 || columns % group != 0) scratch.packed_inputs = rows * row_bytes;
-  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
-  if (isa == Isa::kAmx && compute == DType::kBF16) {
+  if (choose_isa() == Isa::kAmx && compute == DType::kBF16) {
     const int64_t chunk = std::min(round_up(rows, 32), kTileChunkRows);
     const bool in_place = outputs % 32 == 0;
     scratch.operand_a = std::max(chunk, in_place ? 0 : rows) * round_up(outputs, 32) * 2;
@@ -83,6 +99,22 @@ ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, D
   if (compute == DType::kBF16) {
     scratch.operand_a = std::max(chunk_rows(rows, outputs, 2), most) * outputs * 2;
   }
+  return scratch;
+}
+
+// Its gradients as integer products: d_y as rows and, a block of rows at a time, as columns, with a
+// scale and a sum each, and the codes as panels.
+ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns, int threads) {
+  const int64_t width = group_values() == 2 ? 16 : 32;
+  const int64_t block = std::min(rows, kRoundedRows);
+  ProductScratch scratch;
+  scratch.operand_a =
+      std::max(rows * (packed_bytes(outputs) + 8), outputs * (packed_bytes(block) + 8));
+  scratch.operand_b =
+      round_up(columns, width) * std::max(packed_bytes(outputs), packed_bytes(block));
+  scratch.rows = round_up(outputs, 32) * 4;
+  scratch.sums = threads * std::max(width * std::max(outputs, block),
+                                    kRoundedColumns * (8 + 64 + round_up(block, 64)));
   return scratch;
 }
 
@@ -99,7 +131,11 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
                         !(config.scheme.for_layer(layout.parts[i + 1].name, fallback) == scheme);
       if (!last) continue;
       if (scheme.integer_product()) {
-        most.include(integer_product(rows, outputs, layout.columns, config.compute, threads));
+        const int64_t columns = layout.columns;
+        most.include(integer_product(rows, outputs, columns, threads));
+        most.include(config.backward == GradientProducts::kInt8
+                         ? integer_gradients(rows, outputs, columns, threads)
+                         : float_gradients(rows, outputs, columns, config.compute, threads));
       }
       outputs = 0;
     }

@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kMiB = 1 << 20;
 
-TrainerConfig config_for(const char* scheme, DType compute) {
+TrainerConfig config_for(const std::string& scheme, DType compute) {
   TrainerConfig config;
   config.model = ModelConfig::preset("nano", 256);
   config.batch_size = 4;
@@ -21,9 +21,11 @@ TrainerConfig config_for(const char* scheme, DType compute) {
 }
 
 TEST(RunMemory, WorkspaceIsWhatTheKernelsOfAStepAskFor) {
-  for (const char* scheme : {"none", "w4a4", "w2a16", "w1a1"}) {
+  for (const std::string scheme : {"none", "w4a4", "w2a16", "w1a1", "w4a4 int8"}) {
     for (const DType compute : {DType::kF32, DType::kBF16}) {
-      const TrainerConfig config = config_for(scheme, compute);
+      const bool int8 = scheme.ends_with(" int8");
+      TrainerConfig config = config_for(scheme.substr(0, scheme.find(" int8")), compute);
+      if (int8) config.backward = GradientProducts::kInt8;
       CpuBackend backend(2);
       Trainer trainer(backend, config, [&](std::int64_t, std::int64_t, Batch& batch) {
         batch.rows = config.batch_size;

@@ -19,11 +19,39 @@ std::size_t batch_bytes(const TrainerConfig& config) {
   return 2 * (static_cast<std::size_t>(config.batch_size * config.seq_len) * 4 + 64) + 64;
 }
 
+// The integers of an input gradient are summed over a layer's outputs in 32 bits.
+const TrainerConfig& checked(const TrainerConfig& config) {
+  constexpr std::int64_t kMostOutputs = 32768;
+  if (config.backward != GradientProducts::kInt8) return config;
+  const auto check = [&](const LinearLayout& layout, const LinearScheme& fallback) {
+    std::int64_t outputs = 0;
+    for (const LinearPart& part : layout.parts) {
+      if (config.scheme.for_layer(part.name, fallback).integer_product()) outputs += part.rows;
+    }
+    if (outputs > kMostOutputs) {
+      fail("--backward int8 supports layers of at most {} outputs; {} has {}", kMostOutputs,
+           layout.parts.front().name, outputs);
+    }
+  };
+  for (std::int64_t layer = 0; layer < config.model.layers; ++layer) {
+    check(qkv_layout(config.model, layer), config.scheme.base());
+    check(out_layout(config.model, layer), config.scheme.base());
+    check(gate_up_layout(config.model, layer), config.scheme.base());
+    check(down_layout(config.model, layer), config.scheme.base());
+  }
+  check(head_layout(config.model), LinearScheme());
+  return config;
+}
+
 }  // namespace
+
+std::string_view gradient_products_name(GradientProducts products) {
+  return products == GradientProducts::kInt8 ? "int8" : "float";
+}
 
 Trainer::Trainer(Backend& backend, const TrainerConfig& config, BatchSource batches)
     : backend_(backend),
-      config_(config),
+      config_(checked(config)),
       batches_(std::move(batches)),
       model_(backend_, config.model, config.scheme, config.compute, true),
       optimizer_(model_, config.optimizer),
@@ -74,8 +102,11 @@ double Trainer::run_micro_batch(std::int64_t micro, std::vector<LayerError>* err
   backend_.copy(tokens_, batch_.inputs().reshaped(tokens_.shape));
   backend_.copy(targets_, batch_.targets().reshaped(targets_.shape));
   const double loss_scale = 1.0 / static_cast<double>(config_.tokens_per_step());
+  RoundingKeys keys(config_.seed, static_cast<std::uint32_t>(steps_done_),
+                    static_cast<std::uint32_t>(micro));
   forward_backward(backend_, model_.llama(), activations_, tokens_, targets_,
-                   static_cast<float>(loss_scale), errors);
+                   static_cast<float>(loss_scale),
+                   config_.backward == GradientProducts::kInt8 ? &keys : nullptr, errors);
   backend_.zero(loss_sum_);
   backend_.sum(loss_sum_, activations_.losses);
   double loss_sum = 0.0;

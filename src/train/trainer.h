@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/timing_backend.h"
@@ -16,17 +17,24 @@
 
 namespace quest {
 
+/// What the two gradients of an integer product are computed in: floats of the compute type, or
+/// integers after stochastic rounding of the output gradient to 8 bits.
+enum class GradientProducts : std::uint8_t { kFloat, kInt8 };
+/// "float", "int8".
+std::string_view gradient_products_name(GradientProducts products);
+
 /// Everything that determines the numbers of a run, given the data.
 struct TrainerConfig {
   ModelConfig model;
   Scheme scheme;
   DType compute = DType::kF32;
+  GradientProducts backward = GradientProducts::kFloat;
   std::int64_t batch_size = 1;  ///< sequences of a micro-batch
   std::int64_t grad_accum = 1;  ///< micro-batches of a step
   std::int64_t seq_len = 1;
   Schedule schedule;
   OptimizerConfig optimizer;
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;  ///< of the initial weights and of the rounding of gradients
 
   std::int64_t tokens_per_step() const { return batch_size * grad_accum * seq_len; }
 };

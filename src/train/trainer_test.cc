@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "train/tiny_run_for_test.h"
 
 namespace quest {
@@ -133,6 +134,108 @@ TEST_P(TrainerTest, MeasuredBytesAreThoseThatAreTaken) {
   EXPECT_EQ(bytes.model.parameters, trainer->model().arenas().parameters.used_bytes());
   EXPECT_EQ(bytes.model.gradients, trainer->model().arenas().gradients.used_bytes());
   EXPECT_EQ(bytes.model.prepared, trainer->model().arenas().prepared.used_bytes());
+}
+
+TrainerConfig int8_config(const char* scheme, DType compute) {
+  TrainerConfig config = tiny_run_config(scheme, compute);
+  config.backward = GradientProducts::kInt8;
+  return config;
+}
+
+TEST(Int8Backward, TheSameSeedGivesTheSameBitsAndAnotherOneDoesNot) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+    const auto run = [&](std::uint64_t seed) {
+      TrainerConfig config = int8_config("w4a4", compute);
+      Trainer trainer(*backend, config, tiny_batches(config));
+      config.seed = seed;
+      Trainer rounded(*backend, config, tiny_batches(config));
+      std::vector<Tensor> weights;
+      trainer.model().llama().for_each_parameter(
+          [&](const Parameter& parameter) { weights.push_back(parameter.value); });
+      std::size_t index = 0;
+      rounded.model().llama().for_each_parameter(
+          [&](const Parameter& parameter) { backend->copy(parameter.value, weights[index++]); });
+      for (int step = 0; step < 2; ++step) rounded.step();
+      return gradients_of(rounded);
+    };
+    const auto gradients = run(3);
+    EXPECT_EQ(gradients, run(3));
+    EXPECT_NE(gradients, run(4));
+  }
+}
+
+TEST(Int8Backward, TheMeanGradientOverSeedsIsTheFloatOne) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  TrainerConfig config = tiny_run_config("w4a4");
+  const auto gradients = [&] {
+    Trainer trainer(*backend, config, tiny_batches(config));
+    Rng rng(5, RngPurpose::kTest);
+    trainer.model().llama().for_each_parameter([&](const Parameter& parameter) {
+      for (std::int64_t i = 0; i < parameter.value.numel(); ++i) {
+        parameter.value.as<float>()[i] = static_cast<float>(0.1 * rng.normal());
+      }
+    });
+    trainer.step();
+    return gradients_of(trainer);
+  };
+  const std::vector<float> exact = gradients();
+  config.backward = GradientProducts::kInt8;
+  constexpr int kSeeds = 400;
+  std::vector<float> mean(exact.size());
+  double single = 0.0;
+  for (int seed = 0; seed < kSeeds; ++seed) {
+    config.seed = static_cast<std::uint64_t>(seed);
+    const std::vector<float> rounded = gradients();
+    single += std::pow(relative_distance(rounded, exact), 2) / kSeeds;
+    for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += rounded[i] / kSeeds;
+  }
+  // Independent errors of mean 0 shrink by the root of their number; ones that add up do not.
+  EXPECT_GT(std::sqrt(single), 1e-3);
+  EXPECT_NEAR(relative_distance(mean, exact) / std::sqrt(single / kSeeds), 1.0, 0.25);
+}
+
+TEST(Int8Backward, EveryMicroBatchIsRoundedByItsOwnBits) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  TrainerConfig config = int8_config("w4a4", DType::kF32);
+  const auto same = [&](std::int64_t, std::int64_t, Batch& batch) {
+    tiny_batches(config)(0, 0, batch);
+  };
+  const auto gradients = [&](std::int64_t accum) {
+    config.grad_accum = accum;
+    Trainer trainer(*backend, config, same);
+    trainer.step();
+    return gradients_of(trainer);
+  };
+  // Were both micro-batches rounded alike, two of them would give the gradient of one.
+  EXPECT_GT(relative_distance(gradients(2), gradients(1)), 1e-3);
+}
+
+TEST(Int8Backward, LossFallsOnTextThatCanBeLearned) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  for (const char* scheme : {"w4a4", "w1a1", "w8a8"}) {
+    TrainerConfig config = int8_config(scheme, DType::kF32);
+    config.schedule = {ScheduleKind::kCosine, 1e-2, 0.1, 4.0, 40};
+    config.batch_size = 8;
+    Trainer trainer(*backend, config, tiny_batches(config));
+    double last = 0.0;
+    for (int step = 0; step < 40; ++step) last = trainer.step().loss;
+    EXPECT_LT(last, 3.0) << scheme;
+  }
+}
+
+TEST(Int8Backward, ALayerWithMoreOutputsThanItsIntegersAllowIsRefused) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  TrainerConfig config = int8_config("w4a4", DType::kF32);
+  config.model.hidden = 16400;
+  try {
+    Trainer trainer(*backend, config, tiny_batches(config));
+    FAIL() << "was not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "--backward int8 supports layers of at most 32768 outputs; blocks.0.mlp.gate has "
+              "32800");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, TrainerTest,

@@ -33,6 +33,10 @@ class CpuBackend : public Backend {
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
+  void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                 const RoundingKey& key, Write write) override;
+  void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                  const RoundingKey& key) override;
 
   void* allocate(std::size_t bytes) override;
   void deallocate(void* data, std::size_t bytes) noexcept override;

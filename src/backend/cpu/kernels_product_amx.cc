@@ -167,6 +167,7 @@ const ProductKernels kProductAmx = {
     .reads_codes = true,
     .pack_panel = pack_panel,
     .pack_row = pack_row,
+    .pack_integers = pack_row,
     .strip = strip,
     .pack_dot_row = nullptr,
     .dot_tile = nullptr,

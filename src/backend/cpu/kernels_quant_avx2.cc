@@ -1,5 +1,6 @@
 // Quantization kernels compiled for avx2.
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/simd16_avx2.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/quantize_rows.inc.h"
@@ -12,6 +13,7 @@ namespace quest {
 
 const QuantKernels kQuantKernelsAvx2 = {
     .product = kWordsProduct,
+    .rounding = &kRoundingAvx2,
     .bf16_product = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,

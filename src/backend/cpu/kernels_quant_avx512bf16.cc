@@ -1,5 +1,6 @@
 // Quantization kernels compiled for avx512 and AVX512_BF16, whose conversion to bf16 they use.
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the header above.
@@ -13,6 +14,7 @@ namespace quest {
 
 const QuantKernels kQuantKernelsAvx512Bf16 = {
     .product = kVnniProduct,
+    .rounding = &kRoundingAvx512,
     .bf16_product = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,

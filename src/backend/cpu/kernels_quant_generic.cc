@@ -1,5 +1,6 @@
 // Quantization kernels compiled for generic.
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/simd16_generic.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/quantize_rows.inc.h"
@@ -12,6 +13,7 @@ namespace quest {
 
 const QuantKernels kQuantKernelsGeneric = {
     .product = kWordsProduct,
+    .rounding = &kRoundingGeneric,
     .bf16_product = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,

@@ -217,6 +217,7 @@ constexpr ProductKernels kVnniProduct = {
     .reads_codes = true,
     .pack_panel = pack_vnni_panel,
     .pack_row = pack_vnni_row,
+    .pack_integers = pack_vnni_row,
     .strip = vnni_strip,
     .pack_dot_row = pack_dot_row,
     .dot_tile = dot_tile<4>,

@@ -16,6 +16,14 @@ void pack_words_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t co
   if (columns % 2 != 0) __builtin_memset(out + 2 * columns, 0, 2);
 }
 
+void pack_words_integers(std::uint8_t* out, const std::int8_t* integers, std::int64_t columns) {
+  for (std::int64_t k = 0; k < columns; ++k) {
+    const auto twice = static_cast<std::int16_t>(2 * integers[k]);
+    __builtin_memcpy(out + 2 * k, &twice, sizeof twice);
+  }
+  if (columns % 2 != 0) __builtin_memset(out + 2 * columns, 0, 2);
+}
+
 void pack_words_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
                       std::int64_t rows, std::int64_t columns) {
   if (rows < 16 || columns % 2 != 0) {
@@ -80,6 +88,7 @@ constexpr ProductKernels kWordsProduct = {
     .reads_codes = false,
     .pack_panel = pack_words_panel,
     .pack_row = pack_words_row,
+    .pack_integers = pack_words_integers,
     .strip = words_strip,
     .pack_dot_row = nullptr,
     .dot_tile = nullptr,

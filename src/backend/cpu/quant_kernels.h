@@ -10,6 +10,7 @@
 namespace quest {
 
 enum class Isa : std::uint8_t;
+struct RoundingKernels;
 
 /// A row of f32 or bf16 values.
 struct FloatRow {
@@ -104,6 +105,9 @@ struct ProductKernels {
                      std::int64_t rows, std::int64_t columns);
   /// out [groups * group_bytes] = one row of x.
   void (*pack_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  /// The same for a row of integers g instead of codes: `strip` then makes
+  /// T = 2 sum_k g_ik (2 qw_jk + 1), given the sums of g as x_sums and zeros as w_biases.
+  void (*pack_integers)(std::uint8_t* out, const std::int8_t* integers, std::int64_t columns);
   void (*strip)(const ProductStrip& strip);
   /// out [K rounded up to 64] = one row of x for dot_tile, which is null where packing always pays.
   void (*pack_dot_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
@@ -148,6 +152,7 @@ struct Bf16Kernels {
 
 struct QuantKernels {
   ProductKernels product;
+  const RoundingKernels* rounding;
   const Bf16Kernels* bf16_product;  ///< null where dense products of expanded codes are as fast
   /// One row of Backend::quantize_rows. The sum of squares is taken in f32 over a Hadamard block
   /// and in f64 over blocks; a row whose squares overflow f32 counts as infinite.

@@ -10,26 +10,6 @@
 namespace quest {
 namespace {
 
-/// Codes drawn from [low, high], their sums, and steps.
-OwnedQuantizedRows random_codes(std::int64_t rows, std::int64_t columns, int low, int high,
-                                std::uint64_t seed, bool unit_steps) {
-  OwnedQuantizedRows quantized(rows, columns);
-  Rng rng(seed, RngPurpose::kTest);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < columns; ++k) {
-      const int code =
-          low + static_cast<int>(rng.below(static_cast<std::uint64_t>(high - low + 1)));
-      quantized.codes.view().row<std::int8_t>(r)[k] = static_cast<std::int8_t>(code);
-      sum += code;
-    }
-    quantized.code_sums.view().as<std::int32_t>()[r] = sum;
-    quantized.steps.view().as<float>()[r] =
-        unit_steps ? 2.0f : static_cast<float>(0.1 + rng.uniform());
-  }
-  return quantized;
-}
-
 std::int64_t odd_product(const OwnedQuantizedRows& x, const OwnedQuantizedRows& w, std::int64_t i,
                          std::int64_t j) {
   std::int64_t total = 0;
