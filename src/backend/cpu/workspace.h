@@ -28,9 +28,11 @@ class Workspace {
     kSums,
     kAttention,
     kPackedRows,
-    kPackedSums
+    kPackedSums,
+    kKeys,
+    kValues
   };
-  static constexpr std::size_t kSlots = 13;
+  static constexpr std::size_t kSlots = 15;
 
   Workspace() = default;
   ~Workspace();
