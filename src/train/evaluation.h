@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 
 #include "data/loader.h"
 #include "data/tokenizer.h"
@@ -35,9 +34,8 @@ struct EvalSource {
 
 /// Runs the model (weights ready) over all batches in passes of `a`'s shape; batches may have
 /// any number of rows of `a.shape.length` tokens. Throws NonFiniteError when a loss is NaN or
-/// infinite. Attention reads keys and values as the pass computed them or, with `kept`, as a cache
-/// of that type keeps them.
+/// infinite.
 Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource& source,
-                    const Tokenizer& tokenizer, std::optional<DType> kept = std::nullopt);
+                    const Tokenizer& tokenizer);
 
 }  // namespace quest

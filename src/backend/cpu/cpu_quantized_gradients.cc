@@ -5,7 +5,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
-#include "backend/cpu/tile_gradients.h"
+#include "backend/cpu/tile_product.h"
 
 namespace quest {
 namespace {
@@ -51,8 +51,11 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t n = w.codes.rows();
   assert(d_y.cols() == n && d_z.cols() == w.codes.cols() && d_z.rows() == d_y.rows());
-  if (d_y.dtype == DType::kBF16 && kernels.bf16_product != nullptr) {
-    tile_grad_input({workspace_, threads_, *kernels.bf16_product}, d_z, d_y, w, write);
+  if (d_y.dtype == DType::kBF16 && kernels.tiles != nullptr) {
+    TileSource values = columns_source(w.codes, kernels.tiles->pack_pairs_codes);
+    values.steps = w.steps.as<float>();
+    multiply_tiles({workspace_, threads_, *kernels.tiles},
+                   {rows_source(d_y, kernels.tiles->pack_rows_bf16), values, d_z, write});
     return;
   }
   const Tensor values =
@@ -88,8 +91,12 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   const std::int64_t n = d_y.cols();
   const std::int64_t k = x.codes.cols();
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == n && d_z.cols() == k);
-  if (d_y.dtype == DType::kBF16 && kernels.bf16_product != nullptr) {
-    tile_grad_weight({workspace_, threads_, *kernels.bf16_product}, d_z, d_y, x);
+  if (d_y.dtype == DType::kBF16 && kernels.tiles != nullptr) {
+    TileSource values = columns_source(x.codes, kernels.tiles->pack_pairs_codes);
+    values.steps = x.steps.as<float>();
+    multiply_tiles(
+        {workspace_, threads_, *kernels.tiles},
+        {columns_source(d_y, kernels.tiles->pack_columns_bf16), values, d_z, Write::kAdd});
     return;
   }
   const float* const steps = x.steps.as<float>();

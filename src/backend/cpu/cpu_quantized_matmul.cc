@@ -1,10 +1,11 @@
-// CpuBackend: the integer product of quantized rows, and its two gradients.
+// CpuBackend: the integer product of quantized rows.
 #include <algorithm>
 #include <cassert>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/tile_product.h"
 
 namespace quest {
 namespace {
@@ -87,6 +88,8 @@ void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
 
 /// Rows of x up to which w is read where it lies, if the instruction set can.
 constexpr std::int64_t kDotRows = 32;
+/// The same where there are tiles: packing w for them takes as long as 8 rows of dot products.
+constexpr std::int64_t kDotRowsBesideTiles = 8;
 
 void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& kernels, Tensor y,
                        const QuantizedRows& x, const QuantizedRows& w, Write write) {
@@ -124,20 +127,13 @@ void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& 
   });
 }
 
-}  // namespace
-
-void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
-                                  Write write) {
+void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels& kernels, Tensor y,
+                        const QuantizedRows& x, const QuantizedRows& w, Write write) {
   const std::int64_t m = x.codes.rows();
   const std::int64_t n = w.codes.rows();
   const std::int64_t k = x.codes.cols();
-  assert(w.codes.cols() == k && y.rows() == m && y.cols() == n && k <= 32768);
-  const ProductKernels& kernels = quant_kernels(isa_).product;
-  if (kernels.dot_tile != nullptr && m <= kDotRows) {
-    return multiply_few_rows(workspace_, threads_, kernels, y, x, w, write);
-  }
-  const PackedWeights packed_w = pack_weights(workspace_, threads_, kernels, w);
-  const PackedInputs packed_x = pack_inputs(workspace_, threads_, kernels, x);
+  const PackedWeights packed_w = pack_weights(workspace, threads, kernels, w);
+  const PackedInputs packed_x = pack_inputs(workspace, threads, kernels, x);
   const std::int64_t width = kernels.panel_columns;
   const std::int64_t panels = divide_up(n, width);
   const std::int64_t tiles = divide_up(m, kernels.tile_rows);
@@ -170,16 +166,58 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
     }
   };
   // Rows of x are split where there are enough of them; else the panels of w.
-  if (tiles >= 4 * threads_ || tiles >= panels) {
+  if (tiles >= 4 * threads || tiles >= panels) {
     const std::int64_t grain = divide_up(kProductsPerThread, kernels.tile_rows * n * k);
-    parallel_for(threads_, tiles, grain, [&](std::int64_t begin, std::int64_t end, int) {
+    parallel_for(threads, tiles, grain, [&](std::int64_t begin, std::int64_t end, int) {
       compute(begin, end, 0, panels);
     });
   } else {
     const std::int64_t grain = divide_up(kProductsPerThread, width * m * k);
-    parallel_for(threads_, panels, grain,
+    parallel_for(threads, panels, grain,
                  [&](std::int64_t begin, std::int64_t end, int) { compute(0, tiles, begin, end); });
   }
+}
+
+void multiply_on_tiles(const TileContext& context, Tensor y, const QuantizedRows& x,
+                       const QuantizedRows& w, Write write) {
+  const std::int64_t m = x.codes.rows();
+  const std::int64_t n = w.codes.rows();
+  const auto k = static_cast<std::int32_t>(x.codes.cols());
+  // T = 4 sum qx qw + 2 sum qx + (2 sum qw + K).
+  const std::int64_t width = divide_up(n, kTileLanes) * kTileLanes;
+  const Tensor numbers =
+      context.workspace.tensor(Workspace::Slot::kRows, {2 * width + m}, DType::kF32);
+  float* const column_scales = numbers.as<float>();
+  auto* const column_biases = reinterpret_cast<std::int32_t*>(column_scales + width);
+  std::int32_t* const row_biases = column_biases + width;
+  for (std::int64_t j = 0; j < width; ++j) {
+    column_scales[j] = j < n ? w.steps.as<float>()[j] * 0.25f : 0.0f;
+    column_biases[j] = j < n ? 2 * w.code_sums.as<std::int32_t>()[j] + k : 0;
+  }
+  for (std::int64_t i = 0; i < m; ++i) row_biases[i] = 2 * x.code_sums.as<std::int32_t>()[i];
+  const TileScales scales{2, row_biases, column_biases, x.steps.as<float>(), column_scales};
+  multiply_tiles(context,
+                 {rows_source(x.codes, context.kernels.pack_rows_bytes),
+                  rows_source(w.codes, context.kernels.pack_transposed_bytes), y, write, &scales});
+}
+
+}  // namespace
+
+void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                  Write write) {
+  const std::int64_t m = x.codes.rows();
+  assert(w.codes.cols() == x.codes.cols() && y.rows() == m && y.cols() == w.codes.rows());
+  assert(x.codes.cols() <= 32768);
+  const QuantKernels& kernels = quant_kernels(isa_);
+  const ProductKernels& product = kernels.product;
+  const std::int64_t dot_rows = kernels.tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
+  if (product.dot_tile != nullptr && m <= dot_rows) {
+    return multiply_few_rows(workspace_, threads_, product, y, x, w, write);
+  }
+  if (kernels.tiles != nullptr) {
+    return multiply_on_tiles({workspace_, threads_, *kernels.tiles}, y, x, w, write);
+  }
+  multiply_many_rows(workspace_, threads_, product, y, x, w, write);
 }
 
 }  // namespace quest

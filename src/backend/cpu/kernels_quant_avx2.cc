@@ -14,7 +14,7 @@ namespace quest {
 const QuantKernels kQuantKernelsAvx2 = {
     .product = kWordsProduct,
     .rounding = &kRoundingAvx2,
-    .bf16_product = nullptr,
+    .tiles = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -15,7 +15,7 @@ namespace quest {
 const QuantKernels kQuantKernelsAvx512 = {
     .product = kVnniProduct,
     .rounding = &kRoundingAvx512,
-    .bf16_product = nullptr,
+    .tiles = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -14,7 +14,7 @@ namespace quest {
 const QuantKernels kQuantKernelsGeneric = {
     .product = kWordsProduct,
     .rounding = &kRoundingGeneric,
-    .bf16_product = nullptr,
+    .tiles = nullptr,
     .quantize_row = quantize_row,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -104,6 +104,75 @@ TEST(CpuProducts, WeightGradientIsTheReferences) {
   }
 }
 
+// Sums of more than 640 values, 21 and more bundles of 32 columns, and 9 and more of rows: kernels
+// that cut products into passes over the sum and into blocks have several of each.
+constexpr ProductCase kSeveralBlocks{293, 690, 700};
+
+TEST(CpuProducts, MatmulInSeveralPassesIsTheReferences) {
+  const ProductCase c = kSeveralBlocks;
+  const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
+  fill_normal(x, 1);
+  fill_normal(w, 2);
+  const Bound bound = sum_bound(c.k, row_norms(x), row_norms(w));
+  for (const DType out : kFloats) {
+    check([](Backend& backend, Tensor y, Tensor a,
+             Tensor b) { backend.matmul(y, a, b, Write::kAdd); },
+          x, w, c.m, c.n, out, bound, "matmul " + describe(c, DType::kBF16, out));
+  }
+}
+
+TEST(CpuProducts, InputGradientInSeveralPassesIsTheReferences) {
+  const ProductCase c{kSeveralBlocks.m, kSeveralBlocks.k, kSeveralBlocks.n};
+  const Sliced d_y(c.m, c.n, DType::kBF16, 1);
+  const OwnedTensor w({c.n, c.k}, DType::kBF16);
+  fill_normal(w, 2);
+  const Bound bound = sum_bound(c.n, row_norms(d_y), column_norms(w));
+  for (const Write write : {Write::kSet, Write::kAdd}) {
+    check([write](Backend& backend, Tensor d_x, Tensor a,
+                  Tensor b) { backend.matmul_grad_input(d_x, a, b, write); },
+          d_y, w, c.m, c.k, DType::kBF16, bound,
+          "input gradient " + describe(c, DType::kBF16, DType::kBF16));
+  }
+}
+
+TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
+  const ProductCase c{kSeveralBlocks.k, kSeveralBlocks.m, kSeveralBlocks.n};
+  const Sliced d_y(c.m, c.n, DType::kBF16, 1);
+  const OwnedTensor x({c.m, c.k}, DType::kBF16);
+  fill_normal(x, 2);
+  check([](Backend& backend, Tensor d_w, Tensor a,
+           Tensor b) { backend.matmul_grad_weight(d_w, a, b); },
+        d_y, x, c.n, c.k, DType::kF32, sum_bound(c.m, column_norms(d_y), column_norms(x)),
+        "weight gradient " + describe(c, DType::kBF16, DType::kF32));
+}
+
+// Where tiles multiply, the order of sums does not depend on who adds them.
+TEST(CpuProducts, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
+  if (available_isas().back() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
+  const ProductCase c = kSeveralBlocks;
+  const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
+  const OwnedTensor d_y({c.m, c.n}, DType::kBF16);
+  fill_normal(x, 1);
+  fill_normal(w, 2);
+  fill_normal(d_y, 3);
+  const auto run = [&](int threads) {
+    CpuBackend backend(threads, Isa::kAmx);
+    OwnedTensor y({c.m, c.n}, DType::kF32), d_x({c.m, c.k}, DType::kF32);
+    OwnedTensor d_w({c.n, c.k}, DType::kF32);
+    backend.matmul(y, x, w, Write::kSet);
+    backend.matmul_grad_input(d_x, d_y, w, Write::kSet);
+    backend.matmul_grad_weight(d_w, d_y, x);
+    return std::array{std::move(y), std::move(d_x), std::move(d_w)};
+  };
+  const auto alone = run(1);
+  for (const int threads : {2, 3}) {
+    const auto together = run(threads);
+    for (std::size_t i = 0; i < alone.size(); ++i) {
+      EXPECT_TRUE(alone[i].same_bytes(together[i])) << "product " << i << ", " << threads;
+    }
+  }
+}
+
 TEST(CpuProducts, OperandsLargerThanABlockAreWidenedPieceByPiece) {
   // 1030 rows are two blocks and a rest where bf16 operands must become f32.
   const ProductCase c{1030, 520, 3};

@@ -2,6 +2,7 @@
 #include "backend/cpu/quant_kernels.h"
 
 #include "backend/cpu/isa.h"
+#include "backend/cpu/tile_kernels.h"
 
 namespace quest {
 
@@ -12,7 +13,7 @@ namespace {
 QuantKernels with_product_amx() {
   QuantKernels kernels = kQuantKernelsAvx512Bf16;
   kernels.product = kProductAmx;
-  kernels.bf16_product = &kBf16ProductAmx;
+  kernels.tiles = &kTileKernelsAmx;
   kernels.product.pack_dot_row = kQuantKernelsAvx512Bf16.product.pack_dot_row;
   kernels.product.dot_tile = kQuantKernelsAvx512Bf16.product.dot_tile;
   return kernels;

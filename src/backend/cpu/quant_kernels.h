@@ -11,6 +11,7 @@ namespace quest {
 
 enum class Isa : std::uint8_t;
 struct RoundingKernels;
+struct TileKernels;
 
 /// A row of f32 or bf16 values.
 struct FloatRow {
@@ -114,46 +115,10 @@ struct ProductKernels {
   void (*dot_tile)(const DotTile& tile);
 };
 
-/// Rows of a bf16 product with f32 sums against one panel: out = sums, plus `partial` where it is
-/// not null, plus what stood in out where `add`.
-struct Bf16Strip {
-  const std::uint8_t* a;       ///< values of row 0, group 0
-  std::int64_t a_row_bytes;    ///< from one row to the next one of its 16
-  std::int64_t a_group_bytes;  ///< from 32 summed values to the next 32
-  std::int64_t a_tile_bytes;   ///< from 16 rows to the next 16
-  const std::uint8_t* panel;   ///< kBf16GroupBytes a group
-  std::int64_t groups;         ///< of 32 summed values
-  std::int32_t rows;           ///< any number
-  std::int32_t columns;        ///< 1..32
-  const float* partial;        ///< element (0, 0)
-  std::int64_t partial_stride;
-  FloatRow out;  ///< element (0, 0)
-  std::int64_t out_stride;
-  bool add;
-};
-
-static constexpr std::int64_t kBf16GroupValues = 32;
-static constexpr std::int64_t kBf16PanelColumns = 32;
-static constexpr std::int64_t kBf16GroupBytes = 2048;
-
-/// bf16 products that read codes; for gradients, so bits may differ from other ways to compute
-/// them.
-struct Bf16Kernels {
-  /// One group of a panel = the values (codes + 1/2) step, rounded to bf16, of `rows` <= 32 summed
-  /// rows and `columns` <= 32 columns; zeros where there is no row or no column.
-  void (*pack_codes)(std::uint8_t* group, const std::int8_t* codes, std::int64_t stride,
-                     const float* steps, std::int64_t rows, std::int64_t columns);
-  /// The transpose of `rows` <= 32 summed rows of `columns` <= 32 values as operand a: 16 of its
-  /// rows [16][32] at `upper`, the others at `lower`, zeros where there is no value.
-  void (*pack_transposed)(std::uint8_t* upper, std::uint8_t* lower, const std::uint16_t* x,
-                          std::int64_t stride, std::int64_t rows, std::int64_t columns);
-  void (*strip)(const Bf16Strip& strip);
-};
-
 struct QuantKernels {
   ProductKernels product;
   const RoundingKernels* rounding;
-  const Bf16Kernels* bf16_product;  ///< null where dense products of expanded codes are as fast
+  const TileKernels* tiles;  ///< null where the CPU has no tile registers
   /// One row of Backend::quantize_rows. The sum of squares is taken in f32 over a Hadamard block
   /// and in f64 over blocks; a row whose squares overflow f32 counts as infinite.
   void (*quantize_row)(const RowCodes& to, FloatRow x, const RowRule& rule);
@@ -182,6 +147,5 @@ extern const QuantKernels kQuantKernelsAvx512;
 extern const QuantKernels kQuantKernelsAvx512Bf16;
 /// Without pack_dot_row and dot_tile, which are those of AVX-512.
 extern const ProductKernels kProductAmx;
-extern const Bf16Kernels kBf16ProductAmx;
 
 }  // namespace quest

@@ -29,8 +29,8 @@ class Workspace {
     kAttention,
     kPackedRows,
     kPackedSums,
-    kKeys,
-    kValues
+    kTiles,
+    kTileColumns
   };
   static constexpr std::size_t kSlots = 15;
 

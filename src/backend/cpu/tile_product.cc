@@ -1,0 +1,240 @@
+// Packing, blocking and threads of products on tile registers.
+#include "backend/cpu/tile_product.h"
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+#include "backend/cpu/parallel.h"
+
+namespace quest {
+namespace {
+
+/// Groups of a packed bundle of rows, which shall stay in the first-level cache beside the sums: at
+/// 32 groups a product takes up to 1.3 times as long. More than fit one pass are cut into smaller
+/// ones, for sums between passes need room as well.
+constexpr std::int64_t kMostGroupsInOnePass = 20;
+constexpr std::int64_t kMostGroups = 16;
+/// Bytes of packed columns, in one pass and in several, and of sums between passes. Of 2 MiB of
+/// second-level cache 1.25 MiB are read at full speed; what streams through takes a part of them.
+constexpr std::int64_t kColumnBytesOnePass = 832 << 10;
+constexpr std::int64_t kColumnBytes = 640 << 10;
+constexpr std::int64_t kPartialBytes = 640 << 10;
+constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
+/// Bundles of rows that are packed together, so that whole lines are read where they are columns in
+/// memory.
+constexpr std::int64_t kRowsAtOnce = 4;
+/// Scratch memory of a thread comes in pages of this size.
+constexpr std::int64_t kPageBytes = 2 << 20;
+/// Multiplications below which a thread of its own does not pay.
+constexpr std::int64_t kProductsPerThread = 1 << 21;
+
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+/// The largest part when `count` is cut evenly into as few parts as `most` allows.
+std::int64_t even_part(std::int64_t count, std::int64_t most) {
+  return divide_up(count, divide_up(count, most));
+}
+
+FloatRow element_address(Tensor x, std::int64_t i, std::int64_t j) {
+  if (x.dtype == DType::kBF16) return {x.row<BFloat16>(i) + j, true};
+  return {x.row<float>(i) + j, false};
+}
+
+struct Range {
+  std::int64_t begin, end;
+  std::int64_t count() const { return end - begin; }
+  bool operator==(const Range&) const = default;
+};
+
+/// Bundles of rows and columns, and the groups of summed values over which sums are taken at once.
+struct Block {
+  Range rows, columns, groups;
+};
+
+/// How a product is cut.
+struct Cut {
+  std::int64_t rows, columns, groups;  ///< bundles of the whole
+  std::int64_t rows_in_block, columns_in_block, groups_in_pass;
+
+  explicit Cut(const TileProduct& p)
+      : rows(divide_up(p.a.lanes, kTileLanes)),
+        columns(divide_up(p.b.lanes, kTileLanes)),
+        groups(divide_up(p.a.summed * (p.scales != nullptr ? 1 : 2), kTileDepthBytes)),
+        rows_in_block(rows),
+        groups_in_pass(groups <= kMostGroupsInOnePass ? groups : even_part(groups, kMostGroups)) {
+    const bool one_pass = groups == groups_in_pass;
+    const std::int64_t column_bytes = one_pass ? kColumnBytesOnePass : kColumnBytes;
+    columns_in_block = even_part(columns, std::max<std::int64_t>(1, column_bytes / pass_bytes()));
+    if (one_pass) return;
+    const std::int64_t most = kPartialBytes / (columns_in_block * kBlockBytes);
+    rows_in_block = even_part(rows, std::max<std::int64_t>(1, most));
+  }
+
+  /// Of a packed bundle in a pass.
+  std::int64_t pass_bytes() const { return groups_in_pass * kTileGroupBytes; }
+  /// Whether columns would be packed more than once, for block after block of rows.
+  bool repeats_columns() const { return groups > groups_in_pass && rows > rows_in_block; }
+  /// Where a pass over some bundles of columns lies among all of them, packed.
+  std::int64_t packed_offset(std::int64_t column, Range pass) const {
+    return (pass.begin * columns + column * pass.count()) * kTileGroupBytes;
+  }
+  Range pass_from(std::int64_t group) const {
+    return {group, std::min(group + groups_in_pass, groups)};
+  }
+  /// What a thread needs.
+  std::int64_t scratch_bytes() const {
+    const std::int64_t partial =
+        groups > groups_in_pass ? rows_in_block * columns_in_block * kBlockBytes : 0;
+    return divide_up((kRowsAtOnce + columns_in_block) * pass_bytes() + partial, kPageBytes) *
+           kPageBytes;
+  }
+  /// The blocks of a part of the product in the order in which a thread takes them.
+  std::vector<Block> blocks(Range part_rows, Range part_columns) const {
+    std::vector<Block> all;
+    for (std::int64_t c = part_columns.begin; c < part_columns.end; c += columns_in_block) {
+      for (std::int64_t r = part_rows.begin; r < part_rows.end; r += rows_in_block) {
+        for (std::int64_t g = 0; g < groups; g += groups_in_pass) {
+          all.push_back({{r, std::min(r + rows_in_block, part_rows.end)},
+                         {c, std::min(c + columns_in_block, part_columns.end)},
+                         pass_from(g)});
+        }
+      }
+    }
+    return all;
+  }
+};
+
+/// Bundles one after the other, in an order that follows the rows of memory.
+void pack(std::uint8_t* out, const TileSource& source, Range bundles, Range groups) {
+  const std::int64_t bytes = groups.count() * kTileGroupBytes;
+  if (source.lanes_are_rows) {
+    for (std::int64_t i = bundles.begin; i < bundles.end; ++i, out += bytes) {
+      source.pack(out, source, i * kTileLanes, groups.begin, groups.count());
+    }
+    return;
+  }
+  for (std::int64_t g = groups.begin; g < groups.end; ++g, out += kTileGroupBytes) {
+    for (std::int64_t i = 0; i < bundles.count(); ++i) {
+      source.pack(out + i * bytes, source, (bundles.begin + i) * kTileLanes, g, 1);
+    }
+  }
+}
+
+/// The part of a product that one thread computes.
+class ThreadProduct {
+ public:
+  /// `packed` are all columns, or null where the thread packs its own.
+  ThreadProduct(const TileKernels& kernels, const TileProduct& product, const Cut& cut,
+                std::uint8_t* scratch, const std::uint8_t* packed)
+      : product_(product),
+        cut_(cut),
+        packed_(packed),
+        multiply_(product.scales != nullptr ? kernels.multiply_bytes : kernels.multiply_bf16),
+        a_(scratch),
+        b_(a_ + kRowsAtOnce * cut.pass_bytes()),
+        partial_(b_ + cut.columns_in_block * cut.pass_bytes()) {}
+
+  void compute(const std::vector<Block>& blocks) {
+    const Block* before = nullptr;
+    for (const Block& block : blocks) {
+      if (packed_ == nullptr && (before == nullptr || !same_columns(*before, block))) {
+        pack(b_, product_.b, block.columns, block.groups);
+      }
+      for (std::int64_t row = block.rows.begin; row < block.rows.end; row += kRowsAtOnce) {
+        const Range rows{row, std::min(row + kRowsAtOnce, block.rows.end)};
+        pack(a_, product_.a, rows, block.groups);
+        for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+          multiply_strip(block, i, a_ + (i - row) * block.groups.count() * kTileGroupBytes);
+        }
+      }
+      before = &block;
+    }
+  }
+
+ private:
+  static bool same_columns(const Block& a, const Block& b) {
+    return a.columns == b.columns && a.groups == b.groups;
+  }
+
+  void multiply_strip(const Block& block, std::int64_t row, const std::uint8_t* a) {
+    const std::int64_t i = row * kTileLanes;
+    const std::int64_t j = block.columns.begin * kTileLanes;
+    TileStrip strip{};
+    strip.a = a;
+    strip.b =
+        packed_ == nullptr ? b_ : packed_ + cut_.packed_offset(block.columns.begin, block.groups);
+    strip.groups = block.groups.count();
+    strip.rows = static_cast<std::int32_t>(std::min(kTileLanes, product_.a.lanes - i));
+    strip.columns = std::min(block.columns.end * kTileLanes, product_.b.lanes) - j;
+    strip.partial = partial_ + (row - block.rows.begin) * block.columns.count() * kBlockBytes;
+    strip.reads_partial = block.groups.begin > 0;
+    strip.writes_partial = block.groups.end < cut_.groups;
+    strip.out = element_address(product_.out, i, j);
+    strip.out_stride = product_.out.row_stride;
+    strip.add = product_.write == Write::kAdd;
+    if (product_.scales != nullptr) {
+      const TileScales& s = *product_.scales;
+      strip.scales = {s.shift, s.row_biases + i, s.column_biases + j, s.row_scales + i,
+                      s.column_scales + j};
+    }
+    multiply_(strip);
+  }
+
+  const TileProduct& product_;
+  const Cut& cut_;
+  const std::uint8_t* packed_;
+  void (*multiply_)(const TileStrip&);
+  std::uint8_t* a_;        ///< packed bundles of rows
+  std::uint8_t* b_;        ///< packed bundles of columns
+  std::uint8_t* partial_;  ///< sums of a block between its passes
+};
+
+/// All columns, packed once by all threads, if they would be packed more often otherwise.
+const std::uint8_t* pack_all_columns(const TileContext& context, const TileSource& b,
+                                     const Cut& cut) {
+  if (!cut.repeats_columns()) return nullptr;
+  auto* const packed = reinterpret_cast<std::uint8_t*>(context.workspace.bytes(
+      Workspace::Slot::kTileColumns,
+      static_cast<std::size_t>(cut.columns * cut.groups * kTileGroupBytes)));
+  const std::int64_t grain = divide_up(64, cut.groups);
+  parallel_for(context.threads, cut.columns, grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t g = 0; g < cut.groups; g += cut.groups_in_pass) {
+      const Range pass = cut.pass_from(g);
+      pack(packed + cut.packed_offset(begin, pass), b, {begin, end}, pass);
+    }
+  });
+  return packed;
+}
+
+}  // namespace
+
+void multiply_tiles(const TileContext& context, const TileProduct& product) {
+  assert(product.a.summed == product.b.summed);
+  assert(product.out.rows() == product.a.lanes && product.out.cols() == product.b.lanes);
+  if (product.out.numel() == 0) return;
+  const Cut cut(product);
+  const std::uint8_t* const packed = pack_all_columns(context, product.b, cut);
+  const std::int64_t thread_bytes = cut.scratch_bytes();
+  auto* const scratch = reinterpret_cast<std::uint8_t*>(context.workspace.bytes(
+      Workspace::Slot::kTiles, static_cast<std::size_t>(context.threads * thread_bytes)));
+  // The shorter side is packed by every thread, so the longer one is split.
+  const bool split_rows = cut.rows >= cut.columns;
+  const std::int64_t side = split_rows ? cut.rows : cut.columns;
+  const std::int64_t grain =
+      divide_up(kProductsPerThread * side, product.a.lanes * product.b.lanes * product.a.summed);
+  parallel_for(context.threads, side, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
+    ThreadProduct part(context.kernels, product, cut, scratch + thread * thread_bytes, packed);
+    part.compute(cut.blocks(split_rows ? Range{begin, end} : Range{0, cut.rows},
+                            split_rows ? Range{0, cut.columns} : Range{begin, end}));
+  });
+}
+
+TileSource rows_source(Tensor x, PackTiles pack) {
+  return {x.data, x.row_stride, x.rows(), x.cols(), true, nullptr, pack};
+}
+
+TileSource columns_source(Tensor x, PackTiles pack) {
+  return {x.data, x.row_stride, x.cols(), x.rows(), false, nullptr, pack};
+}
+
+}  // namespace quest
