@@ -145,7 +145,9 @@ TEST_P(OneForward, DecodingTokenByTokenGivesTheLogitsOfOnePass) {
   KvCache cache(memory, whole.model.config(), case_.compute, 1, kLength);
   // A bf16 value on a rounding border may fall either way and take a code along.
   const double tolerance = case_.compute == DType::kF32 ? 2e-3 : 0.2;
+  const PassPart next{0, 1};
   for (std::int64_t t = 0; t < kLength; ++t) {
+    cache.begin_pass({&next, 1});
     whole.model.llama().forward(*backend_, view(tokens_).rows_slice(t, t + 1), step, cache);
     const Tensor logits = whole.model.llama().logits(*backend_, step, 0, 1);
     backend_->synchronize();

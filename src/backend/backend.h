@@ -11,8 +11,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
+#include "backend/cache_rows.h"
 #include "core/tensor.h"
 #include "quant/gradient_rounding.h"
 #include "quant/row_quantizer.h"
@@ -192,6 +194,18 @@ class Backend {
   virtual void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
                                   Tensor k, Tensor v, Tensor out, Tensor log_sums,
                                   const AttentionShape& shape) = 0;
+
+  /// Puts the rows of x, float [R, Hkv*D], which may be a column slice, at their places in the
+  /// cache: row first_row + i of a span at cache_row + position + i. A float cache rounds to its
+  /// type; one of 8 bits gets, for each head, scale = largest |x| / 127 and the integers nearest to
+  /// x / scale (a row with NaN or infinity: scale NaN).
+  virtual void cache_append(const CacheRows& cache, Tensor x,
+                            std::span<const SequenceSpan> spans) = 0;
+  /// As `attention`, for each span alone: its queries are its rows of q, the last of the
+  /// span.key_length() positions in the cache. out and q float [R, H*D], q may be a column slice;
+  /// arithmetic has the type of q. What a span computes does not depend on the other spans.
+  virtual void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
+                                std::span<const SequenceSpan> spans, const HeadShape& shape) = 0;
 
   /// h float [R, F] = silu(gate) * up; gate and up float [R, F], may be column slices.
   virtual void swiglu(Tensor h, Tensor gate, Tensor up) = 0;

@@ -162,6 +162,21 @@ void TimingBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tenso
         [&] { inner_.attention_backward(d_q, d_k, d_v, d_out, q, k, v, out, log_sums, shape); });
 }
 
+void TimingBackend::cache_append(const CacheRows& cache, Tensor x,
+                                 std::span<const SequenceSpan> spans) {
+  timed(Work::kMove, 0, [&] { inner_.cache_append(cache, x, spans); });
+}
+
+void TimingBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
+                                     std::span<const SequenceSpan> spans, const HeadShape& shape) {
+  double flops = 0;
+  for (const SequenceSpan& span : spans) {
+    flops += attention_flops({1, span.count, span.key_length(), span.key_length(), shape.heads,
+                              shape.kv_heads, shape.head_dim});
+  }
+  timed(Work::kAttention, flops, [&] { inner_.cached_attention(out, q, k, v, spans, shape); });
+}
+
 void TimingBackend::swiglu(Tensor h, Tensor gate, Tensor up) {
   timed(Work::kElementwise, 0, [&] { inner_.swiglu(h, gate, up); });
 }

@@ -93,6 +93,9 @@ class TimingBackend : public Backend {
   void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
+  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
+                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
   void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,

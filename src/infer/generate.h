@@ -47,6 +47,26 @@ struct Generation {
   }
 };
 
+/// The choices of one sequence: what follows from the logits, until something ends it.
+class Continuation {
+ public:
+  explicit Continuation(GenerateOptions options);
+
+  /// Chooses a token from the logits after `length` of at most `capacity` positions. Returns
+  /// whether one was added to tokens(); the end token is not. Throws what `sample` throws.
+  bool choose(std::span<const float> logits, std::int64_t length, std::int64_t capacity);
+  /// After what was chosen has been passed on: the reason to stop, or none when tokens().back() is
+  /// to be run.
+  std::optional<StopReason> ended() const;
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+
+ private:
+  GenerateOptions options_;
+  std::vector<std::int32_t> tokens_;
+  bool end_of_text_ = false;
+  bool full_ = false;
+};
+
 /// Appends `prompt` to the session and then what the model makes of it. `on_token` is called with
 /// each new token as it comes and may throw. Throws what Session::prefill and `sample` throw.
 Generation generate(Session& session, std::span<const std::int32_t> prompt,

@@ -77,7 +77,9 @@ double mean_loss(const RunnableModel& model, std::vector<std::int32_t> tokens) {
   Arena memory(model.backend(), measuring.used_bytes());
   Activations a = model.make_activations(memory, shape);
   std::vector<std::int32_t> targets(tokens.rbegin(), tokens.rend());
-  model.losses(a, view_of(tokens.data(), {shape.rows()}), view_of(targets.data(), {shape.rows()}));
+  KvCache pass_through;
+  model.losses(a, view_of(tokens.data(), {shape.rows()}), view_of(targets.data(), {shape.rows()}),
+               pass_through);
   model.backend().synchronize();
   double sum = 0.0;
   for (std::int64_t i = 0; i < shape.rows(); ++i) sum += a.losses.as<float>()[i];

@@ -100,7 +100,8 @@ void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activat
 
 void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,
                   Tensor targets) {
-  model.losses(backend, a, tokens, targets);
+  KvCache pass_through;
+  model.losses(backend, a, tokens, targets, pass_through);
 }
 
 void finish_gradients(Backend& backend, const Llama<QuantLinear>& model) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend/arena.h"
@@ -10,46 +11,58 @@
 
 namespace quest {
 
-/// What attention reads for one layer: k and v of every position so far.
-struct KvView {
-  Tensor k;
-  Tensor v;
-  std::int64_t key_length;
-  std::int64_t key_capacity;
+/// New positions of one kept sequence in a pass.
+struct PassPart {
+  std::int64_t slot;
+  std::int64_t count;
 };
 
-/// Keys and values of B sequences of equal length. A pass-through cache (training, evaluation)
-/// keeps nothing: every forward starts at position 0 and attention reads what it was given.
+/// Keys and values of up to `slots` sequences, each of a length of its own. A pass-through cache
+/// (training, evaluation) keeps nothing: every pass starts at position 0, and attention reads what
+/// the pass itself computed.
 class KvCache {
  public:
   /// Pass-through.
   KvCache() = default;
-  /// Keeps up to `capacity` positions a sequence, in type `dtype`.
-  KvCache(Arena& arena, const ModelConfig& config, DType dtype, std::int64_t batch,
+  /// Keeps up to `capacity` positions a sequence, as floats of type `dtype`, or in 8 bits (I8).
+  KvCache(Arena& arena, const ModelConfig& config, DType dtype, std::int64_t slots,
           std::int64_t capacity);
 
-  /// Adds the `length` new positions k, v [batch * length, Hkv*D] of a layer.
-  KvView append(Backend& backend, std::int64_t layer, Tensor k, Tensor v, std::int64_t batch,
-                std::int64_t length) const;
-  /// Called once after all layers have appended.
-  void advance(std::int64_t length) {
-    if (!layers_.empty()) length_ += length;
-  }
-  /// Forgets all but the first `length` positions.
-  void truncate(std::int64_t length) { length_ = length; }
-
-  /// Positions held: the position of the next token.
-  std::int64_t length() const { return length_; }
+  bool keeps() const { return !layers_.empty(); }
+  std::int64_t slots() const { return static_cast<std::int64_t>(lengths_.size()); }
   std::int64_t capacity() const { return capacity_; }
+  /// Positions held of a sequence: the position of its next token.
+  std::int64_t length(std::int64_t slot) const { return lengths_[static_cast<std::size_t>(slot)]; }
+
+  /// Says what the rows of the next pass are: the parts' new positions, one part after the other.
+  /// Every slot has one part at most.
+  void begin_pass(std::span<const PassPart> parts);
+  /// Where those rows lie; valid until the next pass begins.
+  std::span<const SequenceSpan> spans() const { return spans_; }
+  /// Keeps a layer's k, v [rows of the pass, Hkv*D].
+  void append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const;
+  const CacheRows& keys(std::int64_t layer) const { return at(layer).k; }
+  const CacheRows& values(std::int64_t layer) const { return at(layer).v; }
+  /// After all layers have appended: the sequences are longer now.
+  void end_pass();
+
+  /// Forgets all but the first `length` positions of a sequence.
+  void truncate(std::int64_t slot, std::int64_t length) {
+    lengths_[static_cast<std::size_t>(slot)] = length;
+  }
 
  private:
   struct Layer {
-    Tensor k;
-    Tensor v;
+    CacheRows k;
+    CacheRows v;
   };
+  const Layer& at(std::int64_t layer) const { return layers_[static_cast<std::size_t>(layer)]; }
+
   std::vector<Layer> layers_;
   std::int64_t capacity_ = 0;
-  std::int64_t length_ = 0;
+  std::vector<std::int64_t> lengths_;
+  std::vector<PassPart> parts_;
+  std::vector<SequenceSpan> spans_;
 };
 
 }  // namespace quest

@@ -229,11 +229,36 @@ void Llama<Linear>::prepare_tables(Backend& backend) const {
 }
 
 template <typename Linear>
+void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                           const PassShape& shape, const KvCache& cache) const {
+  const ModelConfig& c = config_;
+  const std::int64_t q_end = c.query_width();
+  const std::int64_t k_end = q_end + c.kv_width();
+  const Tensor turned = s.qkv.columns(0, k_end);
+  const Tensor q = s.qkv.columns(0, q_end);
+  const Tensor k = s.qkv.columns(q_end, k_end);
+  const Tensor v = s.qkv.columns(k_end, c.qkv_width());
+  if (!cache.keeps()) {
+    backend.rope(turned, rope_cos_, rope_sin_, c.rope_layout, 0, shape.length, false);
+    backend.attention(
+        s.attn_out, s.log_sums, q, k, v,
+        {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
+    return;
+  }
+  for (const SequenceSpan& span : cache.spans()) {
+    backend.rope(turned.rows_slice(span.first_row, span.first_row + span.count), rope_cos_,
+                 rope_sin_, c.rope_layout, span.position, span.count, false);
+  }
+  cache.append(backend, layer, k, v);
+  backend.cached_attention(s.attn_out, q, cache.keys(layer), cache.values(layer), cache.spans(),
+                           {c.heads, c.kv_heads, c.head_dim});
+}
+
+template <typename Linear>
 void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
                             std::vector<LayerError>* errors) const {
   const ModelConfig& c = config_;
   const PassShape& shape = a.shape;
-  const std::int64_t position = cache.length();
   const auto note_error = [&](std::int64_t layer, const char* name, const Linear& linear,
                               const LinearInput& input) {
     if (errors == nullptr) return;
@@ -250,15 +275,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
     backend.rmsnorm(s.qkv_in.x, s.attn_rstd, s.residual, block.attn_norm, c.norm_epsilon);
     block.qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet);
     note_error(layer, "attn.qkv", block.qkv, s.qkv_in);
-    const std::int64_t q_end = c.query_width();
-    const std::int64_t k_end = q_end + c.kv_width();
-    backend.rope(s.qkv.columns(0, k_end), rope_cos_, rope_sin_, c.rope_layout, position,
-                 shape.length, false);
-    const KvView kv = cache.append(backend, layer, s.qkv.columns(q_end, k_end),
-                                   s.qkv.columns(k_end, c.qkv_width()), shape.batch, shape.length);
-    backend.attention(s.attn_out, s.log_sums, s.qkv.columns(0, q_end), kv.k, kv.v,
-                      {shape.batch, shape.length, kv.key_length, kv.key_capacity, c.heads,
-                       c.kv_heads, c.head_dim});
+    attend(backend, layer, s, shape, cache);
     backend.copy(s.mid_residual, s.residual);
     block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
     note_error(layer, "attn.out", block.out, s.out_in);
@@ -273,7 +290,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
     block.down.forward(backend, next, s.down_in, Write::kAdd);
     note_error(layer, "mlp.down", block.down, s.down_in);
   }
-  cache.advance(shape.length);
+  cache.end_pass();
   backend.rmsnorm(a.final_x, a.final_rstd, a.last_residual, final_norm_, c.norm_epsilon);
 }
 
@@ -288,9 +305,9 @@ Tensor Llama<Linear>::logits(Backend& backend, const Activations& a, std::int64_
 }
 
 template <typename Linear>
-void Llama<Linear>::losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets) const {
-  KvCache pass_through;
-  forward(backend, tokens, a, pass_through);
+void Llama<Linear>::losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets,
+                           KvCache& cache) const {
+  forward(backend, tokens, a, cache);
   const std::int64_t rows = a.shape.rows();
   for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {
     const std::int64_t end = std::min(begin + a.head.rows, rows);

@@ -86,8 +86,9 @@ class Llama {
   /// Quantizes or casts all weights; once after every change of them.
   void prepare_weights(Backend& backend) const requires std::is_same_v<Linear, QuantLinear>;
 
-  /// tokens i32 [B * T] to `a.final_x`. The cache says which position comes next and is advanced.
-  /// `errors`, if not null, receives each layer's quantization error (slow; for the log).
+  /// tokens i32 [R] to `a.final_x`. A pass-through cache makes them B sequences of T positions
+  /// each; one that keeps has been told by `begin_pass` what they are, and ends the pass. `errors`,
+  /// if not null, receives each layer's quantization error (slow; for the log).
   void forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
                std::vector<LayerError>* errors = nullptr) const;
 
@@ -96,8 +97,9 @@ class Llama {
   Tensor logits(Backend& backend, const Activations& a, std::int64_t begin, std::int64_t rows,
                 LinearInput* input = nullptr) const;
 
-  /// `a.losses` and `a.correct` of one batch of tokens and targets, i32 [B * T].
-  void losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets) const;
+  /// `a.losses` and `a.correct` of one batch of tokens and targets, i32 [B * T]; `cache` as above.
+  void losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets,
+              KvCache& cache) const;
 
   /// The only list of parameters: init, save, load, count and optimizer go through it.
   template <typename Visitor>
@@ -117,6 +119,10 @@ class Llama {
 
  private:
   void take_tables(Arena& prepared);
+  // From s.qkv to s.attn_out: rotary embedding, then attention over what the cache keeps or, where
+  // it keeps nothing, over this pass.
+  void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
+              const PassShape& shape, const KvCache& cache) const;
 
   ModelConfig config_;
   Scheme scheme_;

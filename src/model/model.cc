@@ -9,7 +9,7 @@ namespace quest {
 
 Model::Model(Backend& backend, const ModelConfig& config, const Scheme& scheme, DType compute,
              bool trains)
-    : backend_(&backend) {
+    : LlamaModel(backend) {
   config.validate();
   scheme.check_overrides(layer_names(config));
   const ModelBytes bytes = measure(config, scheme, compute, trains);

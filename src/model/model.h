@@ -5,8 +5,7 @@
 #include <memory>
 
 #include "backend/backend.h"
-#include "model/llama.h"
-#include "model/runnable_model.h"
+#include "model/llama_model.h"
 
 namespace quest {
 
@@ -21,7 +20,7 @@ struct ModelBytes {
 
 /// Owns a model's arenas on one backend, which must outlive it. Weights are zeros until
 /// `initialize` or a loader sets them; `prepare` must follow either.
-class Model : public RunnableModel {
+class Model : public LlamaModel<QuantLinear> {
  public:
   /// Throws Error when the shape is invalid, an override of the scheme matches no layer, or memory
   /// is short.
@@ -39,29 +38,10 @@ class Model : public RunnableModel {
   /// Quantizes or casts the weights for the next passes.
   void prepare() { llama_->prepare_weights(*backend_); }
 
-  Backend& backend() const override { return *backend_; }
-  const ModelConfig& config() const override { return llama_->config(); }
-  const Scheme& scheme() const override { return llama_->scheme(); }
-  DType compute() const override { return llama_->compute(); }
-  Activations make_activations(Arena& arena, const PassShape& shape) const override {
-    return llama_->make_activations(arena, shape);
-  }
-  void forward(Tensor tokens, Activations& a, KvCache& cache) const override {
-    llama_->forward(*backend_, tokens, a, cache);
-  }
-  Tensor logits(const Activations& a, std::int64_t begin, std::int64_t rows) const override {
-    return llama_->logits(*backend_, a, begin, rows);
-  }
-  void losses(Activations& a, Tensor tokens, Tensor targets) const override {
-    llama_->losses(*backend_, a, tokens, targets);
-  }
-  const Llama<QuantLinear>& llama() const { return *llama_; }
   const ModelArenas& arenas() const { return arenas_; }
 
  private:
-  Backend* backend_;
   ModelArenas arenas_;
-  std::unique_ptr<Llama<QuantLinear>> llama_;
 };
 
 }  // namespace quest

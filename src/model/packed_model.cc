@@ -191,7 +191,7 @@ std::vector<StoredMatrix> stored_matrices(const ModelDescription& description) {
 
 PackedModel::PackedModel(Backend& backend, const ModelDescription& description,
                          const PackedTensors& file, DType compute)
-    : backend_(&backend) {
+    : LlamaModel(backend) {
   assert(description.packed);
   if (backend.place() != Place::kHost) {
     fail("the device '{}' cannot run packed models; use --device cpu", backend.name());

@@ -6,9 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "model/llama.h"
+#include "model/llama_model.h"
 #include "model/model_file.h"
-#include "model/runnable_model.h"
 
 namespace quest {
 
@@ -36,7 +35,7 @@ struct PackedTensors {
   std::string where;
 };
 
-class PackedModel : public RunnableModel {
+class PackedModel : public LlamaModel<PackedLinear> {
  public:
   /// `file` must be memory of the host and outlive this, `backend` too. Throws Error when a tensor
   /// is missing or not wanted, has another type or shape than `description` says, or when a scale
@@ -44,27 +43,8 @@ class PackedModel : public RunnableModel {
   PackedModel(Backend& backend, const ModelDescription& description, const PackedTensors& file,
               DType compute);
 
-  Backend& backend() const override { return *backend_; }
-  const ModelConfig& config() const override { return llama_->config(); }
-  const Scheme& scheme() const override { return llama_->scheme(); }
-  DType compute() const override { return llama_->compute(); }
-  Activations make_activations(Arena& arena, const PassShape& shape) const override {
-    return llama_->make_activations(arena, shape);
-  }
-  void forward(Tensor tokens, Activations& a, KvCache& cache) const override {
-    llama_->forward(*backend_, tokens, a, cache);
-  }
-  Tensor logits(const Activations& a, std::int64_t begin, std::int64_t rows) const override {
-    return llama_->logits(*backend_, a, begin, rows);
-  }
-  void losses(Activations& a, Tensor tokens, Tensor targets) const override {
-    llama_->losses(*backend_, a, tokens, targets);
-  }
-
  private:
-  Backend* backend_;
   Arena memory_;  // what is derived from the file, or too small to leave there
-  std::unique_ptr<Llama<PackedLinear>> llama_;
 };
 
 }  // namespace quest

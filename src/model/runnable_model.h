@@ -20,8 +20,8 @@ class RunnableModel {
   virtual Activations make_activations(Arena& arena, const PassShape& shape) const = 0;
   virtual void forward(Tensor tokens, Activations& a, KvCache& cache) const = 0;
   virtual Tensor logits(const Activations& a, std::int64_t begin, std::int64_t rows) const = 0;
-  /// `a.losses` and `a.correct` of one batch, computed as in training.
-  virtual void losses(Activations& a, Tensor tokens, Tensor targets) const = 0;
+  /// `a.losses` and `a.correct` of one batch, computed as in training where `cache` keeps nothing.
+  virtual void losses(Activations& a, Tensor tokens, Tensor targets, KvCache& cache) const = 0;
 };
 
 }  // namespace quest

@@ -29,6 +29,31 @@ struct PassTokens {
   Tensor targets;
 };
 
+// The cache of one pass, which every pass begins empty.
+struct PassCache {
+  PassCache(const RunnableModel& model, const PassShape& shape, std::optional<DType> kept) {
+    if (!kept) return;
+    Arena measuring;
+    take(measuring, model, shape, *kept);
+    arena = Arena(model.backend(), measuring.used_bytes());
+    cache = take(arena, model, shape, *kept);
+    for (std::int64_t b = 0; b < shape.batch; ++b) parts.push_back({b, shape.length});
+  }
+  static KvCache take(Arena& arena, const RunnableModel& model, const PassShape& shape,
+                      DType kept) {
+    return KvCache(arena, model.config(), kept, shape.batch, shape.length);
+  }
+  KvCache& begin() {
+    for (std::int64_t b = 0; b < cache.slots(); ++b) cache.truncate(b, 0);
+    cache.begin_pass(parts);
+    return cache;
+  }
+
+  Arena arena;
+  KvCache cache;
+  std::vector<PassPart> parts;
+};
+
 // Where values broke, in a model whose weights can be searched; packed ones were checked on
 // loading.
 std::string place_of_non_finite(const RunnableModel& model, Activations& a, Tensor tokens) {
@@ -57,12 +82,13 @@ EvalSource EvalSource::order(const BatchOrder& order, const TokenDataset& data,
 }
 
 Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource& source,
-                    const Tokenizer& tokenizer) {
+                    const Tokenizer& tokenizer, std::optional<DType> kept) {
   Backend& backend = model.backend();
   const std::int64_t rows = a.shape.batch;
   const std::int64_t length = a.shape.length;
   const auto positions = static_cast<std::size_t>(a.shape.rows());
   PassTokens device(backend, a.shape.rows());
+  PassCache cache(model, a.shape, kept);
   std::vector<std::int32_t> tokens(positions);
   std::vector<std::int32_t> targets(positions);
   std::vector<float> losses(positions);
@@ -81,7 +107,7 @@ Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource
       std::copy_n(batch.target_tokens.begin() + first * length, used, targets.begin());
       backend.copy(device.tokens, view_of(tokens.data(), device.tokens.shape));
       backend.copy(device.targets, view_of(targets.data(), device.targets.shape));
-      model.losses(a, device.tokens, device.targets);
+      model.losses(a, device.tokens, device.targets, cache.begin());
       backend.copy(view_of(losses.data(), a.losses.shape), a.losses);
       backend.copy(view_of(correct.data(), a.correct.shape), a.correct);
       backend.synchronize();

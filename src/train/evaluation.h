@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "data/loader.h"
 #include "data/tokenizer.h"
@@ -34,8 +35,9 @@ struct EvalSource {
 
 /// Runs the model (weights ready) over all batches in passes of `a`'s shape; batches may have
 /// any number of rows of `a.shape.length` tokens. Throws NonFiniteError when a loss is NaN or
-/// infinite.
+/// infinite. Attention reads keys and values as the pass computed them or, with `kept`, as a cache
+/// of that type keeps them.
 Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource& source,
-                    const Tokenizer& tokenizer);
+                    const Tokenizer& tokenizer, std::optional<DType> kept = std::nullopt);
 
 }  // namespace quest

@@ -69,6 +69,9 @@ class CpuBackend : public Backend {
   void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
+  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
+                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
   void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
@@ -81,8 +84,15 @@ class CpuBackend : public Backend {
              const AdamWStep& step) override;
 
  private:
-  void attention_of_few(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
-                        const AttentionShape& shape);
+  /// With fewer query rows a sequence than this, a matrix product of scores would not pay: each
+  /// query walks its keys (attention_of_few).
+  static constexpr std::int64_t kFewQueries = 8;
+
+  void attention_of_few(Tensor out, Tensor log_sums, Tensor q, const CacheRows& k,
+                        const CacheRows& v, std::span<const SequenceSpan> spans,
+                        const HeadShape& shape);
+  Tensor as_type(const CacheRows& cache, const SequenceSpan& span, DType type,
+                 Workspace::Slot slot);
   void add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t));
 
   int threads_;

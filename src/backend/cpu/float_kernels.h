@@ -68,6 +68,17 @@ struct FloatKernels {
   /// out = factor * sum over j < rows of weights[j] * values[j].
   void (*weighted_sum)(Floats out, const float* weights, float factor, Floats values,
                        std::int64_t stride, std::int64_t rows, std::int64_t count);
+  /// The same two with keys and values of 8 bits, whose scales are the caller's.
+  void (*scores_of_codes)(float* scores, Floats q, const std::int8_t* keys, std::int64_t stride,
+                          std::int64_t rows, std::int64_t count);
+  void (*weighted_sum_of_codes)(Floats out, const float* weights, float factor,
+                                const std::int8_t* values, std::int64_t stride, std::int64_t rows,
+                                std::int64_t count);
+  /// codes = the integers nearest to x / scale; returns scale = largest |x| / 127, NaN when x is
+  /// not finite.
+  float (*encode)(std::int8_t* codes, Floats x, std::int64_t count);
+  /// out = scale * codes.
+  void (*decode)(Floats out, const std::int8_t* codes, float scale, std::int64_t count);
   /// Of one row of attention scores: weights = p, d_scores = scale * p * (d_p - delta), where
   /// p = exp(scale * x - log_sum).
   void (*attention_gradient)(Floats weights, Floats d_scores, const float* x, const float* d_p,

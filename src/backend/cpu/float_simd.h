@@ -31,6 +31,7 @@ typedef std::int32_t IntVec __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t HalfWordVec __attribute__((vector_size(2 * kLanes)));
 typedef float HalfVec __attribute__((vector_size(2 * kLanes)));
+typedef std::int8_t ByteVec __attribute__((vector_size(kLanes)));
 typedef double DoubleVec __attribute__((vector_size(4 * kLanes)));
 
 QUEST_INLINE Vec splat(float x) { return x - Vec{}; }
@@ -213,6 +214,17 @@ QUEST_INLINE void store(Floats x, std::int64_t i, int count, Vec value) {
   }
 #endif
   __builtin_memcpy(to, &bits, bytes_of(count, 2));
+}
+QUEST_INLINE Vec load(const std::int8_t* x, std::int64_t i, int count) {
+  ByteVec bytes{};
+  __builtin_memcpy(&bytes, x + i, bytes_of(count, 1));
+  return __builtin_convertvector(__builtin_convertvector(bytes, IntVec), Vec);
+}
+/// Rounds values of at most 2^21 to nearest even.
+QUEST_INLINE void store(std::int8_t* x, std::int64_t i, int count, Vec value) {
+  const IntVec whole = (IntVec)(value + 12582912.0f) - 0x4b400000;
+  const ByteVec bytes = __builtin_convertvector(whole, ByteVec);
+  __builtin_memcpy(x + i, &bytes, bytes_of(count, 1));
 }
 /// x in the first `count` lanes, `other` in the rest.
 QUEST_INLINE Vec keep_first(int count, Vec x, float other) {

@@ -29,10 +29,12 @@ class Workspace {
     kAttention,
     kPackedRows,
     kPackedSums,
+    kKeys,
+    kValues,
     kTiles,
     kTileColumns
   };
-  static constexpr std::size_t kSlots = 15;
+  static constexpr std::size_t kSlots = 17;
 
   Workspace() = default;
   ~Workspace();

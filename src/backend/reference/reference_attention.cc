@@ -42,7 +42,79 @@ double dot(Tensor a, std::int64_t a_row, std::int64_t a_column, Tensor b, std::i
   return total;
 }
 
+// The positions of a span's sequence, in f32.
+std::vector<float> cached_values(const CacheRows& cache, const SequenceSpan& span) {
+  const std::int64_t width = cache.values.cols();
+  std::vector<float> values;
+  for (std::int64_t j = 0; j < span.key_length(); ++j) {
+    const std::int64_t row = span.cache_row + j;
+    for (std::int64_t c = 0; c < width; ++c) {
+      if (!cache.scales) {
+        values.push_back(static_cast<float>(load(cache.values, row, c)));
+        continue;
+      }
+      const std::int64_t head = c / (width / cache.scales.cols());
+      values.push_back(static_cast<float>(cache.values.row<std::int8_t>(row)[c]) *
+                       cache.scales.row<float>(row)[head]);
+    }
+  }
+  return values;
+}
+
+// The codes of one head of row `from` of x, and its scale.
+void append_codes(const CacheRows& cache, std::int64_t row, std::int64_t head, Tensor x,
+                  std::int64_t from) {
+  const std::int64_t head_dim = cache.values.cols() / cache.scales.cols();
+  const std::int64_t first = head * head_dim;
+  double largest = 0.0;
+  bool finite = true;
+  for (std::int64_t d = 0; d < head_dim; ++d) {
+    const double value = load(x, from, first + d);
+    finite = finite && std::isfinite(value);
+    largest = std::max(largest, std::abs(value));
+  }
+  std::int8_t* const codes = cache.values.row<std::int8_t>(row) + first;
+  float& scale = cache.scales.row<float>(row)[head];
+  scale = finite ? static_cast<float>(largest / 127) : std::numeric_limits<float>::quiet_NaN();
+  for (std::int64_t d = 0; d < head_dim; ++d) {
+    const bool any = finite && largest > 0.0;
+    codes[d] = static_cast<std::int8_t>(
+        any ? std::nearbyint(load(x, from, first + d) * 127 / largest) : 0.0);
+  }
+}
+
 }  // namespace
+
+void ReferenceBackend::cache_append(const CacheRows& cache, Tensor x,
+                                    std::span<const SequenceSpan> spans) {
+  for (const SequenceSpan& span : spans) {
+    for (std::int64_t i = 0; i < span.count; ++i) {
+      const std::int64_t row = span.cache_row + span.position + i;
+      const std::int64_t from = span.first_row + i;
+      if (cache.scales) {
+        for (std::int64_t head = 0; head < cache.scales.cols(); ++head) {
+          append_codes(cache, row, head, x, from);
+        }
+      } else {
+        cast(cache.values.rows_slice(row, row + 1), x.rows_slice(from, from + 1));
+      }
+    }
+  }
+}
+
+void ReferenceBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k,
+                                        const CacheRows& v, std::span<const SequenceSpan> spans,
+                                        const HeadShape& shape) {
+  for (const SequenceSpan& span : spans) {
+    const std::vector<float> keys = cached_values(k, span), values = cached_values(v, span);
+    const Shape rows{span.key_length(), shape.kv_heads * shape.head_dim};
+    const std::int64_t end = span.first_row + span.count;
+    attention(out.rows_slice(span.first_row, end), Tensor(), q.rows_slice(span.first_row, end),
+              view_of(keys.data(), rows), view_of(values.data(), rows),
+              {1, span.count, span.key_length(), span.key_length(), shape.heads, shape.kv_heads,
+               shape.head_dim});
+  }
+}
 
 void ReferenceBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                                  const AttentionShape& shape) {

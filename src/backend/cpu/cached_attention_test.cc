@@ -1,0 +1,189 @@
+// Tests of kept keys and values, and of attention over them, against the reference.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "backend/cpu/closeness.h"
+
+namespace quest {
+namespace {
+
+constexpr DType kFloats[] = {DType::kF32, DType::kBF16};
+constexpr DType kCacheTypes[] = {DType::kF32, DType::kBF16, DType::kI8};
+
+// A cache that owns its memory.
+struct OwnedCache {
+  OwnedTensor values, scales;
+  bool coded;
+
+  OwnedCache(std::int64_t rows, const HeadShape& shape, DType type)
+      : values({rows, shape.kv_heads * shape.head_dim}, type),
+        scales({rows, shape.kv_heads}, DType::kF32),
+        coded(type == DType::kI8) {}
+  CacheRows view() const { return {values, coded ? scales.view() : Tensor()}; }
+};
+
+// Sequences at different lengths, some of which bring one row, some a few, some many.
+struct Case {
+  HeadShape shape;
+  std::vector<SequenceSpan> spans;
+  std::int64_t rows = 0;
+  std::int64_t cache_rows = 0;
+
+  Case(const HeadShape& heads, const std::vector<std::pair<std::int64_t, std::int64_t>>& sequences)
+      : shape(heads) {
+    for (const auto& [position, count] : sequences) {
+      spans.push_back({rows, count, position, cache_rows});
+      rows += count;
+      cache_rows += position + count + 3;
+    }
+  }
+  std::int64_t width() const { return shape.heads * shape.head_dim; }
+  std::int64_t kv_width() const { return shape.kv_heads * shape.head_dim; }
+};
+
+std::vector<Case> cases() {
+  return {{{4, 2, 16}, {{0, 1}, {5, 1}, {129, 1}, {0, 7}, {3, 8}}},
+          {{3, 3, 1}, {{127, 3}, {0, 2}}},
+          {{6, 2, 3}, {{1, 9}, {64, 1}}},
+          {{2, 1, 127}, {{128, 1}, {0, 1}, {30, 70}}},
+          {{1, 1, 128}, {{2, 129}, {127, 1}}},
+          {{2, 2, 64}, {{17, 1}}}};
+}
+
+std::string describe(const Case& c, DType type, DType cache, const std::string& label) {
+  return fmt::format(" H {} Hkv {} D {}, {} spans, {} over {} on {}", c.shape.heads,
+                     c.shape.kv_heads, c.shape.head_dim, c.spans.size(), type_name(type),
+                     type_name(cache), label);
+}
+
+// Positions before the spans, as if earlier passes had put them there.
+void fill_cache(const OwnedCache& cache, const Case& c, std::uint64_t seed) {
+  const OwnedTensor before({c.cache_rows, c.kv_width()}, DType::kF32);
+  fill_normal(before, seed);
+  const SequenceSpan everything{0, c.cache_rows, 0, 0};
+  make_reference_backend()->cache_append(cache.view(), before, {&everything, 1});
+}
+
+TEST(CpuCache, FloatsAreRoundedAndNoOtherRowChanges) {
+  for (const Case& c : cases()) {
+    for (const DType type : kFloats) {
+      for (const DType cache_type : kFloats) {
+        const Sliced x(c.rows, c.kv_width(), type, 4);
+        OwnedCache wanted(c.cache_rows, c.shape, cache_type);
+        fill_cache(wanted, c, 5);
+        make_reference_backend()->cache_append(wanted.view(), x, c.spans);
+        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+          OwnedCache got(c.cache_rows, c.shape, cache_type);
+          fill_cache(got, c, 5);
+          backend.cache_append(got.view(), x, c.spans);
+          EXPECT_TRUE(got.values.same_bytes(wanted.values)) << describe(c, type, cache_type, label);
+        });
+      }
+    }
+  }
+}
+
+TEST(CpuCache, CodesOfEightBitsAreTheNearestOnes) {
+  for (const Case& c : cases()) {
+    for (const DType type : kFloats) {
+      const Sliced x(c.rows, c.kv_width(), type, 4);
+      OwnedCache wanted(c.cache_rows, c.shape, DType::kI8);
+      make_reference_backend()->cache_append(wanted.view(), x, c.spans);
+      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        OwnedCache got(c.cache_rows, c.shape, DType::kI8);
+        backend.cache_append(got.view(), x, c.spans);
+        // Two roundings of f32 at most: to the inverse scale and to the product.
+        expect_close(
+            got.scales, wanted.scales,
+            [&](std::int64_t r, std::int64_t h) {
+              return 2 * rounding(DType::kF32) * element(wanted.scales, r, h);
+            },
+            "scales" + describe(c, type, DType::kI8, label));
+        for (const SequenceSpan& span : c.spans) {
+          for (std::int64_t i = 0; i < span.count; ++i) {
+            const std::int64_t row = span.cache_row + span.position + i;
+            for (std::int64_t column = 0; column < c.kv_width(); ++column) {
+              const double scale = element(got.scales, row, column / c.shape.head_dim);
+              const double value = got.values.view().row<std::int8_t>(row)[column] * scale;
+              EXPECT_LE(std::abs(value - element(x, span.first_row + i, column)),
+                        (0.5 + 127 * 4 * rounding(DType::kF32)) * scale)
+                  << describe(c, type, DType::kI8, label);
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
+TEST(CpuCache, ZerosStayZerosAndBrokenRowsBecomeNaN) {
+  const HeadShape shape{2, 2, 33};
+  const SequenceSpan span{0, 3, 0, 0};
+  const OwnedTensor x({3, 66}, DType::kF32);
+  x.view().row<float>(1)[32] = std::numeric_limits<float>::quiet_NaN();
+  x.view().row<float>(2)[33] = std::numeric_limits<float>::infinity();
+  const auto expect_scales = [&](Backend& backend, const std::string& label) {
+    OwnedCache cache(3, shape, DType::kI8);
+    backend.cache_append(cache.view(), x, {&span, 1});
+    const float* const scales = cache.scales.view().as<float>();
+    EXPECT_EQ(scales[0], 0.0f) << label;
+    EXPECT_EQ(cache.values.view().row<std::int8_t>(0)[0], 0) << label;
+    EXPECT_TRUE(std::isnan(scales[2]) && scales[3] == 0.0f) << label;
+    EXPECT_TRUE(scales[4] == 0.0f && std::isnan(scales[5])) << label;
+  };
+  expect_scales(*make_reference_backend(), "reference");
+  on_every_cpu_backend(expect_scales);
+}
+
+// As in attention_test.cc.
+double tolerance(const HeadShape& shape, DType type) {
+  return type == DType::kBF16 ? 0.02
+                              : 8 * (std::sqrt(static_cast<double>(shape.head_dim)) + 8) * 0x1p-24;
+}
+
+TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
+  for (const Case& c : cases()) {
+    for (const DType type : kFloats) {
+      for (const DType cache_type : kCacheTypes) {
+        OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
+        fill_cache(k, c, 6);
+        fill_cache(v, c, 7);
+        const Sliced q(c.rows, c.width(), type, 8);
+        const OwnedTensor wanted({c.rows, c.width()}, type);
+        make_reference_backend()->cached_attention(wanted, q, k.view(), v.view(), c.spans, c.shape);
+        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+          const OwnedTensor got({c.rows, c.width()}, type);
+          backend.cached_attention(got, q, k.view(), v.view(), c.spans, c.shape);
+          expect_close(got, wanted, tolerance(c.shape, type),
+                       "attention" + describe(c, type, cache_type, label));
+        });
+      }
+    }
+  }
+}
+
+TEST(CpuCachedAttention, ASequenceComputesTheSameBitsAloneAndBesideOthers) {
+  for (const Case& c : cases()) {
+    for (const DType cache_type : kCacheTypes) {
+      OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
+      fill_cache(k, c, 6);
+      fill_cache(v, c, 7);
+      const OwnedTensor q({c.rows, c.width()}, DType::kF32);
+      fill_normal(q, 8);
+      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        const OwnedTensor together({c.rows, c.width()}, DType::kF32);
+        const OwnedTensor alone({c.rows, c.width()}, DType::kF32);
+        backend.cached_attention(together, q, k.view(), v.view(), c.spans, c.shape);
+        for (const SequenceSpan& span : c.spans) {
+          backend.cached_attention(alone, q, k.view(), v.view(), {&span, 1}, c.shape);
+        }
+        EXPECT_TRUE(together.same_bytes(alone)) << describe(c, DType::kF32, cache_type, label);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quest
