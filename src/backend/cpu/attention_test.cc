@@ -40,8 +40,7 @@ double tolerance(const AttentionShape& s, DType dtype) {
                                : 8 * (std::sqrt(static_cast<double>(s.head_dim)) + 8) * 0x1p-24;
 }
 
-void expect_forward(const AttentionShape& s, DType dtype) {
-  const Inputs in(s, dtype);
+void expect_forward(const AttentionShape& s, const Inputs& in, DType dtype) {
   const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
   Sliced out(rows, width, dtype, 5);
   const OwnedTensor log_sums({s.batch * s.heads, s.query_length}, DType::kF32);
@@ -56,6 +55,10 @@ void expect_forward(const AttentionShape& s, DType dtype) {
     backend.attention(again, Tensor(), in.q, in.k, in.v, s);
     expect_close(again, got, 0.0, "again" + describe(s, dtype, label));
   });
+}
+
+void expect_forward(const AttentionShape& s, DType dtype) {
+  expect_forward(s, Inputs(s, dtype), dtype);
 }
 
 TEST(CpuAttention, ForwardIsTheReferencesAtOddSizesAndWithSharedKeys) {
@@ -75,6 +78,27 @@ TEST(CpuAttention, DecodingReadsTheUsedPartOfALongerCache) {
     expect_forward({1, 1, 37, 40, 2, 2, 127}, dtype);
     expect_forward({2, 3, 50, 64, 2, 1, 33}, dtype);
     expect_forward({2, 70, 100, 128, 2, 1, 32}, dtype);
+  }
+}
+
+// Scores that grow along the keys beyond the range of floats: what a kernel takes for the largest
+// score at first must not matter. They are exact, so that large scores cost no digits.
+TEST(CpuAttention, ScoresThatGrowBeyondTheRangeOfFloatsAreTheReferences) {
+  const AttentionShape s{1, 300, 300, 300, 1, 1, 16};
+  for (const DType dtype : kFloats) {
+    const Inputs in(s, dtype);
+    const auto set = [&](Tensor x, std::int64_t r, std::int64_t c, float value) {
+      if (dtype == DType::kF32) {
+        x.row<float>(r)[c] = value;
+      } else {
+        x.row<BFloat16>(r)[c] = to_bfloat16(value);
+      }
+    };
+    for (std::int64_t r = 0; r < s.key_length; ++r) {
+      for (std::int64_t c = 0; c < s.head_dim; ++c) set(in.q, r, c, c == 0 ? 48.0f : 0.0f);
+      set(in.k, r, 0, static_cast<float>(r / 50 * 8 - 8));
+    }
+    expect_forward(s, in, dtype);
   }
 }
 

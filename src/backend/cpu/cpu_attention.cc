@@ -3,8 +3,6 @@
 // A block of queries of one head meets all the keys that any of its rows sees: the scores are one
 // matrix product into scratch, the softmax works on its rows, and the values are a second product.
 // Blocks of later rows see more keys; what lies beyond a block's last row is never computed.
-#include <omp.h>
-
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -25,13 +23,6 @@ constexpr std::int64_t kBlockScores = 1 << 18;
 using Product = std::shared_ptr<const PreparedProduct>;
 
 std::int64_t aligned(std::int64_t count) { return (count + 63) / 64 * 64; }
-
-// Calls body(item, thread) for every item; threads take the next one when they are free.
-template <typename Body>
-void share_out(int threads, std::int64_t items, const Body& body) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (std::int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
-}
 
 // Scratch memory of one thread, handed out in order.
 class Scratch {
@@ -160,6 +151,11 @@ void CpuBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tens
     }
     attention_of_few(out, log_sums, q, {k, {}}, {v, {}}, spans,
                      {shape.heads, shape.kv_heads, shape.head_dim});
+    return;
+  }
+  const AttentionKernels* const tiles = attention_kernels(isa_);
+  if (tiles != nullptr && q.dtype == DType::kBF16 && out.dtype == DType::kBF16) {
+    attention_on_tiles(*tiles, out, log_sums, q, k, v, shape);
     return;
   }
   const FloatKernels& kernels = float_kernels_;

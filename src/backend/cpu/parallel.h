@@ -1,4 +1,4 @@
-// parallel_for: OpenMP threads over a range that is cut the same way every time.
+// parallel_for and share_out: OpenMP threads over a range, cut the same way every time or by turns.
 #pragma once
 
 #include <omp.h>
@@ -31,6 +31,14 @@ void parallel_for(int threads, std::int64_t count, std::int64_t grain, const Bod
   for (int part = omp_get_thread_num(); part < parts; part += omp_get_num_threads()) {
     body(count * part / parts, count * (part + 1) / parts, part);
   }
+}
+
+/// Calls body(item, thread) for every item; threads take the next one when they are free, so what
+/// an item computes must not depend on its thread.
+template <typename Body>
+void share_out(int threads, std::int64_t items, const Body& body) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (std::int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
 }
 
 }  // namespace quest

@@ -1,0 +1,193 @@
+// What attention on tiles and its gradient share: operands cut into tiles, and 2^x.
+//
+// A group is 32 summed values, a panel 32 columns. Where summed values are positions (of keys in
+// the product with values, of queries in the gradients), a group takes them in the order 0, 16, 1,
+// 17, ...: that is how two vectors of f32 become one of bf16 by a shift and a selection, which
+// costs less than the conversion of the CPU and keeps the order that the other operand wants. For
+// files compiled for AMX only.
+#pragma once
+
+#include "backend/cpu/amx_tiles.h"
+#include "backend/cpu/transpose_avx512.h"
+
+namespace quest {
+namespace {
+
+constexpr std::int64_t kPanel = 32;
+constexpr std::int64_t kPanelBytes = 2 * kTileSize;       // bf16 [32][32]
+constexpr std::int64_t kSumsBytes = 4 * kPanel * kPanel;  // f32 [32][32]
+constexpr std::int64_t kSumsStride = kPanel;              // floats from a row to the next
+
+inline std::int64_t panels_of(std::int64_t count) { return (count + kPanel - 1) / kPanel; }
+
+/// Lanes of columns [first, first + 32) that lie below `columns`.
+inline __mmask32 lanes_below(std::int64_t columns, std::int64_t first) {
+  const std::int64_t left = columns - first;
+  return first_lanes(left < 0 ? 0 : left > kPanel ? kPanel : left);
+}
+
+/// The first `count` of 16 lanes; none below 0, all above 16.
+inline __mmask16 lanes_of(std::int64_t count) {
+  return static_cast<__mmask16>(first_lanes(count < 0 ? 0 : count > 16 ? 16 : count));
+}
+
+/// Row r of x, zeros where it or a lane does not exist.
+inline __m512i load_row(const std::uint16_t* x, std::int64_t stride, std::int64_t r,
+                        std::int64_t rows, __mmask32 lanes) {
+  if (r >= rows) return _mm512_setzero_si512();
+  return _mm512_maskz_loadu_epi16(lanes, x + r * stride);
+}
+
+/// A first operand of 32 rows: out [groups][32 rows][32 values].
+void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
+               std::int64_t columns) {
+  for (std::int64_t c = 0; c < columns; c += kPanel, out += kPanelBytes) {
+    const __mmask32 lanes = lanes_below(columns, c);
+    for (std::int64_t r = 0; r < kPanel; ++r) {
+      _mm512_store_si512(out + r * kTileBytes, load_row(x + c, stride, r, rows, lanes));
+    }
+  }
+}
+
+/// A second operand whose 32 columns are rows of x, and whose summed values are its columns:
+/// out [groups][2 tiles].
+void pack_rows_as_columns(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
+                          std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t c = 0; c < columns; c += kPanel) {
+    const __mmask32 lanes = lanes_below(columns, c);
+    for (std::int64_t first = 0; first < kPanel; first += kTileRows, out += kTileSize) {
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) r[i] = load_row(x + c, stride, first + i, rows, lanes);
+      transpose16(r);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_store_si512(out + i * kTileBytes, r[i]);
+    }
+  }
+}
+
+/// A second operand whose group of summed values are 32 rows of x: out [panels][2 tiles], panels
+/// `panel_bytes` apart. Of every 8 columns the first tile takes 0..3, the second 4..7.
+void pack_rows_as_group(std::uint8_t* out, std::int64_t panel_bytes, const std::uint16_t* x,
+                        std::int64_t stride, std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t c = 0; c < columns; c += kPanel, out += panel_bytes) {
+    const __mmask32 lanes = lanes_below(columns, c);
+    for (std::int64_t i = 0; i < kTileRows; ++i) {
+      const __m512i a = load_row(x + c, stride, i, rows, lanes);
+      const __m512i b = load_row(x + c, stride, i + kTileRows, rows, lanes);
+      _mm512_store_si512(out + i * kTileBytes, _mm512_unpacklo_epi16(a, b));
+      _mm512_store_si512(out + kTileSize + i * kTileBytes, _mm512_unpackhi_epi16(a, b));
+    }
+  }
+}
+
+/// One row of sums of such columns, times `factor`, as bf16 in the order of the columns.
+inline __m512i columns_in_order(const float* sums, __m512 factor) {
+  const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), factor);
+  const __m512 high = _mm512_mul_ps(_mm512_load_ps(sums + kTileRows), factor);
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+  return _mm512_permutexvar_epi64(order, both);
+}
+
+/// Adds what makes the upper half of a float its bf16, rounded to nearest.
+inline __m512i half_up(__m512 x) {
+  return _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+}
+/// Upper halves of both: a[0], b[0], a[1], b[1], ...
+inline __m512i interleave_upper(__m512i a, __m512i b) {
+  constexpr int kAOrMaskedB = 0xf8;
+  return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, _mm512_set1_epi32(-0x10000),
+                                   kAOrMaskedB);
+}
+
+/// Factor of the result of `power_of_two`: exact, and small, so that what grows with x stays far
+/// from the largest float.
+constexpr float kPowerScale = 0x1p-64f;
+
+/// 2^x kPowerScale to 3e-6 of itself, exactly at 0; 0 far below, infinity far above; NaN stays NaN.
+inline __m512 power_of_two(__m512 x) {
+  const __m512 f = _mm512_reduce_ps(x, 0x09);  // x - floor(x)
+  __m512 p = _mm512_set1_ps(kPowerScale * 0.01342668583690268f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.05224247170833203f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.24128020592890156f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.6930448447540519f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale));
+  return _mm512_scalef_ps(p, x);  // takes floor(x)
+}
+
+/// Sums [32][32] of one product of tiles after the other. What a product leaves in the tile
+/// registers is stored while the next one begins, tile by tile before the register is used anew:
+/// stored at the end of a product, it would hold up the tile unit by some 50 cycles.
+class TileSums {
+ public:
+  /// `unused` [32][32] may be overwritten by what the registers hold at first.
+  explicit TileSums(float* unused) : waiting_(unused) {}
+
+  /// Begins the sums that shall go to `out`, or add to it, with rows [32][32] times a panel.
+  void begin(const std::uint8_t* rows, const std::uint8_t* panel, float* out, bool add_to_out) {
+    constexpr std::int64_t kStride = kPanel * 4, kLower = kTileRows * kSumsStride;
+    float* const done = waiting_;
+    waiting_ = out;
+    _tile_loadd(4, rows, kTileBytes);
+    _tile_loadd(6, panel, kTileBytes);
+    // Tiles are loaded and stored behind the compiler's back.
+    asm volatile("" ::: "memory");
+    _tile_stored(0, done, kStride);
+    if (add_to_out) {
+      _tile_loadd(0, out, kStride);
+    } else {
+      _tile_zero(0);
+    }
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, panel + kTileSize, kTileBytes);
+    _tile_stored(1, done + kTileRows, kStride);
+    if (add_to_out) {
+      _tile_loadd(1, out + kTileRows, kStride);
+    } else {
+      _tile_zero(1);
+    }
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, rows + kTileSize, kTileBytes);
+    _tile_stored(2, done + kLower, kStride);
+    if (add_to_out) {
+      _tile_loadd(2, out + kLower, kStride);
+    } else {
+      _tile_zero(2);
+    }
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_stored(3, done + kLower + kTileRows, kStride);
+    if (add_to_out) {
+      _tile_loadd(3, out + kLower + kTileRows, kStride);
+    } else {
+      _tile_zero(3);
+    }
+    _tile_dpbf16ps(3, 5, 7);
+  }
+
+  void add(const std::uint8_t* rows, const std::uint8_t* panel) {
+    _tile_loadd(4, rows, kTileBytes);
+    _tile_loadd(6, panel, kTileBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, panel + kTileSize, kTileBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, rows + kTileSize, kTileBytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+
+  /// Stores the last sums.
+  void finish() const {
+    store_sums(waiting_);
+    asm volatile("" ::: "memory");
+  }
+
+ private:
+  float* waiting_;
+};
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.693147181f;
+
+}  // namespace
+}  // namespace quest
