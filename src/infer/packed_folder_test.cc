@@ -333,7 +333,7 @@ TEST_F(PackedFolder, ATiedHeadIsStoredOnceUnlessItHasBitsOfItsOwn) {
 TEST_F(PackedFolder, BFloat16ComputesCloseToTraining) {
   export_packed(*model_, *load_tokenizer("bytes"), {16, 16}, folder_);
   const LoadedModel loaded = load_model_folder(folder_, backend_, DType::kBF16);
-  const auto tokens = random_tokens(60, 256);
+  const auto tokens = random_tokens(400, 256);
   EXPECT_NEAR(mean_loss(*loaded.model, tokens), mean_loss(*model_, tokens), 0.05);
 }
 

@@ -150,15 +150,24 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
   return most;
 }
 
-// Attention's scratch of all threads: scores and gradients of a block of queries, and the
-// gradients of one head's keys and values.
+// Attention's scratch of all threads: in f32 scores and gradients of a block of queries, and the
+// gradients of one head's keys and values; in bf16 the operands of the tile kernels for one head,
+// their sums, and a block of weights and gradients.
 int64_t attention_scratch(const TrainerConfig& config, int threads) {
-  constexpr int64_t kBlockRows = 128;
   const int64_t keys = config.seq_len;
   const int64_t head = config.model.head_dim;
-  const bool bf16 = config.compute == DType::kBF16;
-  const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * (bf16 ? 12 : 8);
-  return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
+  if (config.compute != DType::kBF16) {
+    constexpr int64_t kBlockRows = 128;
+    const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * 8;
+    return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
+  }
+  constexpr int64_t kBlock = 256, kEnoughGroups = 16, kMostParts = 4;
+  const int64_t values = round_up(keys, 32) * round_up(head, 32);
+  const int64_t one_thread = 3 * 2 * kBlock * kBlock + (7 * 2 + 3 * 4) * values;
+  // Few heads are cut into parts, each with its share of the queries' gradient.
+  const bool cut = config.batch_size * config.model.kv_heads < kEnoughGroups && keys > kBlock;
+  const int64_t parts = cut ? std::min((keys + kBlock - 1) / kBlock, kMostParts) : 0;
+  return threads * one_thread + 4 * parts * config.batch_size * config.model.heads * keys * head;
 }
 
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {

@@ -38,16 +38,47 @@ struct AttentionForward {
   std::uint8_t* scratch;  ///< forward_bytes, aligned to 64
 };
 
+/// Gradients of a group, whose queries are all of the key positions, of every `block_step`-th block
+/// of keys from `first_block` on. Sets d_k and d_v of these keys.
+struct AttentionBackward {
+  HeadGroup group;
+  const std::uint16_t* out;  ///< as q
+  std::int64_t out_stride;
+  const std::uint16_t* d_out;  ///< as q
+  std::int64_t d_out_stride;
+  const float* log_sums;  ///< [heads][queries]
+  std::uint16_t* d_q;     ///< set, unless d_q_sums is not null
+  std::int64_t d_q_stride;
+  std::uint16_t* d_k;
+  std::int64_t d_k_stride;
+  std::uint16_t* d_v;
+  std::int64_t d_v_stride;
+  std::int64_t first_block;
+  std::int64_t block_step;
+  float* d_q_sums;        ///< null, or [heads][queries][head_dim] = these keys' share of d_q
+  std::uint8_t* scratch;  ///< aligned to 64
+};
+
+struct AttentionForwardKernel {
+  std::int64_t (*bytes)(std::int64_t keys, std::int64_t head_dim);  ///< of scratch
+  void (*run)(const AttentionForward& task);
+};
+struct AttentionBackwardKernel {
+  std::int64_t (*bytes)(std::int64_t keys, std::int64_t head_dim);
+  void (*run)(const AttentionBackward& task);
+};
 struct AttentionKernels {
-  std::int64_t (*forward_bytes)(std::int64_t keys, std::int64_t head_dim);
-  void (*forward)(const AttentionForward& task);
+  AttentionForwardKernel forward;
+  AttentionBackwardKernel backward;
 };
 
 static constexpr std::int64_t kStripQueries = 32;
+static constexpr std::int64_t kBlockKeys = 256;
 
 /// Those for `isa`; null where there are none.
 const AttentionKernels* attention_kernels(Isa isa);
 
-extern const AttentionKernels kAttentionAmx;
+extern const AttentionForwardKernel kAttentionForwardAmx;
+extern const AttentionBackwardKernel kAttentionBackwardAmx;
 
 }  // namespace quest

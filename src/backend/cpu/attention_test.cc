@@ -68,6 +68,7 @@ TEST(CpuAttention, ForwardIsTheReferencesAtOddSizesAndWithSharedKeys) {
     }
     expect_forward({2, 9, 9, 9, 6, 2, 3}, dtype);
     expect_forward({1, 130, 130, 130, 1, 1, 64}, dtype);
+    expect_forward({1, 530, 530, 530, 2, 1, 40}, dtype);
     expect_forward({3, 17, 17, 17, 3, 3, 1}, dtype);
   }
 }
@@ -154,8 +155,16 @@ TEST(CpuAttention, GradientIsTheReferencesAtOddSizesAndWithSharedKeys) {
   }
 }
 
+// More than one block of keys, cut into parts or, with 16 groups, not.
+TEST(CpuAttention, GradientOfLongSequencesIsTheReferences) {
+  for (const DType dtype : kFloats) {
+    expect_backward({1, 530, 530, 530, 2, 1, 40}, dtype);
+    expect_backward({16, 270, 270, 270, 1, 1, 16}, dtype);
+  }
+}
+
 TEST(CpuAttention, TheNumberOfThreadsChangesNoBit) {
-  const AttentionShape s{2, 150, 150, 150, 4, 2, 32};
+  const AttentionShape s{2, 550, 550, 550, 4, 2, 32};
   const Inputs in(s, DType::kBF16);
   const std::int64_t rows = s.batch * s.query_length;
   std::vector<Gradients> results;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "backend/cpu/amx_tiles.h"
+#include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
 
 namespace quest {
@@ -38,32 +39,30 @@ inline __m512i load_row(const std::uint16_t* x, std::int64_t stride, std::int64_
   return _mm512_maskz_loadu_epi16(lanes, x + r * stride);
 }
 
+/// Rows of bf16 as an operand of the tile products.
+inline TileSource source_of(const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
+                            std::int64_t columns) {
+  TileSource source{};
+  source.data = x;
+  source.stride = stride;
+  source.lanes = rows;
+  source.summed = columns;
+  return source;
+}
+
 /// A first operand of 32 rows: out [groups][32 rows][32 values].
-void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
-               std::int64_t columns) {
-  for (std::int64_t c = 0; c < columns; c += kPanel, out += kPanelBytes) {
-    const __mmask32 lanes = lanes_below(columns, c);
-    for (std::int64_t r = 0; r < kPanel; ++r) {
-      _mm512_store_si512(out + r * kTileBytes, load_row(x + c, stride, r, rows, lanes));
-    }
-  }
+inline void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
+                      std::int64_t rows, std::int64_t columns) {
+  kTileKernelsAmx.pack_rows_bf16(out, source_of(x, stride, rows, columns), 0, 0,
+                                 panels_of(columns));
 }
 
 /// A second operand whose 32 columns are rows of x, and whose summed values are its columns:
 /// out [groups][2 tiles].
-void pack_rows_as_columns(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
-                          std::int64_t rows, std::int64_t columns) {
-  for (std::int64_t c = 0; c < columns; c += kPanel) {
-    const __mmask32 lanes = lanes_below(columns, c);
-    for (std::int64_t first = 0; first < kPanel; first += kTileRows, out += kTileSize) {
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) r[i] = load_row(x + c, stride, first + i, rows, lanes);
-      transpose16(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) _mm512_store_si512(out + i * kTileBytes, r[i]);
-    }
-  }
+inline void pack_rows_as_columns(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
+                                 std::int64_t rows, std::int64_t columns) {
+  kTileKernelsAmx.pack_transposed_bf16(out, source_of(x, stride, rows, columns), 0, 0,
+                                       panels_of(columns));
 }
 
 /// A second operand whose group of summed values are 32 rows of x: out [panels][2 tiles], panels
@@ -101,20 +100,19 @@ inline __m512i interleave_upper(__m512i a, __m512i b) {
                                    kAOrMaskedB);
 }
 
-/// Factor of the result of `power_of_two`: exact, and small, so that what grows with x stays far
-/// from the largest float.
-constexpr float kPowerScale = 0x1p-64f;
-
-/// 2^x kPowerScale to 3e-6 of itself, exactly at 0; 0 far below, infinity far above; NaN stays NaN.
-inline __m512 power_of_two(__m512 x) {
+/// 2^x `scale` to 3e-6 of itself, exactly at 0; 0 far below, infinity far above; NaN stays NaN.
+/// `scale` is a power of two.
+inline __m512 power_of_two(__m512 x, float scale) {
   const __m512 f = _mm512_reduce_ps(x, 0x09);  // x - floor(x)
-  __m512 p = _mm512_set1_ps(kPowerScale * 0.01342668583690268f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.05224247170833203f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.24128020592890156f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale * 0.6930448447540519f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kPowerScale));
+  __m512 p = _mm512_set1_ps(scale * 0.01342668583690268f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.05224247170833203f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.24128020592890156f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.6930448447540519f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale));
   return _mm512_scalef_ps(p, x);  // takes floor(x)
 }
+
+constexpr float kLog2E = 1.44269504f;
 
 /// Sums [32][32] of one product of tiles after the other. What a product leaves in the tile
 /// registers is stored while the next one begins, tile by tile before the register is used anew:
@@ -185,9 +183,6 @@ class TileSums {
  private:
   float* waiting_;
 };
-
-constexpr float kLog2E = 1.44269504f;
-constexpr float kLn2 = 0.693147181f;
 
 }  // namespace
 }  // namespace quest

@@ -240,6 +240,14 @@ void CpuBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tens
 void CpuBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
                                     Tensor k, Tensor v, Tensor out, Tensor log_sums,
                                     const AttentionShape& shape) {
+  const AttentionKernels* const tiles = attention_kernels(isa_);
+  const bool all_bf16 =
+      q.dtype == DType::kBF16 && d_out.dtype == DType::kBF16 && d_q.dtype == DType::kBF16;
+  if (tiles != nullptr && all_bf16) {
+    attention_backward_on_tiles(tiles->backward, {d_q, d_k, d_v}, d_out, q, k, v, out, log_sums,
+                                shape);
+    return;
+  }
   const FloatKernels& kernels = float_kernels_;
   const std::int64_t head_dim = shape.head_dim;
   const bool bf16 =

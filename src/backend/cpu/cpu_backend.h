@@ -85,7 +85,15 @@ class CpuBackend : public Backend {
              const AdamWStep& step) override;
 
  private:
-<<<<<<< HEAD
+  void attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums, Tensor q,
+                          Tensor k, Tensor v, const AttentionShape& shape);
+  struct AttentionGradients {
+    Tensor q, k, v;
+  };
+  void attention_backward_on_tiles(const AttentionBackwardKernel& kernel,
+                                   const AttentionGradients& d, Tensor d_out, Tensor q, Tensor k,
+                                   Tensor v, Tensor out, Tensor log_sums,
+                                   const AttentionShape& shape);
   /// With fewer query rows a sequence than this, a matrix product of scores would not pay: each
   /// query walks its keys (attention_of_few).
   static constexpr std::int64_t kFewQueries = 8;
@@ -95,12 +103,6 @@ class CpuBackend : public Backend {
                         const HeadShape& shape);
   Tensor as_type(const CacheRows& cache, const SequenceSpan& span, DType type,
                  Workspace::Slot slot);
-=======
-  void attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums, Tensor q,
-                          Tensor k, Tensor v, const AttentionShape& shape);
-  void attention_of_few(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
-                        const AttentionShape& shape);
->>>>>>> 7757340 (CPU: causal attention on AMX tiles (forward, bf16): 3 to 4 times the rate of the blocked oneDNN products)
   void add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t));
 
   int threads_;

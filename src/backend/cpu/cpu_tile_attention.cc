@@ -1,13 +1,12 @@
 // CpuBackend: attention in bf16 where the instruction set has tiles, cut into tasks for threads.
-#include <cmath>
-
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
 
 namespace quest {
 namespace {
 
-const std::uint16_t* bits(Tensor x, std::int64_t row, std::int64_t column) {
+std::uint16_t* bits(Tensor x, std::int64_t row, std::int64_t column) {
   return &x.row<BFloat16>(row)[column].bits;
 }
 
@@ -28,11 +27,21 @@ HeadGroup group_of(Tensor q, Tensor k, Tensor v, const AttentionShape& s, std::i
           .head_dim = s.head_dim};
 }
 
+// Where few groups would leave threads idle, the blocks of keys of a group are dealt out to parts,
+// whose shares of d_q are then added up. A function of the sizes alone, so that the order of sums
+// does not depend on the number of threads.
+std::int64_t backward_parts(const AttentionShape& s) {
+  constexpr std::int64_t kEnoughGroups = 16, kMostParts = 4;
+  const std::int64_t blocks = (s.key_length + kBlockKeys - 1) / kBlockKeys;
+  return s.batch * s.kv_heads >= kEnoughGroups ? 1 : std::min(blocks, kMostParts);
+}
+
 }  // namespace
 
 const AttentionKernels* attention_kernels(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAmx) return &kAttentionAmx;
+  static const AttentionKernels amx{kAttentionForwardAmx, kAttentionBackwardAmx};
+  if (isa == Isa::kAmx) return &amx;
 #endif
   static_cast<void>(isa);
   return nullptr;
@@ -40,7 +49,7 @@ const AttentionKernels* attention_kernels(Isa isa) {
 
 void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums,
                                     Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
-  const std::int64_t bytes = kernels.forward_bytes(shape.key_length, shape.head_dim);
+  const std::int64_t bytes = kernels.forward.bytes(shape.key_length, shape.head_dim);
   std::byte* const memory =
       workspace_.bytes(Workspace::Slot::kAttention, static_cast<std::size_t>(bytes * threads_));
   // A task packs keys and values for itself, so a group is cut only where there are few.
@@ -66,13 +75,66 @@ void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out,
     task.first_strip = item % cuts;
     task.strip_step = cuts;
     const std::int64_t head = kv_head * group_heads;
-    task.out = const_cast<std::uint16_t*>(bits(out, b * shape.query_length, head * shape.head_dim));
+    task.out = bits(out, b * shape.query_length, head * shape.head_dim);
     task.out_stride = out.row_stride;
     if (log_sums) {
       task.log_sums = log_sums.as<float>() + (b * shape.heads + head) * shape.query_length;
     }
     task.scratch = reinterpret_cast<std::uint8_t*>(memory + bytes * thread);
-    kernels.forward(task);
+    kernels.forward.run(task);
+  });
+}
+
+void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kernel,
+                                             const AttentionGradients& d, Tensor d_out, Tensor q,
+                                             Tensor k, Tensor v, Tensor out, Tensor log_sums,
+                                             const AttentionShape& shape) {
+  const std::int64_t length = shape.query_length, groups = shape.batch * shape.kv_heads;
+  const std::int64_t heads = shape.heads / shape.kv_heads, parts = backward_parts(shape);
+  const std::int64_t bytes = kernel.bytes(shape.key_length, shape.head_dim);
+  const std::int64_t sums = heads * length * shape.head_dim;  // of one part of a group
+  const std::int64_t sum_bytes = parts > 1 ? 4 * groups * parts * sums : 0;
+  std::byte* const memory = workspace_.bytes(
+      Workspace::Slot::kAttention, static_cast<std::size_t>(bytes * threads_ + sum_bytes));
+  float* const part_sums = reinterpret_cast<float*>(memory + bytes * threads_);
+  // The first parts, which have the most to do, come first.
+  share_out(threads_, groups * parts, [&](std::int64_t item, int thread) {
+    const std::int64_t part = item / groups, index = item % groups;
+    const std::int64_t b = index / shape.kv_heads, kv_head = index % shape.kv_heads;
+    const std::int64_t row = b * length, head = kv_head * heads;
+    const std::int64_t column = head * shape.head_dim, key_column = kv_head * shape.head_dim;
+    AttentionBackward task{};
+    task.group = group_of(q, k, v, shape, b, kv_head);
+    task.out = bits(out, row, column);
+    task.out_stride = out.row_stride;
+    task.d_out = bits(d_out, row, column);
+    task.d_out_stride = d_out.row_stride;
+    task.log_sums = log_sums.as<float>() + (b * shape.heads + head) * length;
+    task.d_q = bits(d.q, row, column);
+    task.d_q_stride = d.q.row_stride;
+    task.d_k = bits(d.k, row, key_column);
+    task.d_k_stride = d.k.row_stride;
+    task.d_v = bits(d.v, row, key_column);
+    task.d_v_stride = d.v.row_stride;
+    task.first_block = part;
+    task.block_step = parts;
+    if (parts > 1) task.d_q_sums = part_sums + (index * parts + part) * sums;
+    task.scratch = reinterpret_cast<std::uint8_t*>(memory + bytes * thread);
+    kernel.run(task);
+  });
+  if (parts == 1) return;
+  const std::int64_t dim = shape.head_dim;
+  for_each_row(threads_, groups * heads * length, dim, [&](std::int64_t item) {
+    const std::int64_t t = item % length, head = item / length % heads;
+    const std::int64_t index = item / length / heads;
+    float* const total = part_sums + index * parts * sums + (head * length + t) * dim;
+    // A part sees the queries from its first block on.
+    for (std::int64_t part = 1; part < parts && part * kBlockKeys <= t; ++part) {
+      float_kernels_.add(total, total + part * sums, dim);
+    }
+    const std::int64_t b = index / shape.kv_heads, kv_head = index % shape.kv_heads;
+    float_kernels_.cast(row_of(d.q, b * length + t, (kv_head * heads + head) * dim), {total, false},
+                        dim);
   });
 }
 

@@ -14,6 +14,10 @@ namespace {
 
 /// Panels of weights that meet the values at once; outputs pass through memory between chunks.
 constexpr std::int64_t kChunkPanels = 8;
+/// Unit of the weights: small, so that a weight that begins to leave the range of floats upwards
+/// shows in one bit.
+constexpr float kWeightUnit = 0x1p-64f;
+constexpr float kLn2 = 0.693147181f;
 
 struct Memory {
   std::int64_t groups;    // panels of D
@@ -119,8 +123,9 @@ class Softmax {
   __m512 weigh_row(std::int64_t row) const {
     const float* const x = scores_ + row * kSumsStride;
     const __m512 reference = _mm512_set1_ps(strip_.references[row]);
-    __m512 low = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(x), scale_, reference));
-    __m512 high = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(x + kTileRows), scale_, reference));
+    __m512 low = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(x), scale_, reference), kWeightUnit);
+    __m512 high = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(x + kTileRows), scale_, reference),
+                               kWeightUnit);
     if constexpr (masked) {
       low = _mm512_maskz_mov_ps(lanes_of(visible(row)), low);
       high = _mm512_maskz_mov_ps(lanes_of(visible(row) - kTileRows), high);
@@ -137,8 +142,7 @@ class Softmax {
       most = _mm512_mask_max_ps(most, lanes_of(visible(row) - k), _mm512_mul_ps(x, scale_), most);
     }
     strip_.references[row] = _mm512_reduce_max_ps(most);
-    const __m512 factor = _mm512_mul_ps(power_of_two(_mm512_set1_ps(old - strip_.references[row])),
-                                        _mm512_set1_ps(1 / kPowerScale));
+    const __m512 factor = power_of_two(_mm512_set1_ps(old - strip_.references[row]), 1.0f);
     const auto scale = [&](float* x) {
       _mm512_store_ps(x, _mm512_mul_ps(_mm512_load_ps(x), factor));
     };
@@ -191,7 +195,7 @@ void add_up(float* sums, const Strip& strip) {
 
 void write_log_sums(float* out, const Strip& strip, const float* sums) {
   for (std::int64_t row = 0; row < strip.rows; row += kTileRows) {
-    const __m512 sum = _mm512_mul_ps(_mm512_load_ps(sums + row), _mm512_set1_ps(1 / kPowerScale));
+    const __m512 sum = _mm512_mul_ps(_mm512_load_ps(sums + row), _mm512_set1_ps(1 / kWeightUnit));
     const __m512 reference = _mm512_load_ps(strip.references + row);
     _mm512_mask_storeu_ps(out + row, lanes_of(strip.rows - row),
                           _mm512_fmadd_ps(reference, _mm512_set1_ps(kLn2), natural_log(sum)));
@@ -318,9 +322,6 @@ void forward(const AttentionForward& task) {
 
 }  // namespace
 
-const AttentionKernels kAttentionAmx = {
-    .forward_bytes = forward_bytes,
-    .forward = forward,
-};
+const AttentionForwardKernel kAttentionForwardAmx = {.bytes = forward_bytes, .run = forward};
 
 }  // namespace quest
