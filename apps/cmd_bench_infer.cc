@@ -28,6 +28,7 @@ struct InferenceResult {
   double linear_flops;  ///< of one token in the linear layers of the blocks
   InferenceTimes times;
   Peaks peaks;
+  double read_peak;  ///< 10^9 bytes a second: reads of as many bytes as the weights have
 };
 
 class BenchInferCommand : public Command {
@@ -90,11 +91,12 @@ class BenchInferCommand : public Command {
         TimingBackend backend(*inner);
         const PackedModel model(backend, models[m], weights.view(),
                                 dtype_ == "bf16" ? DType::kBF16 : DType::kF32);
-        results.push_back({presets_[m / schemes_.size()], models[m].scheme.to_string(), threads,
-                           weights.decode_bytes(),
-                           2.0 * static_cast<double>(models[m].config.linear_parameters()),
-                           time_inference(backend, model, prefill_, decode_, repetitions_),
-                           peaks[threads]});
+        results.push_back(
+            {presets_[m / schemes_.size()], models[m].scheme.to_string(), threads,
+             weights.decode_bytes(),
+             2.0 * static_cast<double>(models[m].config.linear_parameters()),
+             time_inference(backend, model, prefill_, decode_, repetitions_), peaks[threads],
+             measure_read_rate(threads, static_cast<std::size_t>(weights.decode_bytes()))});
       }
     }
     progress.finish();
@@ -129,12 +131,6 @@ class BenchInferCommand : public Command {
   double product_gops(const InferenceResult& r) const {
     return 1e-9 * r.linear_flops * static_cast<double>(prefill_) / median(r.times.prefill_product);
   }
-  // What reads of so many bytes can reach: they stay in a cache, or they do not.
-  static double read_peak(const InferenceResult& r) {
-    const bool cached = r.weight_bytes < double{16 << 20} * r.threads;
-    return cached ? r.peaks.shared_cache_gb_per_s : r.peaks.memory_gb_per_s;
-  }
-
   void report(const std::vector<InferenceResult>& results) const {
     const Machine machine = describe_machine();
     if (json_) {
@@ -149,7 +145,8 @@ class BenchInferCommand : public Command {
     std::string text = to_text(machine);
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
-        "read      weights' bytes a token over the time of products, and the share of the peak\n"
+        "read      weights' bytes a token over the time of products, and the share of the rate at\n"
+        "          which this machine reads as many bytes over and over\n"
         "products  operations of the quantized layers, two a weight, and the share of int8's peak\n"
         "          (VNNI)\n\n",
         with_commas(vocab_), embedding_bits_, head_bits_, dtype_);
@@ -161,7 +158,7 @@ class BenchInferCommand : public Command {
           fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme,
                       r.threads, size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
                       fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
-                                  100 * product_gb_per_s(r) / read_peak(r)),
+                                  100 * product_gb_per_s(r) / r.read_peak),
                       fmt::format("{:.0f} {:>4.0f} %", product_gops(r),
                                   100 * product_gops(r) / r.peaks.int8_gops));
     }
@@ -184,7 +181,7 @@ class BenchInferCommand : public Command {
     json["prefill_seconds"] = r.times.prefill;
     json["decode_seconds"] = r.times.decode;
     json["decode_product_gb_per_s"] = product_gb_per_s(r);
-    json["read_peak_gb_per_s"] = read_peak(r);
+    json["read_peak_gb_per_s"] = r.read_peak;
     json["prefill_product_gops"] = product_gops(r);
     json["int8_peak_gops"] = r.peaks.int8_gops;
     json["binary_peak_gops"] = r.peaks.binary_gops;

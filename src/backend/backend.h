@@ -154,7 +154,8 @@ class Backend {
   virtual void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                              Write write);
   /// y [M, N] (= or +=) x [M, K] (Zw H)^T, where Zw are w's quantized values and H has blocks of
-  /// `block` (1: no rotation). x and y float; y may be a column slice.
+  /// `block` (1: no rotation). x and y float; y may be a column slice. The implementation may round
+  /// the rotated x to multiples of 2^-23 of the largest value of its row.
   virtual void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                                    Write write);
   /// As `matmul`, where w may have another float type than x.

@@ -98,6 +98,8 @@ class CpuBackend : public Backend {
   /// query walks its keys (attention_of_few).
   static constexpr std::int64_t kFewQueries = 8;
 
+  void packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                  Write write);
   void attention_of_few(Tensor out, Tensor log_sums, Tensor q, const CacheRows& k,
                         const CacheRows& v, std::span<const SequenceSpan> spans,
                         const HeadShape& shape);

@@ -1,10 +1,9 @@
-// CpuBackend: products with packed weights, read as they lie in the file.
+// CpuBackend: integer products with packed weights, read as they lie in the file.
 #include <algorithm>
 #include <cassert>
 
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/float_rows.h"
-#include "backend/cpu/packed_kernels.h"
+#include "backend/cpu/packed_dots.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
 
@@ -13,27 +12,12 @@ namespace {
 
 using Slot = Workspace::Slot;
 
-/// Rows of x up to which weights are unpacked in registers, once for all of them.
-constexpr std::int64_t kDotRows = 16;
-/// Multiplications below which a thread of its own does not pay.
-constexpr std::int64_t kProductsPerThread = 1 << 18;
-/// Rows of w that a thread takes at a time when x has few rows.
-constexpr std::int64_t kDotColumns = 64;
 /// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
-/// Rows of w that are dequantized at a time for a dense product.
-constexpr std::int64_t kDenseRows = 256;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-std::int64_t round_up(std::int64_t value, std::int64_t by) { return divide_up(value, by) * by; }
 
 void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
   if (y.dtype == DType::kBF16) return y.row<BFloat16>(i) + j;
   return y.row<float>(i) + j;
-}
-
-FloatRow float_row(Tensor x, std::int64_t r) {
-  return {element_address(x, r, 0), x.dtype == DType::kBF16};
 }
 
 /// An integer product under way: y (= or +=) x w^T.
@@ -98,36 +82,13 @@ void pack_rows(Product& p, Workspace& workspace, int threads) {
 
 void multiply_few_rows(Product& p, Workspace& workspace, int threads) {
   pack_rows(p, workspace, threads);
-  const std::int64_t sums_bytes = 4 * p.m() * kDotColumns;
-  const std::int64_t thread_bytes =
-      round_up(sums_bytes, 64) + round_up(dot_scratch_bytes(p.k()), 64);
-  auto* const memory = reinterpret_cast<std::uint8_t*>(
-      workspace.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads * thread_bytes)));
-  const std::int64_t grain = divide_up(kProductsPerThread, kDotColumns * p.m() * p.k());
-  parallel_for(threads, divide_up(p.n(), kDotColumns), grain,
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 std::uint8_t* const own = memory + thread * thread_bytes;
-                 auto* const sums = reinterpret_cast<std::int32_t*>(own);
-                 for (std::int64_t j = begin * kDotColumns; j < std::min(end * kDotColumns, p.n());
-                      j += kDotColumns) {
-                   PackedDot dot{};
-                   dot.x = p.x_rows;
-                   dot.x_row_bytes = p.x_row_bytes;
-                   dot.rows = p.m();
-                   dot.w = p.w.codes.row<std::uint8_t>(j);
-                   dot.w_row_bytes = p.w.codes.row_stride;
-                   dot.columns = std::min(kDotColumns, p.n() - j);
-                   dot.k = p.k();
-                   dot.bits = p.w.bits;
-                   dot.sums = sums;
-                   dot.stride = kDotColumns;
-                   dot.scratch = own + round_up(sums_bytes, 64);
-                   p.signs ? p.kernels.xor_dot(dot) : p.kernels.dot(dot);
-                   for (std::int64_t i = 0; i < p.m(); ++i) {
-                     p.finish(i, j, dot.columns, sums + i * kDotColumns);
-                   }
-                 }
-               });
+  const PackedDot dot = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
+  const auto run = p.signs ? p.kernels.xor_dot : p.kernels.dot;
+  for_each_block_of_dots(run, dot, workspace, threads,
+                         [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
+                           for (std::int64_t i = 0; i < p.m(); ++i)
+                             p.finish(i, j, count, sums_of(i));
+                         });
 }
 
 /// Panels of signs: 4-byte groups of `width` rows of w beside each other, zeros where there is no
@@ -294,17 +255,6 @@ void multiply_many_rows(Product& p, Workspace& workspace, int threads,
                });
 }
 
-/// y[i, j] (= or +=) value.
-void put(Tensor y, std::int64_t i, std::int64_t j, float value, Write write) {
-  if (y.dtype == DType::kBF16) {
-    BFloat16& at = y.row<BFloat16>(i)[j];
-    at = to_bfloat16(write == Write::kAdd ? to_float(at) + value : value);
-  } else {
-    float& at = y.row<float>(i)[j];
-    at = write == Write::kAdd ? at + value : value;
-  }
-}
-
 }  // namespace
 
 void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
@@ -319,119 +269,6 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
                                          : multiply_few_rows(p, workspace_, threads_);
   }
   multiply_many_rows(p, workspace_, threads_, quant_kernels(isa_).product);
-}
-
-void CpuBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
-                                     Write write) {
-  const QuantKernels& quant = quant_kernels(isa_);
-  const PackedKernels& packed = packed_kernels(isa_);
-  const std::int64_t m = x.rows();
-  const std::int64_t n = w.codes.rows();
-  const std::int64_t k = w.columns;
-  const std::int64_t stride = scratch_columns(k);
-  const std::int64_t thread_bytes = 5 * stride;  // a row of floats and one of codes
-  std::byte* const memory =
-      workspace_.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads_ * thread_bytes));
-  const auto scratch_of = [&](int thread) {
-    return reinterpret_cast<float*>(memory + thread * thread_bytes);
-  };
-  const auto codes_of = [&](int thread) {
-    return reinterpret_cast<std::int8_t*>(scratch_of(thread) + stride);
-  };
-  if (m > kDotRows) {
-    // A part of w at a time becomes dense.
-    const Tensor dense =
-        workspace_.tensor(Slot::kPackedRows, {std::min(n, kDenseRows), k}, x.dtype);
-    for (std::int64_t j = 0; j < n; j += kDenseRows) {
-      const std::int64_t count = std::min(kDenseRows, n - j);
-      parallel_for(
-          threads_, count, row_grain(k), [&](std::int64_t begin, std::int64_t end, int thread) {
-            for (std::int64_t r = begin; r < end; ++r) {
-              packed.unpack_row(codes_of(thread), w.codes.row<std::uint8_t>(j + r), k, w.bits);
-              const RotatedRow to{float_row(dense, r), false, scratch_of(thread)};
-              quant.dequantize_row(to, codes_of(thread), w.steps.as<float>()[j + r], k, block);
-            }
-          });
-      products_.multiply(y.columns(j, j + count), {x}, {dense.rows_slice(0, count), true}, write,
-                         workspace_);
-    }
-    return;
-  }
-  // x (Zw H)^T = (x H) Zw^T: a few rows of x are rotated instead of w.
-  const Tensor z = workspace_.tensor(Slot::kPackedRows, {m, stride + 1}, DType::kF32);
-  for (std::int64_t i = 0; i < m; ++i) {
-    float* const row = z.row<float>(i);
-    quant.rotate_row({{row, false}, false, scratch_of(0)}, float_row(x, i), nullptr, k, block);
-    std::fill(row + k, row + stride, 0.0f);
-    double sum = 0.0;
-    for (std::int64_t c = 0; c < k; ++c) sum += row[c];
-    row[stride] = static_cast<float>(0.5 * sum);
-  }
-  parallel_for(threads_, n, divide_up(kProductsPerThread / 4, m * k),
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 std::int8_t* const codes = codes_of(thread);
-                 std::fill(codes, codes + stride, std::int8_t{0});
-                 for (std::int64_t j = begin; j < end; ++j) {
-                   packed.unpack_row(codes, w.codes.row<std::uint8_t>(j), k, w.bits);
-                   for (std::int64_t i = 0; i < m; ++i) {
-                     const float* const row = z.row<float>(i);
-                     const float sum = packed.dot_floats(row, codes, k) + row[stride];
-                     put(y, i, j, sum * w.steps.as<float>()[j], write);
-                   }
-                 }
-               });
-}
-
-void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
-  const std::int64_t m = x.rows();
-  const std::int64_t n = w.rows();
-  const std::int64_t k = w.cols();
-  if (m > kDotRows) {
-    if (w.dtype == x.dtype) return matmul(y, x, w, write);
-    const Tensor dense =
-        workspace_.tensor(Slot::kPackedRows, {std::min(n, kDenseRows), k}, x.dtype);
-    for (std::int64_t j = 0; j < n; j += kDenseRows) {
-      const std::int64_t count = std::min(kDenseRows, n - j);
-      const Tensor part = dense.rows_slice(0, count);
-      cast_rows(float_kernels_, part, w.rows_slice(j, j + count), threads_);
-      products_.multiply(y.columns(j, j + count), {x}, {part, true}, write, workspace_);
-    }
-    return;
-  }
-  constexpr std::int64_t kRows = 64;  // of w at a time, while the rows of x pass by
-  parallel_for(threads_, divide_up(n, kRows), divide_up(kProductsPerThread / 4, kRows * m * k),
-               [&](std::int64_t begin, std::int64_t end, int) {
-                 float sums[kRows];
-                 for (std::int64_t j = begin * kRows; j < std::min(end * kRows, n); j += kRows) {
-                   const std::int64_t count = std::min(kRows, n - j);
-                   for (std::int64_t i = 0; i < m; ++i) {
-                     float_kernels_.scores(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
-                                           k);
-                     for (std::int64_t c = 0; c < count; ++c) put(y, i, j + c, sums[c], write);
-                   }
-                 }
-               });
-}
-
-void CpuBackend::packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
-                                  std::int64_t block) {
-  const std::int64_t k = table.columns;
-  const std::int64_t stride = scratch_columns(k);
-  const std::int64_t thread_bytes = 5 * stride;
-  std::byte* const memory =
-      workspace_.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads_ * thread_bytes));
-  const std::int32_t* const token = tokens.as<std::int32_t>();
-  parallel_for(threads_, x.rows(), row_grain(k),
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 auto* const scratch = reinterpret_cast<float*>(memory + thread * thread_bytes);
-                 auto* const codes = reinterpret_cast<std::int8_t*>(scratch + stride);
-                 for (std::int64_t r = begin; r < end; ++r) {
-                   packed_kernels(isa_).unpack_row(codes, table.codes.row<std::uint8_t>(token[r]),
-                                                   k, table.bits);
-                   quant_kernels(isa_).dequantize_row({float_row(x, r), false, scratch}, codes,
-                                                      table.steps.as<float>()[token[r]], k, block);
-                 }
-               });
 }
 
 }  // namespace quest

@@ -127,6 +127,8 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 
 // --- Integer products ---
 
+constexpr std::int64_t kAhead = 16384;
+
 /// Place p of the fields of w, left where it lies.
 template <int bits, int place>
 inline __m512i field_in_place(__m512i w) {
@@ -165,6 +167,7 @@ inline void dot_one(const PackedDot& d, const FourRows& w, int first, __m512i* t
   const std::uint8_t* x = d.x;
   std::int64_t at = 0;
   const auto add_chunk = [&](__mmask64 valid) __attribute__((always_inline)) {
+    for (int c = first; c < first + kColumns; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
     (dot_bytes(sums[cells],
                field_in_place<bits, cells % kPlaces>(
                    _mm512_maskz_loadu_epi8(valid, w.row[first + cells / kPlaces] + at)),
@@ -202,6 +205,7 @@ inline void dot_rows(const PackedDot& d, const FourRows& w, std::int64_t i, std:
   };
   const auto add_places = [&]<int... places>(__mmask64 valid, Indices<int, places...>)
       __attribute__((always_inline)) {
+    for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
     const __m512i chunk[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
@@ -238,10 +242,8 @@ void dot_bits(const PackedDot& d) {
     }
     std::int64_t i = 0;
     for (; i + 4 <= d.rows; i += 4) dot_rows<bits, 4>(d, w, i, j, QUEST_INDICES(16){});
-    if (d.rows - i >= 2) {
-      dot_rows<bits, 2>(d, w, i, j, QUEST_INDICES(8){});
-      i += 2;
-    }
+    if (d.rows - i == 3) dot_rows<bits, 3>(d, w, i, j, QUEST_INDICES(12){});
+    if (d.rows - i == 2) dot_rows<bits, 2>(d, w, i, j, QUEST_INDICES(8){});
     if (d.rows - i == 1) dot_rows<bits, 1>(d, w, i, j, QUEST_INDICES(4){});
   }
 }
@@ -278,6 +280,7 @@ void xor_dot(const PackedDot& d) {
       for (std::int64_t at = 0; at < bytes; at += 64) {
         const __mmask64 valid = first_bytes(bytes - at);
         const __m512i signs = _mm512_loadu_si512(x + at);
+        for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
         const auto differing = [&](int c) {
           return _mm512_xor_si512(signs, _mm512_maskz_loadu_epi8(valid, w.row[c] + at));
         };
@@ -332,7 +335,6 @@ constexpr PackedKernels kVnniPacked = {
     .xor_rows = kXorRows,
     .xor_columns = kXorColumns,
     .finish_row = finish_row,
-    .dot_floats = dot_floats,
 };
 
 }  // namespace

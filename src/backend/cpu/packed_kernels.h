@@ -1,8 +1,7 @@
 // PackedKernels: products with packed weights of one instruction set, as a table of functions.
 //
 // Included by the files that are compiled for one instruction set, so nothing but plain types may
-// stand here. All results but `dot_floats` are exact integers, and that one adds in a fixed order,
-// so every instruction set gives the same bits.
+// stand here. All results are exact integers, so every instruction set gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -76,10 +75,6 @@ struct PackedKernels {
   std::int32_t xor_columns;
 
   void (*finish_row)(const FinishedRow& row);
-
-  /// sum over k < columns of z_k qw_k. z is followed by zeros up to a multiple of 64; codes have
-  /// room for as many.
-  float (*dot_floats)(const float* z, const std::int8_t* codes, std::int64_t columns);
 };
 
 /// Bytes of a row of signs.

@@ -1,4 +1,4 @@
-// Packed rows, written once for all instruction sets: unpacking, rows of signs, float dot products.
+// Packed rows, written once for all instruction sets: unpacking, rows of signs, scaling of sums.
 // Each kernels_packed file includes this after its simd16 header.
 
 namespace quest {
@@ -93,24 +93,6 @@ void finish_row(const FinishedRow& row) {
   std::int64_t j = 0;
   for (; j + 16 <= row.columns; j += 16) finish_columns(row, j, 16);
   if (j < row.columns) finish_columns(row, j, row.columns - j);
-}
-
-float dot_floats(const float* z, const std::int8_t* codes, std::int64_t columns) {
-  F16 sums[4] = {zero16(), zero16(), zero16(), zero16()};
-  for (std::int64_t k = 0; k < columns; k += 64) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const std::int64_t at = k + 16 * i;
-      sums[i] = add(sums[i], mul(load16(z + at), load16_codes(codes + at)));
-    }
-  }
-  float lanes[16];
-  store16(lanes, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
-  float total = 0.0f;
-  for (int i = 0; i < 8; ++i) lanes[i] += lanes[i + 8];
-  for (int i = 0; i < 4; ++i) lanes[i] += lanes[i + 4];
-  total = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  return total;
 }
 
 }  // namespace

@@ -87,7 +87,6 @@ constexpr PackedKernels kWordsPacked = {
     .xor_rows = 0,
     .xor_columns = 0,
     .finish_row = finish_row,
-    .dot_floats = dot_floats,
 };
 
 }  // namespace

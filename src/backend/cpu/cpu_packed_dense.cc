@@ -1,0 +1,203 @@
+// CpuBackend: products of float rows with weights that are stored packed or in another float type,
+// and the packed embedding.
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
+#include "backend/cpu/packed_dots.h"
+#include "backend/cpu/quant_kernels.h"
+
+namespace quest {
+namespace {
+
+using Slot = Workspace::Slot;
+
+/// Rows of w that become dense at a time.
+constexpr std::int64_t kDenseRows = 256;
+
+FloatRow float_row(Tensor x, std::int64_t r) {
+  const Floats row = row_of(x, r);
+  return {row.data, row.is_bf16};
+}
+
+/// y[i, j] (= or +=) value.
+void put(Tensor y, std::int64_t i, std::int64_t j, float value, Write write) {
+  if (y.dtype == DType::kBF16) {
+    BFloat16& at = y.row<BFloat16>(i)[j];
+    at = to_bfloat16(write == Write::kAdd ? to_float(at) + value : value);
+  } else {
+    float& at = y.row<float>(i)[j];
+    at = write == Write::kAdd ? at + value : value;
+  }
+}
+
+/// A row of floats as whole numbers of 24 bits, each cut into three signed bytes, so that its
+/// products with packed rows are integer dot products: v = unit * (65536 d2 + 256 d1 + d0).
+struct FixedPointRow {
+  static constexpr int kDigits = 3;
+  static constexpr double kLargest = 127 * 65536 + 127 * 256 + 127;
+
+  double unit = 0;       ///< NaN when the row is not finite
+  std::int64_t sum = 0;  ///< of all whole numbers
+
+  /// digits [3][columns] = the bytes of `row`, lowest digit first.
+  FixedPointRow(std::int8_t* digits, const float* row, std::int64_t columns) {
+    float largest = 0;
+    bool finite = true;
+    for (std::int64_t k = 0; k < columns; ++k) {
+      finite = finite && std::isfinite(row[k]);
+      largest = std::max(largest, std::abs(row[k]));
+    }
+    unit =
+        finite ? static_cast<double>(largest) / kLargest : std::numeric_limits<double>::quiet_NaN();
+    const double per_unit = finite && largest > 0 ? 1 / unit : 0.0;
+    for (std::int64_t k = 0; k < columns; ++k) {
+      auto value = per_unit == 0 ? 0 : static_cast<std::int32_t>(std::lrint(row[k] * per_unit));
+      sum += value;
+      for (int digit = 0; digit < kDigits; ++digit) {
+        const auto low = static_cast<std::int8_t>(value & 0xff);
+        digits[digit * columns + k] = low;
+        value = (value - low) >> 8;
+      }
+    }
+  }
+
+  /// sum over k of v_k (q_k + 1/2), given the dot products of the digits with u = q + 2^(bits-1).
+  double dot(std::int32_t low, std::int32_t middle, std::int32_t high, int bits) const {
+    const std::int64_t products =
+        (std::int64_t{high} << 16) + (std::int64_t{middle} << 8) + std::int64_t{low};
+    const double offset = 0.5 - static_cast<double>(1 << (bits - 1));
+    return unit * (static_cast<double>(products) + offset * static_cast<double>(sum));
+  }
+};
+
+}  // namespace
+
+void CpuBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                     Write write) {
+  if (x.rows() <= kDotRows) {
+    packed_dense_matmul_of_few(y, x, w, block, write);
+    return;
+  }
+  // A part of w at a time becomes dense.
+  const QuantKernels& quant = quant_kernels(isa_);
+  const std::int64_t n = w.codes.rows();
+  const std::int64_t k = w.columns;
+  const std::int64_t stride = scratch_columns(k);
+  const std::int64_t thread_bytes = 5 * stride;  // a row of floats and one of codes
+  std::byte* const memory =
+      workspace_.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads_ * thread_bytes));
+  const Tensor dense = workspace_.tensor(Slot::kPackedRows, {std::min(n, kDenseRows), k}, x.dtype);
+  for (std::int64_t j = 0; j < n; j += kDenseRows) {
+    const std::int64_t count = std::min(kDenseRows, n - j);
+    parallel_for(
+        threads_, count, row_grain(k), [&](std::int64_t begin, std::int64_t end, int thread) {
+          auto* const scratch = reinterpret_cast<float*>(memory + thread * thread_bytes);
+          auto* const codes = reinterpret_cast<std::int8_t*>(scratch + stride);
+          for (std::int64_t r = begin; r < end; ++r) {
+            packed_kernels(isa_).unpack_row(codes, w.codes.row<std::uint8_t>(j + r), k, w.bits);
+            quant.dequantize_row({float_row(dense, r), false, scratch}, codes,
+                                 w.steps.as<float>()[j + r], k, block);
+          }
+        });
+    products_.multiply(y.columns(j, j + count), {x}, {dense.rows_slice(0, count), true}, write,
+                       workspace_);
+  }
+}
+
+// x (Zw H)^T = (x H) Zw^T: a few rows of x are rotated instead of w, and made whole numbers so that
+// w can stay packed.
+void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows& w,
+                                            std::int64_t block, Write write) {
+  constexpr int kDigits = FixedPointRow::kDigits;
+  const PackedKernels& packed = packed_kernels(isa_);
+  const std::int64_t m = x.rows();
+  const std::int64_t k = w.columns;
+  const std::int64_t row_bytes = round_up(packed.x_row_bytes(k, w.bits), 64);
+  const Tensor z = workspace_.tensor(Slot::kPackedRows, {2, scratch_columns(k)}, DType::kF32);
+  const Tensor digits = workspace_.tensor(Slot::kRows, {kDigits, k}, DType::kI8);
+  auto* const x_rows = reinterpret_cast<std::uint8_t*>(
+      workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(m * kDigits * row_bytes)));
+  std::vector<FixedPointRow> rows;
+  for (std::int64_t i = 0; i < m; ++i) {
+    quant_kernels(isa_).rotate_row({{z.row<float>(0), false}, false, z.row<float>(1)},
+                                   float_row(x, i), nullptr, k, block);
+    rows.emplace_back(digits.as<std::int8_t>(), z.row<float>(0), k);
+    for (int digit = 0; digit < kDigits; ++digit) {
+      packed.pack_x(x_rows + (i * kDigits + digit) * row_bytes, digits.row<std::int8_t>(digit), k,
+                    w.bits);
+    }
+  }
+  const PackedDot dot = dot_of_rows(w, x_rows, row_bytes, m * kDigits);
+  for_each_block_of_dots(
+      packed.dot, dot, workspace_, threads_,
+      [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
+        for (std::int64_t i = 0; i < m; ++i) {
+          const std::int32_t* const low = sums_of(i * kDigits);
+          const std::int32_t* const middle = sums_of(i * kDigits + 1);
+          const std::int32_t* const high = sums_of(i * kDigits + 2);
+          for (std::int64_t c = 0; c < count; ++c) {
+            const double dot_product =
+                rows[static_cast<std::size_t>(i)].dot(low[c], middle[c], high[c], w.bits);
+            put(y, i, j + c, static_cast<float>(dot_product * w.steps.as<float>()[j + c]), write);
+          }
+        }
+      });
+}
+
+void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  const std::int64_t m = x.rows();
+  const std::int64_t n = w.rows();
+  const std::int64_t k = w.cols();
+  if (m > kDotRows) {
+    if (w.dtype == x.dtype) return matmul(y, x, w, write);
+    const Tensor dense =
+        workspace_.tensor(Slot::kPackedRows, {std::min(n, kDenseRows), k}, x.dtype);
+    for (std::int64_t j = 0; j < n; j += kDenseRows) {
+      const std::int64_t count = std::min(kDenseRows, n - j);
+      const Tensor part = dense.rows_slice(0, count);
+      cast_rows(float_kernels_, part, w.rows_slice(j, j + count), threads_);
+      products_.multiply(y.columns(j, j + count), {x}, {part, true}, write, workspace_);
+    }
+    return;
+  }
+  constexpr std::int64_t kRows = 64;  // of w at a time, while the rows of x pass by
+  parallel_for(threads_, divide_up(n, kRows), divide_up(kProductsPerThread / 4, kRows * m * k),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 float sums[kRows];
+                 for (std::int64_t j = begin * kRows; j < std::min(end * kRows, n); j += kRows) {
+                   const std::int64_t count = std::min(kRows, n - j);
+                   for (std::int64_t i = 0; i < m; ++i) {
+                     float_kernels_.scores(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
+                                           k);
+                     for (std::int64_t c = 0; c < count; ++c) put(y, i, j + c, sums[c], write);
+                   }
+                 }
+               });
+}
+
+void CpuBackend::packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                                  std::int64_t block) {
+  const std::int64_t k = table.columns;
+  const std::int64_t stride = scratch_columns(k);
+  const std::int64_t thread_bytes = 5 * stride;
+  std::byte* const memory =
+      workspace_.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads_ * thread_bytes));
+  const std::int32_t* const token = tokens.as<std::int32_t>();
+  parallel_for(threads_, x.rows(), row_grain(k),
+               [&](std::int64_t begin, std::int64_t end, int thread) {
+                 auto* const scratch = reinterpret_cast<float*>(memory + thread * thread_bytes);
+                 auto* const codes = reinterpret_cast<std::int8_t*>(scratch + stride);
+                 for (std::int64_t r = begin; r < end; ++r) {
+                   packed_kernels(isa_).unpack_row(codes, table.codes.row<std::uint8_t>(token[r]),
+                                                   k, table.bits);
+                   quant_kernels(isa_).dequantize_row({float_row(x, r), false, scratch}, codes,
+                                                      table.steps.as<float>()[token[r]], k, block);
+                 }
+               });
+}
+
+}  // namespace quest

@@ -1,0 +1,71 @@
+// Packed rows of w against a few rows of x: the loop over blocks of w that integer and float
+// products share.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "backend/cpu/packed_kernels.h"
+#include "backend/cpu/parallel.h"
+#include "backend/cpu/workspace.h"
+
+namespace quest {
+
+/// Rows of x up to which weights are unpacked in registers, once for all of them.
+constexpr std::int64_t kDotRows = 16;
+/// Multiplications below which a thread of its own does not pay.
+constexpr std::int64_t kProductsPerThread = 1 << 18;
+/// Rows of w that a thread takes at a time when x has few rows.
+constexpr std::int64_t kDotColumns = 64;
+
+constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) {
+  return (value + by - 1) / by;
+}
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t by) {
+  return divide_up(value, by) * by;
+}
+
+/// `rows` rows of x, packed, against all of w; sums and scratch are for the caller of `dot` to set.
+inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::int64_t x_row_bytes,
+                             std::int64_t rows) {
+  PackedDot dot{};
+  dot.x = x;
+  dot.x_row_bytes = x_row_bytes;
+  dot.rows = rows;
+  dot.w = w.codes.as<std::uint8_t>();
+  dot.w_row_bytes = w.codes.row_stride;
+  dot.columns = w.codes.rows();
+  dot.k = w.columns;
+  dot.bits = w.bits;
+  return dot;
+}
+
+/// Runs `kernel` (dot or xor_dot) on blocks of rows of w and calls finish(j, count, sums_of) for
+/// each: sums_of(i) are the `count` sums of row i of x from column j on.
+template <typename Finish>
+void for_each_block_of_dots(void (*kernel)(const PackedDot&), const PackedDot& whole,
+                            Workspace& workspace, int threads, const Finish& finish) {
+  const std::int64_t sums_bytes = round_up(4 * whole.rows * kDotColumns, 64);
+  const std::int64_t thread_bytes = sums_bytes + round_up(dot_scratch_bytes(whole.k), 64);
+  auto* const memory = reinterpret_cast<std::uint8_t*>(workspace.bytes(
+      Workspace::Slot::kPackedSums, static_cast<std::size_t>(threads * thread_bytes)));
+  const std::int64_t grain = divide_up(kProductsPerThread, kDotColumns * whole.rows * whole.k);
+  parallel_for(threads, divide_up(whole.columns, kDotColumns), grain,
+               [&](std::int64_t begin, std::int64_t end, int thread) {
+                 PackedDot dot = whole;
+                 dot.sums = reinterpret_cast<std::int32_t*>(memory + thread * thread_bytes);
+                 dot.stride = kDotColumns;
+                 dot.scratch = memory + thread * thread_bytes + sums_bytes;
+                 for (std::int64_t block = begin; block < end; ++block) {
+                   const std::int64_t j = block * kDotColumns;
+                   dot.w = whole.w + j * whole.w_row_bytes;
+                   dot.columns = std::min(kDotColumns, whole.columns - j);
+                   kernel(dot);
+                   finish(j, dot.columns,
+                          [&](std::int64_t i) { return dot.sums + i * kDotColumns; });
+                 }
+               });
+}
+
+}  // namespace quest
