@@ -1,6 +1,7 @@
 // Presets, checks and counts of model shapes.
 #include "model/config.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <tuple>
@@ -172,6 +173,16 @@ LinearLayout down_layout(const ModelConfig& config, std::int64_t layer) {
 
 LinearLayout head_layout(const ModelConfig& config) {
   return {{{"head", "lm_head.weight", config.vocab}}, config.width, kInitStd};
+}
+
+std::int64_t head_chunk_rows(const ModelConfig& config, std::int64_t rows) {
+  // Bytes of f32 logits; a multiple of 32 rows suits every kernel of products.
+  constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+  constexpr std::int64_t kUnit = 32;
+  const std::int64_t most = std::max(kChunkBytes / 4 / config.vocab, 2 * kUnit);
+  const std::int64_t chunks = (rows + most - 1) / most;
+  const std::int64_t units = (rows + kUnit * chunks - 1) / (kUnit * chunks);
+  return std::min(rows, units * kUnit);
 }
 
 std::vector<std::string> layer_names(const ModelConfig& config) {

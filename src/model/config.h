@@ -78,6 +78,9 @@ LinearLayout gate_up_layout(const ModelConfig& config, std::int64_t layer);
 LinearLayout down_layout(const ModelConfig& config, std::int64_t layer);
 LinearLayout head_layout(const ModelConfig& config);
 
+/// How many of `rows` rows have logits at the same time.
+std::int64_t head_chunk_rows(const ModelConfig& config, std::int64_t rows);
+
 /// The names of all layers that a scheme can address, in order.
 std::vector<std::string> layer_names(const ModelConfig& config);
 

@@ -7,9 +7,6 @@
 namespace quest {
 namespace {
 
-// Logits of one chunk take at most this much memory (f32), so that they stay near the caches.
-constexpr std::int64_t kHeadChunkBytes = std::int64_t{64} << 20;
-
 // Takes the same shape from the parameters' and, where the model trains, the gradients' arena.
 struct Weight {
   Tensor value;
@@ -182,8 +179,7 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
   a.correct = arena.take({rows}, DType::kU8);
   a.error_sums = arena.take({3}, DType::kF64);
 
-  const std::int64_t budget = kHeadChunkBytes / 4 / config_.vocab;
-  a.head.rows = std::clamp(budget, std::min<std::int64_t>(rows, 64), rows);
+  a.head.rows = head_chunk_rows(config_, rows);
   a.head.input = head_[0].take_input(arena, scratch_view(a.final_x, a.head.rows, config_.width),
                                      a.head.rows, shape.backward);
   a.head.logits = arena.take({a.head.rows, config_.vocab}, DType::kF32);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cpu/isa.h"
+#include "backend/cpu/tile_product.h"
 #include "model/kv_cache.h"
 
 namespace quest {
@@ -23,11 +24,6 @@ constexpr int64_t kDenseScratchBytes = 2 << 20;
 constexpr int64_t kSampleChunk = 256;
 // Bytes of one operand of the quantized gradients when its rows can be taken in chunks.
 constexpr int64_t kOperandChunkBytes = 32 << 20;
-// On AMX tiles: rows of a chunk of the weight gradient; outputs beyond which sums of the input
-// gradient wait in f32, and how many rows of them a thread has.
-constexpr int64_t kTileChunkRows = 1024;
-constexpr int64_t kTileChunkColumns = 2048;
-constexpr int64_t kTileBlockRows = 128;
 // Columns that the rounding of a weight gradient's operand takes at a time.
 constexpr int64_t kRoundedColumns = 128;
 
@@ -41,6 +37,8 @@ struct ProductScratch {
   int64_t operand_b = 0;
   int64_t rows = 0;
   int64_t sums = 0;
+  int64_t tiles = 0;
+  int64_t tile_columns = 0;
 
   void include(const ProductScratch& other) {
     packed_weights = std::max(packed_weights, other.packed_weights);
@@ -49,9 +47,17 @@ struct ProductScratch {
     operand_b = std::max(operand_b, other.operand_b);
     rows = std::max(rows, other.rows);
     sums = std::max(sums, other.sums);
+    tiles = std::max(tiles, other.tiles);
+    tile_columns = std::max(tile_columns, other.tile_columns);
+  }
+  void include(const TileShape& shape, int threads) {
+    const TileScratch scratch = tile_scratch(shape, threads);
+    tiles = std::max(tiles, scratch.blocks);
+    tile_columns = std::max(tile_columns, scratch.columns);
   }
   int64_t total() const {
-    return packed_weights + packed_inputs + operand_a + operand_b + rows + sums;
+    return packed_weights + packed_inputs + operand_a + operand_b + rows + sums + tiles +
+           tile_columns;
   }
 };
 
@@ -70,14 +76,21 @@ int64_t packed_bytes(int64_t values) {
   return round_up(values, group_values()) * (group_values() == 2 ? 2 : 1);
 }
 
+// Whether products of bytes and of bf16 run on tile registers.
+bool has_tiles() { return choose_isa() == Isa::kAmx; }
+
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.
 ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, int threads) {
   ProductScratch scratch;
+  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
+  if (has_tiles()) {
+    scratch.include({rows, outputs, columns, 1}, threads);
+    return scratch;
+  }
   scratch.packed_weights = round_up(outputs, 16) * (packed_bytes(columns) + 8);
   if (group_values() == 2 || columns % group_values() != 0) {
     scratch.packed_inputs = rows * packed_bytes(columns);
   }
-  scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
   return scratch;
 }
 
@@ -86,12 +99,9 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
                                int threads) {
   const auto element = static_cast<int64_t>(size_bytes(compute));
   ProductScratch scratch;
-  if (choose_isa() == Isa::kAmx && compute == DType::kBF16) {
-    const int64_t chunk = std::min(round_up(rows, 32), kTileChunkRows);
-    const bool in_place = outputs % 32 == 0;
-    scratch.operand_a = std::max(chunk, in_place ? 0 : rows) * round_up(outputs, 32) * 2;
-    scratch.operand_b = std::max(round_up(outputs, 32), chunk) * round_up(columns, 32) * 2;
-    if (outputs > kTileChunkColumns) scratch.sums = threads * kTileBlockRows * columns * 4;
+  if (has_tiles() && compute == DType::kBF16) {
+    scratch.include({rows, columns, outputs, 2}, threads);
+    scratch.include({outputs, columns, rows, 2}, threads);
     return scratch;
   }
   const int64_t most = chunk_rows(rows, std::max(outputs, columns), element);
@@ -119,9 +129,9 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
 }
 
 ProductScratch product_scratch(const TrainerConfig& config, int threads) {
-  const int64_t rows = config.batch_size * config.seq_len;
+  const int64_t all_rows = config.batch_size * config.seq_len;
   ProductScratch most;
-  const auto include = [&](const LinearLayout& layout, const LinearScheme& fallback) {
+  const auto include = [&](const LinearLayout& layout, const LinearScheme& fallback, int64_t rows) {
     // Neighbouring parts of one scheme are one product.
     int64_t outputs = 0;
     for (std::size_t i = 0; i < layout.parts.size(); ++i) {
@@ -136,17 +146,21 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
         most.include(config.backward == GradientProducts::kInt8
                          ? integer_gradients(rows, outputs, columns, threads)
                          : float_gradients(rows, outputs, columns, config.compute, threads));
+      } else if (has_tiles() && config.compute == DType::kBF16) {
+        most.include({rows, outputs, layout.columns, 2}, threads);
+        most.include({rows, layout.columns, outputs, 2}, threads);
+        most.include({outputs, layout.columns, rows, 2}, threads);
       }
       outputs = 0;
     }
   };
   for (int64_t layer = 0; layer < config.model.layers; ++layer) {
-    include(qkv_layout(config.model, layer), config.scheme.base());
-    include(out_layout(config.model, layer), config.scheme.base());
-    include(gate_up_layout(config.model, layer), config.scheme.base());
-    include(down_layout(config.model, layer), config.scheme.base());
+    include(qkv_layout(config.model, layer), config.scheme.base(), all_rows);
+    include(out_layout(config.model, layer), config.scheme.base(), all_rows);
+    include(gate_up_layout(config.model, layer), config.scheme.base(), all_rows);
+    include(down_layout(config.model, layer), config.scheme.base(), all_rows);
   }
-  include(head_layout(config.model), LinearScheme());
+  include(head_layout(config.model), LinearScheme(), head_chunk_rows(config.model, all_rows));
   return most;
 }
 
@@ -173,9 +187,10 @@ int64_t attention_scratch(const TrainerConfig& config, int threads) {
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {
   // Sums of blocks of 32 rows in the norms' gradient.
   const int64_t norm_sums = config.batch_size * config.seq_len / 32 * config.model.width * 4;
+  const bool without_onednn = has_tiles() && config.compute == DType::kBF16;
   return static_cast<std::size_t>(product_scratch(config, threads).total() +
                                   attention_scratch(config, threads) + norm_sums +
-                                  kDenseScratchBytes);
+                                  (without_onednn ? 0 : kDenseScratchBytes));
 }
 
 std::size_t sampling_bytes(const TrainerConfig& config) {

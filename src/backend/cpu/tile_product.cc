@@ -15,17 +15,18 @@ namespace {
 /// ones, for sums between passes need room as well.
 constexpr std::int64_t kMostGroupsInOnePass = 20;
 constexpr std::int64_t kMostGroups = 16;
-/// Bytes of packed columns, in one pass and in several, and of sums between passes. Of 2 MiB of
-/// second-level cache 1.25 MiB are read at full speed; what streams through takes a part of them.
+/// Bytes of packed columns, in one pass and in several, and of these with the sums between passes.
+/// Of 2 MiB of second-level cache 1.25 MiB are read at full speed, and what streams through takes a
+/// part of them.
 constexpr std::int64_t kColumnBytesOnePass = 832 << 10;
 constexpr std::int64_t kColumnBytes = 640 << 10;
-constexpr std::int64_t kPartialBytes = 640 << 10;
+constexpr std::int64_t kCacheBytes = 1280 << 10;
 constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
 /// Bundles of rows that are packed together, so that whole lines are read where they are columns in
 /// memory.
 constexpr std::int64_t kRowsAtOnce = 4;
-/// Scratch memory of a thread comes in pages of this size.
-constexpr std::int64_t kPageBytes = 2 << 20;
+constexpr std::int64_t kPageBytes = 4096;
+constexpr std::int64_t kLargePageBytes = 2 << 20;
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
 
@@ -51,45 +52,64 @@ struct Block {
   Range rows, columns, groups;
 };
 
-/// How a product is cut.
+/// How a product is cut: bundles of rows or columns go to threads, and each thread takes blocks of
+/// its part, which share the cache.
 struct Cut {
-  std::int64_t rows, columns, groups;  ///< bundles of the whole
-  std::int64_t rows_in_block, columns_in_block, groups_in_pass;
+  std::int64_t rows, columns, groups;  ///< of the whole
+  bool splits_rows;                    ///< among threads, else columns
+  std::int64_t grain;                  ///< bundles of that side that are worth a thread
+  bool one_pass;
+  std::int64_t groups_in_pass, columns_in_block, rows_in_block;
+  bool packs_ahead;  ///< all columns, which blocks of rows would otherwise pack again and again
 
-  explicit Cut(const TileProduct& p)
-      : rows(divide_up(p.a.lanes, kTileLanes)),
-        columns(divide_up(p.b.lanes, kTileLanes)),
-        groups(divide_up(p.a.summed * (p.scales != nullptr ? 1 : 2), kTileDepthBytes)),
-        rows_in_block(rows),
-        groups_in_pass(groups <= kMostGroupsInOnePass ? groups : even_part(groups, kMostGroups)) {
-    const bool one_pass = groups == groups_in_pass;
+  Cut(const TileShape& shape, int threads)
+      : rows(divide_up(shape.rows, kTileLanes)),
+        columns(divide_up(shape.columns, kTileLanes)),
+        groups(divide_up(shape.summed * shape.value_bytes, kTileDepthBytes)),
+        // The shorter side is packed by every thread, so the longer one is split.
+        splits_rows(rows >= columns),
+        one_pass(groups <= kMostGroupsInOnePass),
+        groups_in_pass(one_pass ? groups : even_part(groups, kMostGroups)) {
+    const std::int64_t side = splits_rows ? rows : columns;
+    grain = divide_up(kProductsPerThread * side, shape.rows * shape.columns * shape.summed);
+    const std::int64_t part = divide_up(side, parallel_parts(threads, side, grain));
+    const std::int64_t part_rows = splits_rows ? part : rows;
+    const std::int64_t part_columns = splits_rows ? columns : part;
     const std::int64_t column_bytes = one_pass ? kColumnBytesOnePass : kColumnBytes;
-    columns_in_block = even_part(columns, std::max<std::int64_t>(1, column_bytes / pass_bytes()));
-    if (one_pass) return;
-    const std::int64_t most = kPartialBytes / (columns_in_block * kBlockBytes);
-    rows_in_block = even_part(rows, std::max<std::int64_t>(1, most));
+    columns_in_block =
+        even_part(part_columns, std::max<std::int64_t>(1, column_bytes / pass_bytes()));
+    rows_in_block = part_rows;
+    if (!one_pass) {
+      const std::int64_t left = kCacheBytes - columns_in_block * pass_bytes();
+      rows_in_block =
+          even_part(part_rows, std::max<std::int64_t>(1, left / (columns_in_block * kBlockBytes)));
+    }
+    packs_ahead = part_rows > rows_in_block;
   }
 
   /// Of a packed bundle in a pass.
   std::int64_t pass_bytes() const { return groups_in_pass * kTileGroupBytes; }
-  /// Whether columns would be packed more than once, for block after block of rows.
-  bool repeats_columns() const { return groups > groups_in_pass && rows > rows_in_block; }
-  /// Where a pass over some bundles of columns lies among all of them, packed.
-  std::int64_t packed_offset(std::int64_t column, Range pass) const {
-    return (pass.begin * columns + column * pass.count()) * kTileGroupBytes;
+  /// Of all columns, packed.
+  std::int64_t all_columns_bytes() const { return columns * groups * kTileGroupBytes; }
+  /// What a thread needs, in large pages where it is large.
+  std::int64_t thread_bytes() const {
+    const std::int64_t partial = one_pass ? 0 : rows_in_block * columns_in_block * kBlockBytes;
+    const std::int64_t bytes =
+        (kRowsAtOnce + (packs_ahead ? 0 : columns_in_block)) * pass_bytes() + partial;
+    const std::int64_t page = bytes > kLargePageBytes / 2 ? kLargePageBytes : kPageBytes;
+    return divide_up(bytes, page) * page;
   }
   Range pass_from(std::int64_t group) const {
     return {group, std::min(group + groups_in_pass, groups)};
   }
-  /// What a thread needs.
-  std::int64_t scratch_bytes() const {
-    const std::int64_t partial =
-        groups > groups_in_pass ? rows_in_block * columns_in_block * kBlockBytes : 0;
-    return divide_up((kRowsAtOnce + columns_in_block) * pass_bytes() + partial, kPageBytes) *
-           kPageBytes;
+  /// Where a pass over the columns from `column` on lies among all of them, packed.
+  std::int64_t packed_offset(std::int64_t column, Range pass) const {
+    return (pass.begin * columns + column * pass.count()) * kTileGroupBytes;
   }
-  /// The blocks of a part of the product in the order in which a thread takes them.
-  std::vector<Block> blocks(Range part_rows, Range part_columns) const {
+  /// The blocks of a part, in the order in which its thread takes them.
+  std::vector<Block> blocks(Range part) const {
+    const Range part_rows = splits_rows ? part : Range{0, rows};
+    const Range part_columns = splits_rows ? Range{0, columns} : part;
     std::vector<Block> all;
     for (std::int64_t c = part_columns.begin; c < part_columns.end; c += columns_in_block) {
       for (std::int64_t r = part_rows.begin; r < part_rows.end; r += rows_in_block) {
@@ -132,7 +152,7 @@ class ThreadProduct {
         multiply_(product.scales != nullptr ? kernels.multiply_bytes : kernels.multiply_bf16),
         a_(scratch),
         b_(a_ + kRowsAtOnce * cut.pass_bytes()),
-        partial_(b_ + cut.columns_in_block * cut.pass_bytes()) {}
+        partial_(b_ + (packed != nullptr ? 0 : cut.columns_in_block * cut.pass_bytes())) {}
 
   void compute(const std::vector<Block>& blocks) {
     const Block* before = nullptr;
@@ -189,44 +209,47 @@ class ThreadProduct {
   std::uint8_t* partial_;  ///< sums of a block between its passes
 };
 
-/// All columns, packed once by all threads, if they would be packed more often otherwise.
-const std::uint8_t* pack_all_columns(const TileContext& context, const TileSource& b,
-                                     const Cut& cut) {
-  if (!cut.repeats_columns()) return nullptr;
-  auto* const packed = reinterpret_cast<std::uint8_t*>(context.workspace.bytes(
-      Workspace::Slot::kTileColumns,
-      static_cast<std::size_t>(cut.columns * cut.groups * kTileGroupBytes)));
+void pack_all_columns(std::uint8_t* packed, int threads, const TileSource& b, const Cut& cut) {
   const std::int64_t grain = divide_up(64, cut.groups);
-  parallel_for(context.threads, cut.columns, grain, [&](std::int64_t begin, std::int64_t end, int) {
+  parallel_for(threads, cut.columns, grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t g = 0; g < cut.groups; g += cut.groups_in_pass) {
       const Range pass = cut.pass_from(g);
       pack(packed + cut.packed_offset(begin, pass), b, {begin, end}, pass);
     }
   });
-  return packed;
 }
 
 }  // namespace
+
+TileScratch tile_scratch(const TileShape& shape, int threads) {
+  const Cut cut(shape, threads);
+  return {threads * cut.thread_bytes(), cut.packs_ahead ? cut.all_columns_bytes() : 0};
+}
 
 void multiply_tiles(const TileContext& context, const TileProduct& product) {
   assert(product.a.summed == product.b.summed);
   assert(product.out.rows() == product.a.lanes && product.out.cols() == product.b.lanes);
   if (product.out.numel() == 0) return;
-  const Cut cut(product);
-  const std::uint8_t* const packed = pack_all_columns(context, product.b, cut);
-  const std::int64_t thread_bytes = cut.scratch_bytes();
-  auto* const scratch = reinterpret_cast<std::uint8_t*>(context.workspace.bytes(
-      Workspace::Slot::kTiles, static_cast<std::size_t>(context.threads * thread_bytes)));
-  // The shorter side is packed by every thread, so the longer one is split.
-  const bool split_rows = cut.rows >= cut.columns;
-  const std::int64_t side = split_rows ? cut.rows : cut.columns;
-  const std::int64_t grain =
-      divide_up(kProductsPerThread * side, product.a.lanes * product.b.lanes * product.a.summed);
-  parallel_for(context.threads, side, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
-    ThreadProduct part(context.kernels, product, cut, scratch + thread * thread_bytes, packed);
-    part.compute(cut.blocks(split_rows ? Range{begin, end} : Range{0, cut.rows},
-                            split_rows ? Range{0, cut.columns} : Range{begin, end}));
-  });
+  const TileShape shape{product.a.lanes, product.b.lanes, product.a.summed,
+                        product.scales != nullptr ? 1 : 2};
+  const Cut cut(shape, context.threads);
+  const TileScratch bytes = tile_scratch(shape, context.threads);
+  const auto scratch = [&](Workspace::Slot slot, std::int64_t size) {
+    return reinterpret_cast<std::uint8_t*>(
+        context.workspace.bytes(slot, static_cast<std::size_t>(size)));
+  };
+  std::uint8_t* const own = scratch(Workspace::Slot::kTiles, bytes.blocks);
+  std::uint8_t* packed = nullptr;
+  if (cut.packs_ahead) {
+    packed = scratch(Workspace::Slot::kTileColumns, bytes.columns);
+    pack_all_columns(packed, context.threads, product.b, cut);
+  }
+  parallel_for(context.threads, cut.splits_rows ? cut.rows : cut.columns, cut.grain,
+               [&](std::int64_t begin, std::int64_t end, int thread) {
+                 ThreadProduct part(context.kernels, product, cut,
+                                    own + thread * cut.thread_bytes(), packed);
+                 part.compute(cut.blocks({begin, end}));
+               });
 }
 
 TileSource rows_source(Tensor x, PackTiles pack) {

@@ -25,7 +25,19 @@ struct TileProduct {
   const TileScales* scales = nullptr;
 };
 
+/// Needs tile_scratch of its shape in Workspace's kTiles and kTileColumns.
 void multiply_tiles(const TileContext& context, const TileProduct& product);
+
+struct TileShape {
+  std::int64_t rows, columns, summed;
+  std::int64_t value_bytes;  ///< of operands
+};
+/// Bytes of scratch memory.
+struct TileScratch {
+  std::int64_t blocks;   ///< of all threads
+  std::int64_t columns;  ///< the second operand, packed, where that is done once for all
+};
+TileScratch tile_scratch(const TileShape& shape, int threads);
 
 /// A TileSource whose lanes are the rows of a matrix.
 TileSource rows_source(Tensor x, PackTiles pack);
