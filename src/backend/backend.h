@@ -216,7 +216,7 @@ class Backend {
   /// losses f32 [R] = -log softmax(logits)[target] in nats, 0 where target < 0; correct u8 [R] = 1
   /// where the target has the (first) largest logit. logits f32 [R, V], targets i32 [R].
   /// d_logits float [R, V] = scale * (softmax - onehot), rows of ignored targets 0; may be null,
-  /// may alias logits if f32.
+  /// and each of its rows may begin where the same row of logits does.
   virtual void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits,
                              Tensor targets, float scale) = 0;
 

@@ -40,7 +40,7 @@ struct HeadChunk {
   std::int64_t rows;
   LinearInput input;
   Tensor logits;    ///< f32 [rows, V]
-  Tensor d_logits;  ///< of the compute type; the logits' own memory where that is f32
+  Tensor d_logits;  ///< of the compute type, in the logits' own memory
 };
 
 /// Scratch of backward, shared by all blocks. Of the compute type unless said.

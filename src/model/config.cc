@@ -177,7 +177,7 @@ LinearLayout head_layout(const ModelConfig& config) {
 
 std::int64_t head_chunk_rows(const ModelConfig& config, std::int64_t rows) {
   // Bytes of f32 logits; a multiple of 32 rows suits every kernel of products.
-  constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+  constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
   constexpr std::int64_t kUnit = 32;
   const std::int64_t most = std::max(kChunkBytes / 4 / config.vocab, 2 * kUnit);
   const std::int64_t chunks = (rows + most - 1) / most;

@@ -184,8 +184,11 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
                                      a.head.rows, shape.backward);
   a.head.logits = arena.take({a.head.rows, config_.vocab}, DType::kF32);
   if (shape.backward) {
-    a.head.d_logits = compute_ == DType::kF32 ? a.head.logits
-                                              : arena.take({a.head.rows, config_.vocab}, compute_);
+    // In the memory of the logits: each row of bf16 in the first half of its row.
+    a.head.d_logits =
+        Tensor(a.head.logits.data, a.head.logits.shape, compute_, a.head.logits.place);
+    a.head.d_logits.row_stride =
+        config_.vocab * static_cast<std::int64_t>(sizeof(float) / size_bytes(compute_));
     const auto rotates = [](const Linear& linear) { return linear.quantizes_input(); };
     a.scratch = take_scratch(config_, arena, rows, compute_,
                              rotates(head_[0]) || any_linear(blocks_, rotates));

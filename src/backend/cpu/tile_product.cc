@@ -60,7 +60,7 @@ struct Cut {
   std::int64_t grain;                  ///< bundles of that side that are worth a thread
   bool one_pass;
   std::int64_t groups_in_pass, columns_in_block, rows_in_block;
-  bool packs_ahead;  ///< all columns, which blocks of rows would otherwise pack again and again
+  bool packs_ahead;  ///< all columns, which several blocks of rows would otherwise pack again
 
   Cut(const TileShape& shape, int threads)
       : rows(divide_up(shape.rows, kTileLanes)),
@@ -84,7 +84,7 @@ struct Cut {
       rows_in_block =
           even_part(part_rows, std::max<std::int64_t>(1, left / (columns_in_block * kBlockBytes)));
     }
-    packs_ahead = part_rows > rows_in_block;
+    packs_ahead = part_rows > 2 * rows_in_block;
   }
 
   /// Of a packed bundle in a pass.
