@@ -261,7 +261,7 @@ KernelCase adamw_case() {
   const Tensor grad_scale = add(c, {1}, DType::kF32);
   c.bytes = bytes_of({parameter, parameter, first, first, second, second, gradient});
   c.run = [=](Backend& backend) {
-    backend.adamw(parameter, first, second, gradient, grad_scale,
+    backend.adamw(parameter, {first, {}}, {second, {}}, gradient, grad_scale,
                   {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
   };
   return c;

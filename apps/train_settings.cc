@@ -64,6 +64,7 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
   config.optimizer.epsilon = train.adam_eps;
   config.optimizer.weight_decay = train.weight_decay;
   config.optimizer.grad_clip = train.grad_clip;
+  config.optimizer.moment_bits = std::stoi(train.optimizer_bits);
   config.seed = static_cast<std::uint64_t>(train.seed);
   return config;
 }

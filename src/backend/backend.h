@@ -56,6 +56,19 @@ struct AttentionShape {
 /// Which values a rotary embedding pairs: (2i, 2i+1) or (i, i + D/2).
 enum class RopeLayout : std::uint8_t { kInterleaved, kHalf };
 
+/// Values of a moment that share a scale where it has 8 bits.
+inline constexpr std::int64_t kMomentBlock = 256;
+
+/// One of AdamW's two moments, in 32, 16 or 8 bits. With 8 bits a block of kMomentBlock values has
+/// the scale s of its largest magnitude, and roots of the values are stored, so that codes lie
+/// closer together where values are small: the first moment is s sign(q) (q / 127)^2 with q in i8,
+/// the second s (q / 255)^4 with q in u8, at least 1 where the value is not 0 (a denominator that
+/// vanished would make the update large).
+struct Moment {
+  Tensor values;  ///< f32, bf16, or codes, as many as the parameter has
+  Tensor scales;  ///< f32 [ceil(n / kMomentBlock)] beside codes, else null
+};
+
 /// One AdamW update (Loshchilov and Hutter 2019, with decoupled decay as PyTorch computes it).
 struct AdamWStep {
   float learning_rate;
@@ -229,9 +242,10 @@ class Backend {
   /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm is 0; NaN when
   /// square_sum, f64 [1], is not finite.
   virtual void clip_scale(Tensor scale, Tensor square_sum, float max_norm) = 0;
-  /// parameter, first, second f32: one update with the gradient times grad_scale f32 [1]. Changes
-  /// nothing when grad_scale is NaN, so a broken gradient does not reach the weights.
-  virtual void adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
+  /// parameter f32: one update with the gradient, f32, times grad_scale f32 [1]. The moments are
+  /// rounded after the parameter has moved. Changes nothing when grad_scale is NaN, so a broken
+  /// gradient does not reach the weights.
+  virtual void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
                      Tensor grad_scale, const AdamWStep& step) = 0;
 };
 

@@ -204,8 +204,8 @@ void TimingBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) 
   timed(Work::kOptimizer, 0, [&] { inner_.clip_scale(scale, square_sum, max_norm); });
 }
 
-void TimingBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
-                          Tensor grad_scale, const AdamWStep& step) {
+void TimingBackend::adamw(Tensor parameter, const Moment& first, const Moment& second,
+                          Tensor gradient, Tensor grad_scale, const AdamWStep& step) {
   timed(Work::kOptimizer, 0,
         [&] { inner_.adamw(parameter, first, second, gradient, grad_scale, step); });
 }

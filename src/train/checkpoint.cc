@@ -59,11 +59,11 @@ std::vector<std::string> text_files(const fs::path& folder) {
 
 void save_moments(Trainer& trainer, const fs::path& path) {
   std::vector<NamedTensor> moments = trainer.optimizer().moments();
-  std::vector<std::vector<float>> host;
+  std::vector<std::vector<std::byte>> host;
   for (NamedTensor& moment : moments) {
     if (moment.tensor.place == Place::kHost) continue;
-    host.emplace_back(static_cast<std::size_t>(moment.tensor.numel()));
-    const Tensor copy = view_of(host.back().data(), moment.tensor.shape);
+    host.emplace_back(moment.tensor.bytes());
+    const Tensor copy(host.back().data(), moment.tensor.shape, moment.tensor.dtype);
     trainer.model().backend().copy(copy, moment.tensor);
     moment.tensor = copy;
   }
@@ -113,6 +113,7 @@ void save_checkpoint(Trainer& trainer, const TrainerState& state, const Tokenize
     json["tokens"] = state.tokens;
     json["seed"] = state.seed;
     json["data_seed"] = state.data_seed;
+    json["optimizer_bits"] = trainer.config().optimizer.moment_bits;
     json["backward"] = gradient_products_name(trainer.config().backward);
     json["data"] = state.data;
     for (const std::string& name : text_files(temporary)) {
@@ -174,14 +175,23 @@ TrainerState load_checkpoint(Trainer& trainer, const fs::path& folder) {
   check_same_model(trainer, folder);
   const Json json = unsealed(folder / kStateFile);
   TrainerState state;
+  int moment_bits = 0;
   try {
     state.step = json.at("step").get<std::int64_t>();
     state.tokens = json.at("tokens").get<std::int64_t>();
     state.seed = json.at("seed").get<std::uint64_t>();
     state.data_seed = json.at("data_seed").get<std::uint64_t>();
     state.data = json.at("data").get<std::string>();
+    moment_bits = json.value("optimizer_bits", 32);
   } catch (const Json::exception& error) {
     fail("{} is malformed: {}", (folder / kStateFile).string(), error.what());
+  }
+  if (moment_bits != trainer.config().optimizer.moment_bits) {
+    fail(
+        "{} holds optimizer moments of {} bits, but this run asks for {}; resume with "
+        "--optimizer-bits {}",
+        (folder / kOptimizerFile).string(), moment_bits, trainer.config().optimizer.moment_bits,
+        moment_bits);
   }
   load_weights(trainer.model(), SafetensorsFile(folder / kModelFile));
   trainer.optimizer().load_moments(SafetensorsFile(folder / kOptimizerFile));

@@ -10,6 +10,7 @@ namespace {
 
 constexpr const char* kFirstPrefix = "exp_avg.";
 constexpr const char* kSecondPrefix = "exp_avg_sq.";
+constexpr const char* kScalesSuffix = ".scales";
 constexpr std::size_t kScalarBytes = 128;
 
 }  // namespace
@@ -17,15 +18,35 @@ constexpr std::size_t kScalarBytes = 128;
 AdamW::AdamW(Model& model, const OptimizerConfig& config)
     : model_(model),
       config_(config),
-      first_(model.backend(), model.arenas().parameters.used_bytes()),
-      second_(model.backend(), model.arenas().parameters.used_bytes()),
       scalars_(model.backend(), kScalarBytes),
       square_sum_(scalars_.take({1}, DType::kF64)),
       grad_scale_(scalars_.take({1}, DType::kF32)) {
-  model.llama().for_each_parameter([&](const Parameter& parameter) {
-    slots_.push_back({parameter, first_.take(parameter.value.shape, DType::kF32),
-                      second_.take(parameter.value.shape, DType::kF32)});
+  Arena measuring;
+  take_slots(measuring);
+  moments_ = Arena(model.backend(), measuring.used_bytes());
+  slots_ = take_slots(moments_);
+}
+
+std::vector<AdamW::Slot> AdamW::take_slots(Arena& moments) const {
+  const auto take = [&](const Shape& shape, DType codes) -> Moment {
+    if (config_.moment_bits == 32) return {moments.take(shape, DType::kF32), {}};
+    if (config_.moment_bits == 16) return {moments.take(shape, DType::kBF16), {}};
+    const std::int64_t blocks = (shape.numel() + kMomentBlock - 1) / kMomentBlock;
+    return {moments.take(shape, codes), moments.take({blocks}, DType::kF32)};
+  };
+  std::vector<Slot> slots;
+  model_.llama().for_each_parameter([&](const Parameter& parameter) {
+    const Moment first = take(parameter.value.shape, DType::kI8);
+    slots.push_back({parameter, first, take(parameter.value.shape, DType::kU8)});
   });
+  return slots;
+}
+
+std::size_t AdamW::measure(std::size_t parameter_bytes, int moment_bits) {
+  const std::size_t count = parameter_bytes / sizeof(float);
+  const std::size_t scales =
+      moment_bits == 8 ? count / static_cast<std::size_t>(kMomentBlock) * sizeof(float) : 0;
+  return 2 * (count * static_cast<std::size_t>(moment_bits) / 8 + scales);
 }
 
 double AdamW::update(double learning_rate, std::int64_t step) {
@@ -53,8 +74,14 @@ double AdamW::update(double learning_rate, std::int64_t step) {
 std::vector<NamedTensor> AdamW::moments() const {
   std::vector<NamedTensor> named;
   for (const Slot& slot : slots_) {
-    named.push_back({kFirstPrefix + slot.parameter.name, slot.first});
-    named.push_back({kSecondPrefix + slot.parameter.name, slot.second});
+    const auto add = [&](const char* prefix, const Moment& moment) {
+      named.push_back({prefix + slot.parameter.name, moment.values});
+      if (moment.scales) {
+        named.push_back({prefix + slot.parameter.name + kScalesSuffix, moment.scales});
+      }
+    };
+    add(kFirstPrefix, slot.first);
+    add(kSecondPrefix, slot.second);
   }
   return named;
 }
@@ -62,7 +89,7 @@ std::vector<NamedTensor> AdamW::moments() const {
 void AdamW::load_moments(const SafetensorsFile& file) {
   for (const NamedTensor& moment : moments()) {
     model_.backend().copy(moment.tensor,
-                          file.tensor(moment.name, DType::kF32, moment.tensor.shape));
+                          file.tensor(moment.name, moment.tensor.dtype, moment.tensor.shape));
   }
   model_.backend().synchronize();
 }

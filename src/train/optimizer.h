@@ -1,4 +1,4 @@
-// AdamW over a model's parameters, with the moments in arenas laid out like the weights.
+// AdamW over a model's parameters, with the moments in an arena of their own.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ struct OptimizerConfig {
   double epsilon = 1e-8;
   double weight_decay = 0.1;  ///< on the matrices inside the blocks only (method section 4)
   double grad_clip = 1.0;     ///< largest global norm; 0: no clipping
+  int moment_bits = 32;       ///< of both moments: 32 (f32), 16 (bf16) or 8 (see Moment)
 };
 
 /// Owns the two moments. The model must outlive it and be one that trains.
@@ -27,25 +28,26 @@ class AdamW {
   /// global gradient norm before clipping. When that is not finite, nothing is changed.
   double update(double learning_rate, std::int64_t step);
 
-  /// The moments under the parameters' names, with "exp_avg." and "exp_avg_sq." before them.
+  /// The moments under the parameters' names, with "exp_avg." and "exp_avg_sq." before them; scales
+  /// of 8-bit moments end in ".scales".
   std::vector<NamedTensor> moments() const;
   /// Sets the moments. Throws Error when one is missing or of another shape.
   void load_moments(const SafetensorsFile& file);
 
-  /// Bytes of both moments for a model with `parameter_bytes` of f32 weights.
-  static std::size_t measure(std::size_t parameter_bytes) { return 2 * parameter_bytes; }
+  /// Bytes of both moments for a model with `parameter_bytes` of f32 weights, but for alignment.
+  static std::size_t measure(std::size_t parameter_bytes, int moment_bits);
 
  private:
   struct Slot {
     Parameter parameter;
-    Tensor first;
-    Tensor second;
+    Moment first;
+    Moment second;
   };
+  std::vector<Slot> take_slots(Arena& moments) const;
 
   Model& model_;
   OptimizerConfig config_;
-  Arena first_;
-  Arena second_;
+  Arena moments_;
   Arena scalars_;
   Tensor square_sum_;  // f64 [1]
   Tensor grad_scale_;  // f32 [1]

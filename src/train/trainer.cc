@@ -66,7 +66,7 @@ Trainer::Trainer(Backend& backend, const TrainerConfig& config, BatchSource batc
 Trainer::Bytes Trainer::measure(const TrainerConfig& config) {
   Bytes bytes;
   bytes.model = Model::measure(config.model, config.scheme, config.compute, true);
-  bytes.optimizer = AdamW::measure(bytes.model.parameters);
+  bytes.optimizer = AdamW::measure(bytes.model.parameters, config.optimizer.moment_bits);
   bytes.activations =
       Model::measure_activations(config.model, config.scheme, config.compute, pass_shape(config)) +
       batch_bytes(config);

@@ -11,6 +11,8 @@ namespace {
 // Values of a partial sum; fixed, so that a sum does not depend on the number of threads.
 constexpr std::int64_t kSumBlock = 1 << 15;
 
+static_assert(kMomentValues == kMomentBlock);
+
 }  // namespace
 
 void CpuBackend::add_up(Tensor total, Tensor x, double (*kernel)(const float*, std::int64_t)) {
@@ -40,7 +42,7 @@ void CpuBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
   *scale.as<float>() = static_cast<float>(factor);
 }
 
-void CpuBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
+void CpuBackend::adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
                        Tensor grad_scale, const AdamWStep& step) {
   const float scale = *grad_scale.as<float>();
   if (std::isnan(scale)) return;
@@ -59,13 +61,28 @@ void CpuBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gra
       .decay = narrow(1.0 - double{step.learning_rate} * step.weight_decay),
   };
   float* const p = parameter.as<float>();
-  float* const m = first.as<float>();
-  float* const v = second.as<float>();
   const float* const g = gradient.as<float>();
-  parallel_for(
-      threads_, parameter.numel(), row_grain(4), [&](std::int64_t begin, std::int64_t end, int) {
-        float_kernels_.adamw(p + begin, m + begin, v + begin, g + begin, end - begin, &factors);
-      });
+  const std::int64_t count = parameter.numel();
+  if (!first.scales) {
+    const Tensor m = first.values.reshaped({1, count}), v = second.values.reshaped({1, count});
+    parallel_for(threads_, count, row_grain(4), [&](std::int64_t begin, std::int64_t end, int) {
+      float_kernels_.adamw(p + begin, row_of(m, 0, begin), row_of(v, 0, begin), g + begin,
+                           end - begin, &factors);
+    });
+    return;
+  }
+  const std::int64_t blocks = (count + kMomentBlock - 1) / kMomentBlock;
+  parallel_for(threads_, blocks, row_grain(4 * kMomentBlock),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 for (std::int64_t b = begin; b < end; ++b) {
+                   const std::int64_t at = b * kMomentBlock;
+                   const CodedMoments moments = {
+                       first.values.as<std::int8_t>() + at, second.values.as<std::uint8_t>() + at,
+                       first.scales.as<float>() + b, second.scales.as<float>() + b};
+                   float_kernels_.adamw_codes(p + at, moments, g + at,
+                                              std::min(kMomentBlock, count - at), &factors);
+                 }
+               });
 }
 
 }  // namespace quest

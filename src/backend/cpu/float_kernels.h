@@ -28,6 +28,17 @@ struct AdamWFactors {
   float decay;  ///< 1 - learning_rate * weight_decay
 };
 
+/// Values of a block of moments in 8 bits: backend.h's kMomentBlock.
+constexpr int kMomentValues = 256;
+
+/// A block of both moments in 8 bits, as backend.h says.
+struct CodedMoments {
+  std::int8_t* first;
+  std::uint8_t* second;
+  float* first_scale;   ///< one
+  float* second_scale;  ///< one
+};
+
 struct FloatKernels {
   /// dst = src.
   void (*cast)(Floats dst, Floats src, std::int64_t count);
@@ -35,8 +46,12 @@ struct FloatKernels {
   void (*add)(float* dst, const float* src, std::int64_t count);
   double (*sum)(const float* x, std::int64_t count);
   double (*sum_squares)(const float* x, std::int64_t count);
-  void (*adamw)(float* parameter, float* first, float* second, const float* gradient,
+  /// The moments are of one type.
+  void (*adamw)(float* parameter, Floats first, Floats second, const float* gradient,
                 std::int64_t count, const AdamWFactors* factors);
+  /// The same for one block of at most kMomentBlock values whose moments have 8 bits.
+  void (*adamw_codes)(float* parameter, CodedMoments moments, const float* gradient,
+                      std::int64_t count, const AdamWFactors* factors);
 
   /// Returns rstd.
   float (*rmsnorm)(Floats y, const float* x, const float* weight, float epsilon,

@@ -48,19 +48,70 @@ double sum_squares(const float* x, std::int64_t count) {
   return horizontal_sum(low + high);
 }
 
-void adamw(float* parameter, float* first, float* second, const float* gradient, std::int64_t count,
-           const AdamWFactors* factors) {
-  const AdamWFactors f = *factors;
+/// The update of one vector: moves the parameter and leaves the new moments in m and v.
+QUEST_INLINE void adamw_vector(float* parameter, Vec& m, Vec& v, const float* gradient,
+                               const AdamWFactors& f, std::int64_t i, int n) {
+  const Vec g = load(gradient, i, n) * f.grad_scale;
+  m = fma(splat(f.beta1), m, f.one_minus_beta1 * g);
+  v = fma(splat(f.beta2), v, f.one_minus_beta2 * g * g);
+  const Vec root = square_root(v * f.inverse_correction2) + f.epsilon;
+  const Vec update = m * (f.learning_rate * f.inverse_correction1) / root;
+  store(parameter, i, n, fma(load(parameter, i, n), splat(f.decay), -update));
+}
+
+template <bool bf16>
+void adamw_floats(float* parameter, void* first, void* second, const float* gradient,
+                  std::int64_t count, const AdamWFactors& f) {
   for_vectors(
       count, QUEST_STEP {
-        const Vec g = load(gradient, i, n) * f.grad_scale;
-        const Vec m = fma(splat(f.beta1), load(first, i, n), f.one_minus_beta1 * g);
-        const Vec v = fma(splat(f.beta2), load(second, i, n), f.one_minus_beta2 * g * g);
+        Vec m = load({first, bf16}, i, n), v = load({second, bf16}, i, n);
+        adamw_vector(parameter, m, v, gradient, f, i, n);
+        store({first, bf16}, i, n, m);
+        store({second, bf16}, i, n, v);
+      });
+}
+
+void adamw(float* parameter, Floats first, Floats second, const float* gradient, std::int64_t count,
+           const AdamWFactors* factors) {
+  const AdamWFactors f = *factors;
+  if (first.is_bf16)
+    return adamw_floats<true>(parameter, first.data, second.data, gradient, count, f);
+  adamw_floats<false>(parameter, first.data, second.data, gradient, count, f);
+}
+
+void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, std::int64_t count,
+                 const AdamWFactors* factors) {
+  constexpr float kFirstCodes = 127.0f, kSecondCodes = 255.0f;
+  const AdamWFactors f = *factors;
+  const float first_unit = *moments.first_scale / (kFirstCodes * kFirstCodes);
+  const float second_unit =
+      *moments.second_scale / (kSecondCodes * kSecondCodes * kSecondCodes * kSecondCodes);
+  float first[kMomentValues], second[kMomentValues];
+  Vec largest_first{}, largest_second{};
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec root = load(moments.first, i, n), fourth_root = load(moments.second, i, n);
+        const Vec square = fourth_root * fourth_root;
+        Vec m = root * magnitude(root) * first_unit, v = square * square * second_unit;
+        adamw_vector(parameter, m, v, gradient, f, i, n);
         store(first, i, n, m);
         store(second, i, n, v);
-        const Vec root = square_root(v * f.inverse_correction2) + f.epsilon;
-        const Vec update = m * (f.learning_rate * f.inverse_correction1) / root;
-        store(parameter, i, n, fma(load(parameter, i, n), splat(f.decay), -update));
+        largest_first = max(largest_first, magnitude(m));
+        largest_second = max(largest_second, v);
+      });
+  const float m_scale = *moments.first_scale = horizontal_max(largest_first);
+  const float v_scale = *moments.second_scale = horizontal_max(largest_second);
+  // Quotients are at most 1 but for rounding, and their roots closer to it.
+  const float m_inverse = m_scale > 0 ? 1.0f / m_scale : 0.0f;
+  const float v_inverse = v_scale > 0 ? 1.0f / v_scale : 0.0f;
+  for_vectors(
+      count, QUEST_STEP {
+        const Vec m = load(first, i, n), v = load(second, i, n);
+        const Vec m_code = square_root(magnitude(m) * m_inverse) * kFirstCodes;
+        const Vec v_code = square_root(square_root(v * v_inverse)) * kSecondCodes;
+        store(moments.first, i, n, with_sign_of(min(m_code, splat(kFirstCodes)), m));
+        const Vec least = v > 0.0f ? splat(1.0f) : Vec{};
+        store(moments.second, i, n, min(max(v_code, least), splat(kSecondCodes)));
       });
 }
 
@@ -302,6 +353,7 @@ constexpr FloatKernels kKernels = {
     .sum = sum,
     .sum_squares = sum_squares,
     .adamw = adamw,
+    .adamw_codes = adamw_codes,
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
     .rope = rope,

@@ -32,6 +32,7 @@ typedef std::uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t HalfWordVec __attribute__((vector_size(2 * kLanes)));
 typedef float HalfVec __attribute__((vector_size(2 * kLanes)));
 typedef std::int8_t ByteVec __attribute__((vector_size(kLanes)));
+typedef std::uint8_t UnsignedByteVec __attribute__((vector_size(kLanes)));
 typedef double DoubleVec __attribute__((vector_size(4 * kLanes)));
 
 QUEST_INLINE Vec splat(float x) { return x - Vec{}; }
@@ -73,6 +74,11 @@ QUEST_INLINE Vec square_root(Vec x) {
   for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
   return x;
 #endif
+}
+
+QUEST_INLINE Vec magnitude(Vec x) { return (Vec)((WordVec)x & 0x7fffffffu); }
+QUEST_INLINE Vec with_sign_of(Vec magnitude, Vec x) {
+  return (Vec)((WordVec)magnitude | ((WordVec)x & 0x80000000u));
 }
 
 /// 1 / x to 1 unit in the last place, for x in [1, 2^126].
@@ -225,6 +231,14 @@ QUEST_INLINE void store(std::int8_t* x, std::int64_t i, int count, Vec value) {
   const IntVec whole = (IntVec)(value + 12582912.0f) - 0x4b400000;
   const ByteVec bytes = __builtin_convertvector(whole, ByteVec);
   __builtin_memcpy(x + i, &bytes, bytes_of(count, 1));
+}
+QUEST_INLINE Vec load(const std::uint8_t* x, std::int64_t i, int count) {
+  UnsignedByteVec bytes{};
+  __builtin_memcpy(&bytes, x + i, bytes_of(count, 1));
+  return __builtin_convertvector(__builtin_convertvector(bytes, IntVec), Vec);
+}
+QUEST_INLINE void store(std::uint8_t* x, std::int64_t i, int count, Vec value) {
+  store(reinterpret_cast<std::int8_t*>(x), i, count, value);
 }
 /// x in the first `count` lanes, `other` in the rest.
 QUEST_INLINE Vec keep_first(int count, Vec x, float other) {

@@ -70,8 +70,8 @@ class ReferenceBackend : public Backend {
   void sum(Tensor total, Tensor x) override;
   void sum_squares(Tensor total, Tensor x) override;
   void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
-  void adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient, Tensor grad_scale,
-             const AdamWStep& step) override;
+  void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
+             Tensor grad_scale, const AdamWStep& step) override;
 };
 
 }  // namespace quest

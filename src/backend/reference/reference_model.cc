@@ -137,45 +137,6 @@ void ReferenceBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_log
   }
 }
 
-void ReferenceBackend::sum(Tensor total, Tensor x) {
-  const float* const values = x.as<float>();
-  for (std::int64_t i = 0; i < x.numel(); ++i) *total.as<double>() += values[i];
-}
-
-void ReferenceBackend::sum_squares(Tensor total, Tensor x) {
-  const float* const values = x.as<float>();
-  for (std::int64_t i = 0; i < x.numel(); ++i) {
-    *total.as<double>() += double{values[i]} * values[i];
-  }
-}
-
-void ReferenceBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
-  const double squares = *square_sum.as<double>();
-  double factor = 1.0;
-  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(squares) + 1e-6));
-  if (!std::isfinite(squares)) factor = std::numeric_limits<double>::quiet_NaN();
-  *scale.as<float>() = static_cast<float>(factor);
-}
-
-void ReferenceBackend::adamw(Tensor parameter, Tensor first, Tensor second, Tensor gradient,
-                             Tensor grad_scale, const AdamWStep& step) {
-  const double scale = *grad_scale.as<float>();
-  if (std::isnan(scale)) return;
-  const double correction1 = 1.0 - std::pow(double{step.beta1}, static_cast<double>(step.step));
-  const double correction2 = 1.0 - std::pow(double{step.beta2}, static_cast<double>(step.step));
-  for (std::int64_t i = 0; i < parameter.numel(); ++i) {
-    float& p = parameter.as<float>()[i];
-    float& m = first.as<float>()[i];
-    float& v = second.as<float>()[i];
-    const double g = gradient.as<float>()[i] * scale;
-    m = static_cast<float>(step.beta1 * double{m} + (1.0 - step.beta1) * g);
-    v = static_cast<float>(step.beta2 * double{v} + (1.0 - step.beta2) * g * g);
-    const double update = (m / correction1) / (std::sqrt(v / correction2) + step.epsilon);
-    p = static_cast<float>(p * (1.0 - double{step.learning_rate} * step.weight_decay) -
-                           step.learning_rate * update);
-  }
-}
-
 std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
 
 }  // namespace quest
