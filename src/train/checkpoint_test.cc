@@ -107,6 +107,25 @@ TEST_F(CheckpointTest, ResumedTrainingRoundsGradientsAsTheUninterruptedOne) {
   EXPECT_EQ(weights_of(*resumed), weights_of(*whole));
 }
 
+TEST_F(CheckpointTest, NarrowMomentsResumeExactlyAndOtherBitsAreRefused) {
+  for (const int bits : {16, 8}) {
+    TrainerConfig config = tiny_run_config();
+    config.optimizer.moment_bits = bits;
+    const auto whole = make(config);
+    for (int step = 0; step < 2; ++step) whole->step();
+    const fs::path path = save(*whole);
+    const auto resumed = make(config);
+    load_checkpoint(*resumed, path);
+    for (int step = 0; step < 2; ++step) EXPECT_EQ(resumed->step().loss, whole->step().loss);
+    EXPECT_EQ(weights_of(*resumed), weights_of(*whole)) << bits << " bits";
+    const auto other = make(tiny_run_config());
+    const auto before = weights_of(*other);
+    expect_mentions(error_of([&] { load_checkpoint(*other, path); }),
+                    {"optimizer.safetensors", std::to_string(bits), "--optimizer-bits"});
+    EXPECT_EQ(weights_of(*other), before) << "a refused checkpoint was loaded in part";
+  }
+}
+
 TEST_F(CheckpointTest, SavingTwiceGivesTheSameBytesAndChangesNothing) {
   const auto trainer = make(tiny_run_config());
   trainer->step();
