@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -67,19 +68,22 @@ struct LineRounding {
   }
 };
 
-/// u of element (row, column) of the matrix that `key` names. A block of the stream holds eight
-/// 16-bit values. They go to columns 32 apart and their neighbours, so that 16 blocks in vector
-/// registers hold the bits of 128 columns in the columns' order.
+/// u of element (row, column) of the matrix that `key` names. Of the 16 bytes of a Philox block
+/// each is the upper half of one u and the lower half of another: a u is uniform on all its 16
+/// bits, and what two of them share decides in one of 256 cases, so the correlation of two
+/// roundings is at most 1/256. Words go to columns 64 apart, so that 16 blocks in vector registers
+/// hold the bits of 256 columns in the columns' order: those of 32 columns, then the words rotated
+/// for the next 32.
 inline std::uint32_t rounding_bits(const RoundingKey& key, std::int64_t row, std::int64_t column) {
-  const auto block = static_cast<std::uint32_t>(column / 128 * 16 + column % 32 / 2);
+  const auto block = static_cast<std::uint32_t>(column / 256 * 16 + column % 32 / 2);
   const auto words = philox4x32({block, static_cast<std::uint32_t>(row), 0, 0}, key.words);
-  const auto word = static_cast<std::size_t>(column % 128 / 32);
-  return words[word] >> (column % 2 * 16) & 0xffffu;
+  const std::uint32_t word = words[static_cast<std::size_t>(column % 256 / 64)];
+  const std::uint32_t turned = column % 64 < 32 ? word : std::rotr(word, 8);
+  return turned >> (column % 2 * 16) & 0xffffu;
 }
 
 /// Rows of a weight gradient that are summed as integers with one scale a column: bounds the
-/// integer for any number of tokens, lets the scale follow the tokens, and keeps what is read twice
-/// in the cache.
-inline constexpr std::int64_t kRoundedRows = 2048;
+/// integer for any number of tokens and lets the scale follow them.
+inline constexpr std::int64_t kRoundedRows = 4096;
 
 }  // namespace quest

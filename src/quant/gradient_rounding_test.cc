@@ -85,22 +85,31 @@ TEST(RoundingKeys, EverySeedStepMicroBatchAndTurnHasItsOwnBits) {
   EXPECT_EQ(seen.size(), 24u);
 }
 
-TEST(RoundingBits, EveryElementHasItsOwnSixteenBits) {
+TEST(RoundingBits, AllSixteenBitsAreUniformAndNeighboursAreIndependent) {
   const RoundingKey key = RoundingKeys(1, 2, 3).next();
-  // Each element's bits stand where no other's do, so 64 of them in a row can hardly be repeated.
-  std::set<std::uint64_t> seen;
-  for (std::int64_t row = 0; row < 4; ++row) {
-    for (std::int64_t column = 0; column < 400; column += 4) {
-      std::uint64_t four = 0;
-      for (std::int64_t j = 0; j < 4; ++j) {
-        const std::uint32_t bits = rounding_bits(key, row, column + j);
-        ASSERT_LT(bits, 65536u);
-        four = four << 16 | bits;
-      }
-      seen.insert(four);
+  constexpr std::int64_t kRows = 256, kColumns = 512;
+  std::array<double, 16> ones{};
+  std::array<double, 3> products{};  // with the right, the lower and the 32nd right neighbour
+  const auto centred = [&](std::int64_t row, std::int64_t column) {
+    return (rounding_bits(key, row, column) + 0.5) / 65536 - 0.5;
+  };
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    for (std::int64_t column = 0; column < kColumns; ++column) {
+      const std::uint32_t bits = rounding_bits(key, row, column);
+      ASSERT_LT(bits, 65536u);
+      for (std::size_t i = 0; i < 16; ++i) ones[i] += bits >> i & 1;
+      const double value = centred(row, column);
+      products[0] += value * centred(row, column + 1);
+      products[1] += value * centred(row + 1, column);
+      products[2] += value * centred(row, column + 32);
     }
   }
-  EXPECT_EQ(seen.size(), 400u);
+  constexpr double kCount = kRows * kColumns;
+  for (const double count : ones) EXPECT_NEAR(count / kCount, 0.5, 5 * 0.5 / std::sqrt(kCount));
+  // Each factor has variance 1/12; the last pair shares a byte.
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(12 * products[i] / kCount, 0.0, 5 / std::sqrt(kCount) + (i == 2 ? 1.0 / 256 : 0.0));
+  }
 }
 
 }  // namespace

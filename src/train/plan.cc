@@ -24,8 +24,8 @@ constexpr int64_t kDenseScratchBytes = 2 << 20;
 constexpr int64_t kSampleChunk = 256;
 // Bytes of one operand of the quantized gradients when its rows can be taken in chunks.
 constexpr int64_t kOperandChunkBytes = 32 << 20;
-// Columns that the rounding of a weight gradient's operand takes at a time.
-constexpr int64_t kRoundedColumns = 128;
+// Columns of d_y that threads share out in such groups.
+constexpr int64_t kRoundedColumns = 256;
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -112,19 +112,31 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
   return scratch;
 }
 
-// Its gradients as integer products: d_y as rows and, a block of rows at a time, as columns, with a
-// scale and a sum each, and the codes as panels.
+// Its gradients as integer products: lines of rounded values, which are the rows of d_y or, a block
+// of rows at a time, its columns, each with a scale and a sum; and, without tiles, packed operands.
 ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns, int threads) {
-  const int64_t width = group_values() == 2 ? 16 : 32;
+  constexpr int64_t kBlockRows = 64;
   const int64_t block = std::min(rows, kRoundedRows);
+  const auto lines = [&](int64_t count, int64_t summed) {
+    const int64_t padded = round_up(count, 32);
+    return 8 * padded + (has_tiles() ? padded * round_up(summed, 64) : count * summed);
+  };
   ProductScratch scratch;
-  scratch.operand_a =
-      std::max(rows * (packed_bytes(outputs) + 8), outputs * (packed_bytes(block) + 8));
-  scratch.operand_b =
-      round_up(columns, width) * std::max(packed_bytes(outputs), packed_bytes(block));
-  scratch.rows = round_up(outputs, 32) * 4;
-  scratch.sums = threads * std::max(width * std::max(outputs, block),
-                                    kRoundedColumns * (8 + 64 + round_up(block, 64)));
+  scratch.operand_a = std::max(lines(rows, outputs), lines(outputs, block));
+  scratch.rows = std::max(round_up(outputs, 32), 2 * round_up(columns, 32)) * 4;
+  const int64_t parts =
+      std::min<int64_t>(threads, round_up(outputs, kRoundedColumns) / kRoundedColumns);
+  scratch.sums = threads * kBlockRows * round_up(outputs, kRoundedColumns * parts) / parts;
+  if (has_tiles()) {
+    scratch.include({rows, columns, outputs, 1}, threads);
+    scratch.include({outputs, columns, block, 1}, threads);
+    return scratch;
+  }
+  const int64_t width = group_values() == 2 ? 16 : 32;
+  const int64_t longest = std::max(outputs, block);
+  scratch.packed_inputs = std::max(rows * packed_bytes(outputs), outputs * packed_bytes(block));
+  scratch.operand_b = round_up(columns, width) * packed_bytes(longest);
+  scratch.sums = std::max(scratch.sums, threads * width * longest);
   return scratch;
 }
 

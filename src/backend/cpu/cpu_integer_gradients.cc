@@ -2,246 +2,184 @@
 // rounding of d_y.
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
-#include "backend/cpu/rounding_kernels.h"
+#include "backend/cpu/rounded_gradient.h"
+#include "backend/cpu/tile_product.h"
 
 namespace quest {
 namespace {
 
 using Slot = Workspace::Slot;
 
-constexpr std::int64_t kElementsPerThread = 1 << 15;
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
-/// Columns that a pass over the rows of a block takes at a time: they stay in the second-level
-/// cache between the search for the largest and the rounding.
-constexpr std::int64_t kStripColumns = 128;
-/// Rows that are rounded before they are transposed.
-constexpr std::int64_t kStripRows = 64;
+/// Bytes below which a thread of its own does not pay to pack them.
+constexpr std::int64_t kBytesPerThread = 1 << 17;
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return divide_up(value, to) * to; }
 
-FloatRow float_row(Tensor x, std::int64_t r, std::int64_t c) {
+FloatRow element_address(Tensor x, std::int64_t r, std::int64_t c) {
   if (x.dtype == DType::kBF16) return {x.row<BFloat16>(r) + c, true};
   return {x.row<float>(r) + c, false};
 }
 
-void transpose(std::int8_t* out, std::int64_t out_stride, const std::int8_t* in,
-               std::int64_t in_stride, std::int64_t rows, std::int64_t columns) {
+void transpose(std::int8_t* out, const std::int8_t* in, std::int64_t in_stride, std::int64_t rows,
+               std::int64_t columns) {
   for (std::int64_t c = 0; c < columns; ++c) {
-    for (std::int64_t r = 0; r < rows; ++r) out[c * out_stride + r] = in[r * in_stride + c];
+    for (std::int64_t r = 0; r < rows; ++r) out[c * rows + r] = in[r * in_stride + c];
   }
 }
 
-/// Rows of rounded integers, packed as the first operand of a product.
-struct RoundedRows {
-  std::uint8_t* rows;
-  std::int64_t row_bytes;
-  float* scales;       ///< one a row
-  std::int32_t* sums;  ///< one a row
+/// out[i,k] (= or +=) scale_i * sum over j of g_ij (2 codes_jk + 1), whose integer comes as twice
+/// the sum of g codes, and the line's sum.
+struct LineProduct {
+  Tensor out;
+  RoundedGradient g;
+  Tensor codes;
+  Write write;
 };
 
-class IntegerGradients {
+/// 0 and 1 for each of `columns`, rounded up to 32: what the columns add and their scale.
+struct PlainColumns {
+  const std::int32_t* biases;
+  float* scales;
+
+  PlainColumns(Workspace& workspace, std::int64_t columns, float scale) {
+    const std::int64_t padded = round_up(columns, 32);
+    const Tensor memory = workspace.tensor(Slot::kRows, {2 * padded}, DType::kF32);
+    scales = memory.as<float>() + padded;
+    std::fill_n(memory.as<float>(), padded, 0.0f);
+    std::fill_n(scales, padded, scale);
+    biases = reinterpret_cast<const std::int32_t*>(memory.as<float>());
+  }
+};
+
+/// A packer for what is packed.
+void copy_groups(std::uint8_t* out, const TileSource& source, std::int64_t lane, std::int64_t group,
+                 std::int64_t groups) {
+  const std::int64_t all = divide_up(source.summed, kTileDepthBytes);
+  std::memcpy(out,
+              static_cast<const std::uint8_t*>(source.data) +
+                  (lane / kTileLanes * all + group) * kTileGroupBytes,
+              static_cast<std::size_t>(groups * kTileGroupBytes));
+}
+
+void multiply_on_tiles(const TileContext& context, const LineProduct& p) {
+  const PlainColumns plain(context.workspace, p.out.cols(), 1.0f);
+  const TileScales scales{1, p.g.sums, plain.biases, p.g.scales, plain.scales};
+  const TileSource lines{p.g.codes, 0, p.g.lines, p.g.summed, true, nullptr, copy_groups};
+  multiply_tiles(context, {lines, columns_source(p.codes, context.kernels.pack_quads_bytes), p.out,
+                           p.write, &scales});
+}
+
+/// The same product by the kernels of quantized_matmul, which take lines of summed values.
+class VectorProduct {
  public:
-  IntegerGradients(Workspace& workspace, int threads, const QuantKernels& kernels)
-      : workspace_(workspace), threads_(threads), kernels_(kernels) {}
+  VectorProduct(Workspace& workspace, int threads, const ProductKernels& kernels,
+                const LineProduct& product)
+      : workspace_(workspace),
+        threads_(threads),
+        kernels_(kernels),
+        p_(product),
+        groups_(divide_up(product.g.summed, kernels.group_values)),
+        line_bytes_(groups_ * kernels.group_bytes),
+        panel_bytes_(line_bytes_ * kernels.panel_columns) {}
 
-  void grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w, const RoundingKey& key,
-                  Write write) const {
-    multiply(d_z, round_rows(d_y, w.steps.as<float>(), key), w.codes, write);
-  }
-
-  void grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x, const RoundingKey& key) const {
-    for (std::int64_t first = 0; first < d_y.rows(); first += kRoundedRows) {
-      const std::int64_t last = std::min(first + kRoundedRows, d_y.rows());
-      multiply(d_z, round_columns(d_y, first, last, x.steps.as<float>(), key),
-               x.codes.rows_slice(first, last), Write::kAdd);
-    }
-  }
-
- private:
-  RoundedRows take_rows(std::int64_t rows, std::int64_t columns) const {
-    const ProductKernels& product = kernels_.product;
-    const std::int64_t row_bytes = divide_up(columns, product.group_values) * product.group_bytes;
-    std::byte* const memory =
-        workspace_.bytes(Slot::kOperandA, static_cast<std::size_t>(rows * (row_bytes + 8)));
-    RoundedRows to{};
-    to.scales = reinterpret_cast<float*>(memory);
-    to.sums = reinterpret_cast<std::int32_t*>(to.scales + rows);
-    to.rows = reinterpret_cast<std::uint8_t*>(to.sums + rows);
-    to.row_bytes = row_bytes;
-    return to;
-  }
-
-  /// The half steps of rows as column factors.
-  const float* half_steps(const float* steps, std::int64_t count) const {
-    auto* const factors =
-        workspace_.tensor(Slot::kRows, {round_up(count, 32)}, DType::kF32).as<float>();
-    std::fill_n(factors, round_up(count, 32), 0.0f);
-    for (std::int64_t j = 0; j < count; ++j) factors[paired_place(j)] = 0.5f * steps[j];
-    return factors;
-  }
-
-  RoundedRows round_rows(Tensor d_y, const float* steps, const RoundingKey& key) const {
-    const std::int64_t n = d_y.cols();
-    const RoundedRows to = take_rows(d_y.rows(), n);
-    const float* const factors = half_steps(steps, n);
-    const std::int64_t stride = round_up(n, 64);
-    auto* const scratch = reinterpret_cast<std::int8_t*>(
-        workspace_.bytes(Slot::kSums, static_cast<std::size_t>(threads_ * stride)));
-    const std::int64_t grain = divide_up(kElementsPerThread, n);
-    parallel_for(
-        threads_, d_y.rows(), grain, [&](std::int64_t begin, std::int64_t end, int thread) {
-          std::int8_t* const g = scratch + thread * stride;
-          for (std::int64_t m = begin; m < end; ++m) {
-            GradientRow row{float_row(d_y, m, 0), n, 0.0f, factors, true};
-            const LineRounding line = LineRounding::make(kernels_.rounding->largest_of_row(row));
-            row.row_factor = line.to_fixed;
-            to.scales[m] = line.scale;
-            to.sums[m] = kernels_.rounding->round(g, row, key.words.data(), m, 0);
-            kernels_.product.pack_integers(to.rows + m * to.row_bytes, g, n);
-          }
-        });
-    return to;
-  }
-
-  /// The transpose of rows [first, last) of d_y.
-  RoundedRows round_columns(Tensor d_y, std::int64_t first, std::int64_t last, const float* steps,
-                            const RoundingKey& key) const {
-    const std::int64_t n = d_y.cols();
-    const std::int64_t rows = last - first;
-    const RoundedRows to = take_rows(n, rows);
-    // A thread's largest values and factors, rounded rows, and their transpose.
-    const std::int64_t bytes = kStripColumns * (8 + kStripRows + round_up(rows, kStripRows));
-    std::byte* const scratch =
-        workspace_.bytes(Slot::kSums, static_cast<std::size_t>(threads_ * bytes));
-    const std::int64_t grain = divide_up(kElementsPerThread, kStripColumns * rows);
-    parallel_for(threads_, divide_up(n, kStripColumns), grain,
-                 [&](std::int64_t begin, std::int64_t end, int thread) {
-                   for (std::int64_t s = begin; s < end; ++s) {
-                     round_strip(to, d_y, first, last, s * kStripColumns, steps, key,
-                                 scratch + thread * bytes);
-                   }
-                 });
-    return to;
-  }
-
-  void round_strip(const RoundedRows& to, Tensor d_y, std::int64_t first, std::int64_t last,
-                   std::int64_t column, const float* steps, const RoundingKey& key,
-                   std::byte* scratch) const {
-    const std::int64_t count = std::min(kStripColumns, d_y.cols() - column);
-    const std::int64_t rows = last - first;
-    auto* const largest = reinterpret_cast<float*>(scratch);
-    float* const to_fixed = largest + kStripColumns;
-    auto* const g = reinterpret_cast<std::int8_t*>(to_fixed + kStripColumns);
-    std::int8_t* const transposed = g + kStripColumns * kStripRows;
-    const auto row_of = [&](std::int64_t m) {
-      return GradientRow{float_row(d_y, m, column), count, 0.5f * steps[m], to_fixed, false};
-    };
-    std::fill_n(largest, 2 * kStripColumns, 0.0f);
-    for (std::int64_t m = first; m < last; ++m) {
-      kernels_.rounding->largest_of_columns(largest, row_of(m));
-    }
-    for (std::int64_t j = 0; j < count; ++j) {
-      const LineRounding line = LineRounding::make(largest[paired_place(j)]);
-      to_fixed[paired_place(j)] = line.to_fixed;
-      to.scales[column + j] = line.scale;
-    }
-    for (std::int64_t m = first; m < last; m += kStripRows) {
-      const std::int64_t part = std::min(kStripRows, last - m);
-      for (std::int64_t i = 0; i < part; ++i) {
-        kernels_.rounding->round(g + i * kStripColumns, row_of(m + i), key.words.data(), m + i,
-                                 column);
-      }
-      transpose(transposed + (m - first), rows, g, kStripColumns, part, count);
-    }
-    for (std::int64_t j = 0; j < count; ++j) {
-      const std::int8_t* const line = transposed + j * rows;
-      std::int32_t sum = 0;
-      for (std::int64_t m = 0; m < rows; ++m) sum += line[m];
-      to.sums[column + j] = sum;
-      kernels_.product.pack_integers(to.rows + (column + j) * to.row_bytes, line, rows);
-    }
-  }
-
-  /// out[i, k] (= or +=) scale_i * sum_n g_in (2 codes_nk + 1).
-  void multiply(Tensor out, const RoundedRows& g, Tensor codes, Write write) const {
-    const ProductKernels& product = kernels_.product;
-    const std::int64_t summed = codes.rows();
-    assert(summed <= 32768);
-    const std::int64_t width = product.panel_columns;
-    const std::int64_t panels = divide_up(out.cols(), width);
-    const std::int64_t groups = divide_up(summed, product.group_values);
-    const std::int64_t panel_bytes = groups * width * product.group_bytes;
-    // The sums of g stand for all that the codes' halves add, so the columns add nothing.
-    const Tensor columns = workspace_.tensor(Slot::kRows, {2 * width}, DType::kF32);
-    std::fill_n(columns.as<float>(), width, 0.5f);
-    std::fill_n(columns.as<float>() + width, width, 0.0f);
-    const auto* const biases = reinterpret_cast<const std::int32_t*>(columns.as<float>() + width);
-    const std::uint8_t* const packed = pack_panels(codes, panel_bytes);
-
-    const std::int64_t tiles = divide_up(out.rows(), product.tile_rows);
+  void run() const {
+    const std::uint8_t* const lines = pack_lines();
+    const std::uint8_t* const panels = pack_panels();
+    // The kernels make twice the integer.
+    const PlainColumns plain(workspace_, kernels_.panel_columns, 0.5f);
+    const std::int64_t tiles = divide_up(p_.out.rows(), kernels_.tile_rows);
     const std::int64_t block_tiles =
-        std::max<std::int64_t>(1, product.row_block_bytes / (g.row_bytes * product.tile_rows));
+        std::max<std::int64_t>(1, kernels_.row_block_bytes / (line_bytes_ * kernels_.tile_rows));
     const std::int64_t grain =
-        divide_up(kProductsPerThread, product.tile_rows * out.cols() * summed);
+        divide_up(kProductsPerThread, kernels_.tile_rows * p_.out.cols() * p_.g.summed);
     parallel_for(threads_, tiles, grain, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t block = begin; block < end; block += block_tiles) {
-        const std::int64_t i = block * product.tile_rows;
+        const std::int64_t i = block * kernels_.tile_rows;
         const std::int64_t last =
-            std::min(std::min(block + block_tiles, end) * product.tile_rows, out.rows());
-        for (std::int64_t p = 0; p < panels; ++p) {
+            std::min(std::min(block + block_tiles, end) * kernels_.tile_rows, p_.out.rows());
+        for (std::int64_t j = 0; j < p_.out.cols(); j += kernels_.panel_columns) {
           ProductStrip strip{};
-          strip.x = g.rows + i * g.row_bytes;
-          strip.x_row_bytes = g.row_bytes;
-          strip.panel = packed + p * panel_bytes;
-          strip.groups = groups;
+          strip.x = lines + i * line_bytes_;
+          strip.x_row_bytes = line_bytes_;
+          strip.panel = panels + j / kernels_.panel_columns * panel_bytes_;
+          strip.groups = groups_;
           strip.rows = static_cast<std::int32_t>(last - i);
-          strip.columns = static_cast<std::int32_t>(std::min(width, out.cols() - p * width));
-          strip.x_steps = g.scales + i;
-          strip.x_sums = g.sums + i;
-          strip.w_scales = columns.as<float>();
-          strip.w_biases = biases;
-          strip.y = float_row(out, i, p * width);
-          strip.y_stride = out.row_stride;
-          strip.add = write == Write::kAdd;
-          product.strip(strip);
+          strip.columns = static_cast<std::int32_t>(
+              std::min<std::int64_t>(kernels_.panel_columns, p_.out.cols() - j));
+          strip.x_steps = p_.g.scales + i;
+          strip.x_sums = p_.g.sums + i;
+          strip.w_scales = plain.scales;
+          strip.w_biases = plain.biases;
+          strip.y = element_address(p_.out, i, j);
+          strip.y_stride = p_.out.row_stride;
+          strip.add = p_.write == Write::kAdd;
+          kernels_.strip(strip);
         }
       }
     });
   }
 
-  /// Columns of codes as the second operand of a product.
-  const std::uint8_t* pack_panels(Tensor codes, std::int64_t panel_bytes) const {
-    const std::int64_t width = kernels_.product.panel_columns;
-    const std::int64_t panels = divide_up(codes.cols(), width);
+ private:
+  const std::uint8_t* pack_lines() const {
     auto* const packed = reinterpret_cast<std::uint8_t*>(
-        workspace_.bytes(Slot::kOperandB, static_cast<std::size_t>(panels * panel_bytes)));
-    const std::int64_t bytes = width * codes.rows();
+        workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p_.g.lines * line_bytes_)));
+    parallel_for(threads_, p_.g.lines, divide_up(kBytesPerThread, line_bytes_),
+                 [&](std::int64_t begin, std::int64_t end, int) {
+                   for (std::int64_t i = begin; i < end; ++i) {
+                     kernels_.pack_integers(packed + i * line_bytes_, p_.g.codes + i * p_.g.summed,
+                                            p_.g.summed);
+                   }
+                 });
+    return packed;
+  }
+
+  const std::uint8_t* pack_panels() const {
+    const std::int64_t width = kernels_.panel_columns;
+    const std::int64_t panels = divide_up(p_.out.cols(), width);
+    auto* const packed = reinterpret_cast<std::uint8_t*>(
+        workspace_.bytes(Slot::kOperandB, static_cast<std::size_t>(panels * panel_bytes_)));
+    const std::int64_t bytes = width * p_.g.summed;
     auto* const scratch = reinterpret_cast<std::int8_t*>(
         workspace_.bytes(Slot::kSums, static_cast<std::size_t>(threads_ * bytes)));
-    const std::int64_t grain = divide_up(1 << 18, bytes);
-    parallel_for(threads_, panels, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
-      std::int8_t* const rows = scratch + thread * bytes;
-      for (std::int64_t p = begin; p < end; ++p) {
-        const std::int64_t count = std::min(width, codes.cols() - p * width);
-        transpose(rows, codes.rows(), codes.row<std::int8_t>(0) + p * width, codes.row_stride,
-                  codes.rows(), count);
-        kernels_.product.pack_panel(packed + p * panel_bytes, rows, codes.rows(), count,
-                                    codes.rows());
-      }
-    });
+    parallel_for(threads_, panels, divide_up(kBytesPerThread, panel_bytes_),
+                 [&](std::int64_t begin, std::int64_t end, int thread) {
+                   std::int8_t* const rows = scratch + thread * bytes;
+                   for (std::int64_t j = begin; j < end; ++j) {
+                     const std::int64_t count = std::min(width, p_.out.cols() - j * width);
+                     transpose(rows, p_.codes.row<std::int8_t>(0) + j * width, p_.codes.row_stride,
+                               p_.g.summed, count);
+                     kernels_.pack_panel(packed + j * panel_bytes_, rows, p_.g.summed, count,
+                                         p_.g.summed);
+                   }
+                 });
     return packed;
   }
 
   Workspace& workspace_;
   int threads_;
-  const QuantKernels& kernels_;
+  const ProductKernels& kernels_;
+  const LineProduct& p_;
+  std::int64_t groups_;
+  std::int64_t line_bytes_;  ///< of a packed line
+  std::int64_t panel_bytes_;
 };
+
+void multiply(Workspace& workspace, int threads, const QuantKernels& kernels,
+              const LineProduct& product) {
+  assert(product.g.summed <= 32768);
+  if (kernels.tiles != nullptr) {
+    return multiply_on_tiles({workspace, threads, *kernels.tiles}, product);
+  }
+  VectorProduct(workspace, threads, kernels.product, product).run();
+}
 
 }  // namespace
 
@@ -249,14 +187,23 @@ void CpuBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quantiz
                                            const RoundingKey& key, Write write) {
   assert(d_y.cols() == w.codes.rows() && d_z.cols() == w.codes.cols());
   assert(d_z.rows() == d_y.rows());
-  IntegerGradients(workspace_, threads_, quant_kernels(isa_)).grad_input(d_z, d_y, w, key, write);
+  const QuantKernels& kernels = quant_kernels(isa_);
+  const RoundingContext rounding{workspace_, threads_, *kernels.rounding, kernels.tiles != nullptr};
+  const RoundedGradient g = round_rows(rounding, d_y, w.steps.as<float>(), key);
+  multiply(workspace_, threads_, kernels, {d_z, g, w.codes, write});
 }
 
 void CpuBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
                                             const RoundingKey& key) {
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols());
   assert(d_z.cols() == x.codes.cols());
-  IntegerGradients(workspace_, threads_, quant_kernels(isa_)).grad_weight(d_z, d_y, x, key);
+  const QuantKernels& kernels = quant_kernels(isa_);
+  const RoundingContext rounding{workspace_, threads_, *kernels.rounding, kernels.tiles != nullptr};
+  for (std::int64_t first = 0; first < d_y.rows(); first += kRoundedRows) {
+    const std::int64_t last = std::min(first + kRoundedRows, d_y.rows());
+    const RoundedGradient g = round_columns(rounding, d_y, first, last, x.steps.as<float>(), key);
+    multiply(workspace_, threads_, kernels, {d_z, g, x.codes.rows_slice(first, last), Write::kAdd});
+  }
 }
 
 }  // namespace quest

@@ -58,7 +58,8 @@ struct RowUnderTest {
   RowUnderTest(std::int64_t count, DType dtype)
       : x({1, count}, dtype), factors({(count + 31) / 32 * 32}, DType::kF32), row{} {
     fill_normal(x, static_cast<std::uint64_t>(count));
-    row = {{x.view().data, dtype == DType::kBF16}, count, 0.3f, factors.view().as<float>(), true};
+    row = {
+        {x.view().data, dtype == DType::kBF16}, count, 0.3f, factors.view().as<float>(), true, 0};
     Rng rng(3, RngPurpose::kTest);
     for (std::int64_t j = 0; j < count; ++j) factor(j) = static_cast<float>(rng.uniform());
   }
@@ -66,8 +67,8 @@ struct RowUnderTest {
   float value(std::int64_t j) const { return as_float(x, 0, j); }
 };
 
-constexpr std::array<std::int64_t, 13> kCounts{1,  2,   31,  32,  33,  63,  64,
-                                               65, 127, 128, 129, 200, 1000};
+constexpr std::array<std::int64_t, 14> kCounts{1,  2,   31,  32,  33,  63,  64,
+                                               65, 127, 129, 255, 256, 257, 1000};
 
 TEST_P(IntegerGradients, TheLargestValuesAreThoseOfTheDefinition) {
   const RoundingKernels& kernels = *quant_kernels(GetParam()).rounding;
@@ -109,7 +110,7 @@ TEST_P(IntegerGradients, RoundedValuesAreThoseOfTheDefinition) {
           factor = lines[j].to_fixed;
         }
         if (columns_first) test.row.row_factor = whole.to_fixed;
-        for (const std::int64_t first : {0, 128, 640}) {
+        for (const std::int64_t first : {0, 256, 1280}) {
           std::vector<std::int8_t> codes(folded.size() + 1, 99);
           const std::int32_t sum =
               kernels.round(codes.data(), test.row, kKey.words.data(), kPlace, first);

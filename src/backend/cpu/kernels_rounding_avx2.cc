@@ -2,6 +2,7 @@
 #include "backend/cpu/rounding_kernels.h"
 #include "core/philox_constants.h"
 // The shared text stands on the names of both.
+#include "backend/cpu/put_lines.inc.h"
 #include "backend/cpu/round_gradients.inc.h"
 
 namespace quest {

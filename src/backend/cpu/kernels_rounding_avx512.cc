@@ -3,7 +3,10 @@
 #include <immintrin.h>
 
 #include "backend/cpu/rounding_kernels.h"
+#include "backend/cpu/transpose_avx512.h"
 #include "core/philox_constants.h"
+// Stands on the names above.
+#include "backend/cpu/put_lines.inc.h"
 
 namespace quest {
 namespace {
@@ -66,8 +69,8 @@ void largest_of_columns(float* largest, const GradientRow& row) {
   }
 }
 
-/// The bits of 128 columns of a row: lane i of words[j / 32] holds those of columns j + 2 i and
-/// j + 2 i + 1.
+/// The bits of 256 columns of a row: lane i of words[j / 64] holds those of columns j + 2 i and
+/// j + 2 i + 1, and rotated by 8 those 32 columns on.
 struct RandomGroup {
   __m512i words[4];
 };
@@ -136,22 +139,34 @@ inline Pair scaled(const GradientRow& row, std::int64_t j) {
   }
 }
 
+/// Reading a row and rounding it take turns at memory and arithmetic unless the next row comes
+/// while this one is rounded.
+inline void ask_for(const GradientRow& row, std::int64_t j) {
+  const std::int64_t bytes = row.x.bf16 ? 2 : 4;
+  const char* const at = static_cast<const char*>(row.x.data) + row.next_bytes + j * bytes;
+  _mm_prefetch(at, _MM_HINT_T1);
+  if (!row.x.bf16) _mm_prefetch(at + 64, _MM_HINT_T1);
+}
+
 template <bool columns_first>
 std::int32_t round_row(std::int8_t* codes, const GradientRow& row, const std::uint32_t* key,
                        std::int64_t place, std::int64_t first) {
   const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   __m512i sums = _mm512_setzero_si512();
-  for (std::int64_t group = 0; group < row.count; group += 128) {
-    const RandomGroup random = philox(key, static_cast<std::uint32_t>((first + group) / 8),
+  for (std::int64_t group = 0; group < row.count; group += 256) {
+    const RandomGroup random = philox(key, static_cast<std::uint32_t>((first + group) / 16),
                                       static_cast<std::uint32_t>(place));
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t j = group + 64 * half;
+#pragma GCC unroll 4
+    for (int part = 0; part < 4; ++part) {
+      const std::int64_t j = group + 64 * part;
       const std::int64_t left = row.count - j;
       if (left <= 0) break;
-      const __m512i low = rounded(scaled<columns_first>(row, j), random.words[2 * half]);
+      const __m512i pairs = random.words[part];
+      ask_for(row, j);
+      ask_for(row, j + 32);
+      const __m512i low = rounded(scaled<columns_first>(row, j), pairs);
       const __m512i high =
-          left > 32 ? rounded(scaled<columns_first>(row, j + 32), random.words[2 * half + 1])
+          left > 32 ? rounded(scaled<columns_first>(row, j + 32), _mm512_ror_epi32(pairs, 8))
                     : _mm512_setzero_si512();
       const __mmask64 valid = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
       const __m512i bytes = _mm512_maskz_mov_epi8(
@@ -169,12 +184,65 @@ std::int32_t round(std::int8_t* codes, const GradientRow& row, const std::uint32
   return round_row<false>(codes, row, key, place, first);
 }
 
+// --- The transpose for tiles ---
+
+/// 16 bytes of row i of a block from column j on, zeros where there is no value.
+template <bool whole>
+inline __m128i load_bytes(const RoundedBlock& block, std::int64_t i, std::int64_t j) {
+  const std::int8_t* const at = block.codes + i * block.stride + j;
+  if constexpr (whole) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+  const std::int64_t left = block.columns - j;
+  if (i >= block.rows || left <= 0) return _mm_setzero_si128();
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1), at);
+}
+
+/// 16 columns from j on as 16 rows of 64 bytes.
+template <bool whole>
+void put_tile(std::int8_t* tile, std::int32_t* sums, const RoundedBlock& block, std::int64_t j) {
+  // Four columns of four rows into each 128 bits, then their bytes next to each other.
+  const __m512i columns = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  __m512i totals = _mm512_setzero_si512();
+  __m512i quads[16];  // dword c of quad i: rows 4 i to 4 i + 3 of column c
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    __m512i rows = _mm512_castsi128_si512(load_bytes<whole>(block, 4 * i, j));
+    rows = _mm512_inserti32x4(rows, load_bytes<whole>(block, 4 * i + 1, j), 1);
+    rows = _mm512_inserti32x4(rows, load_bytes<whole>(block, 4 * i + 2, j), 2);
+    rows = _mm512_inserti32x4(rows, load_bytes<whole>(block, 4 * i + 3, j), 3);
+    quads[i] = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(columns, rows), bytes);
+    totals = _mm512_dpbusd_epi32(totals, _mm512_set1_epi8(1), quads[i]);
+  }
+  transpose16(quads);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(tile + 64 * i, quads[i]);
+  const std::int64_t left = block.columns - j;
+  const auto valid = static_cast<__mmask16>(left >= 16 ? 0xffffu : left > 0 ? (1u << left) - 1 : 0);
+  const __m512i before = _mm512_maskz_loadu_epi32(valid, sums + j);
+  _mm512_mask_storeu_epi32(sums + j, valid, _mm512_add_epi32(before, totals));
+}
+
+void put_tiles(std::int8_t* tiles, std::int64_t stride, std::int32_t* sums,
+               const RoundedBlock& block) {
+  for (std::int64_t j = 0; j < block.columns; j += 16) {
+    std::int8_t* const tile = tiles + j / 32 * stride + j % 32 * 64;
+    if (block.rows == 64 && block.columns - j >= 16) {
+      put_tile<true>(tile, sums, block, j);
+    } else {
+      put_tile<false>(tile, sums, block, j);
+    }
+  }
+}
+
 }  // namespace
 
 const RoundingKernels kRoundingAvx512 = {
     .largest_of_row = largest_of_row,
     .largest_of_columns = largest_of_columns,
     .round = round,
+    .put_lines = put_lines,
+    .put_tiles = put_tiles,
 };
 
 }  // namespace quest

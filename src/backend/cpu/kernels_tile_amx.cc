@@ -213,6 +213,7 @@ const TileKernels kTileKernelsAmx = {
     .pack_transposed_bytes = pack_transposed<1>,
     .pack_pairs_bf16 = pack_pairs_bf16,
     .pack_pairs_codes = pack_pairs_codes,
+    .pack_quads_bytes = pack_quads_bytes,
     .multiply_bf16 = multiply<false>,
     .multiply_bytes = multiply<true>,
 };

@@ -4,13 +4,13 @@
 namespace quest {
 namespace {
 
-constexpr std::int64_t kGroup = 128;  // columns whose bits 16 Philox blocks hold
+constexpr std::int64_t kGroup = 256;  // columns whose bits 16 Philox blocks hold
 constexpr int kBlocks = 16;
 
-/// The bits of 128 columns of a row: words[j / 32][j % 32 / 2] holds those of column j and its
+/// The bits of 256 columns of a row: words[j / 32][j % 32 / 2] holds those of column j and its
 /// neighbour.
 struct RandomGroup {
-  std::uint32_t words[4][kBlocks];
+  std::uint32_t words[8][kBlocks];
 };
 
 /// Philox 4x32 of the counters (first .. first + 15, row, 0, 0).
@@ -36,10 +36,13 @@ inline void philox(RandomGroup& out, const std::uint32_t* key, std::uint32_t fir
     key0 += kPhiloxWeyl0;
     key1 += kPhiloxWeyl1;
   }
-  __builtin_memcpy(out.words[0], a, sizeof a);
-  __builtin_memcpy(out.words[1], b, sizeof b);
-  __builtin_memcpy(out.words[2], c, sizeof c);
-  __builtin_memcpy(out.words[3], d, sizeof d);
+  for (int i = 0; i < kBlocks; ++i) {
+    const std::uint32_t words[4] = {a[i], b[i], c[i], d[i]};
+    for (int w = 0; w < 4; ++w) {
+      out.words[2 * w][i] = words[w];
+      out.words[2 * w + 1][i] = words[w] >> 8 | words[w] << 24;
+    }
+  }
 }
 
 inline float bits_to_float(std::uint32_t bits) {
@@ -156,6 +159,8 @@ constexpr RoundingKernels kRounding = {
     .largest_of_row = largest_of_row,
     .largest_of_columns = largest_of_columns,
     .round = round,
+    .put_lines = put_lines,
+    .put_tiles = nullptr,
 };
 
 }  // namespace

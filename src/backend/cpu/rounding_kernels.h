@@ -18,6 +18,15 @@ struct GradientRow {
   float row_factor;
   const float* column_factors;  ///< [count rounded up to 32], in the order of paired_place
   bool columns_first;           ///< whether column_factors are the half steps
+  std::int64_t next_bytes;      ///< from x to the row that follows; `round` asks for it ahead
+};
+
+/// A block of rounded rows on its way to be columns.
+struct RoundedBlock {
+  const std::int8_t* codes;  ///< [rows][columns]
+  std::int64_t stride;       ///< from one row to the next
+  std::int64_t rows;         ///< 1..64
+  std::int64_t columns;
 };
 
 /// Where a factor of column j stands: those of the even columns of 32 lie before those of the odd
@@ -33,9 +42,16 @@ struct RoundingKernels {
   /// largest[paired_place(j)] = the larger of itself and |x[j] * row_factor|.
   void (*largest_of_columns)(float* largest, const GradientRow& row);
   /// codes[0..count) = g; returns their sum. `key` has the two words of a RoundingKey; the values
-  /// stand in row `place` from column `first`, a multiple of 128, on.
+  /// stand in row `place` from column `first`, a multiple of 256, on.
   std::int32_t (*round)(std::int8_t* codes, const GradientRow& row, const std::uint32_t* key,
                         std::int64_t place, std::int64_t first);
+  /// lines[j * stride + i] = codes[i][j], sums[j] += the sum of column j.
+  void (*put_lines)(std::int8_t* lines, std::int64_t stride, std::int32_t* sums,
+                    const RoundedBlock& block);
+  /// The same for tiles: 32 columns are two tiles of 16 rows of 64 bytes, zeros where there is no
+  /// value, and lie `stride` bytes from the next 32. Null where the CPU has no tile registers.
+  void (*put_tiles)(std::int8_t* tiles, std::int64_t stride, std::int32_t* sums,
+                    const RoundedBlock& block);
 };
 
 extern const RoundingKernels kRoundingGeneric;

@@ -71,6 +71,7 @@ struct TileKernels {
   PackTiles pack_pairs_bf16;
   /// The values (codes + 1/2) step, rounded to bf16, of rows of codes.
   PackTiles pack_pairs_codes;
+  PackTiles pack_quads_bytes;
   void (*multiply_bf16)(const TileStrip& strip);
   void (*multiply_bytes)(const TileStrip& strip);
 };

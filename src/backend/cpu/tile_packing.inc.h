@@ -165,5 +165,62 @@ void pack_pairs_codes(std::uint8_t* out, const TileSource& source, std::int64_t 
   }
 }
 
+// --- Bytes whose memory rows are rows of the second operand ---
+
+/// Memory rows of a group, 16 columns of them.
+struct QuadRows {
+  const std::int8_t* data;  ///< row 0
+  std::int64_t stride;
+  std::int64_t count;  ///< rows that exist, up to 64
+  __mmask16 valid;     ///< columns that exist
+
+  static QuadRows of(const TileSource& s, std::int64_t lane, std::int64_t group) {
+    const std::int64_t first = group * kTileDepthBytes;
+    const std::int64_t left = s.lanes - lane;
+    const auto valid = static_cast<__mmask16>(first_lanes(left < 0 ? 0 : least(left, 16)));
+    return {static_cast<const std::int8_t*>(s.data) + first * s.stride + lane, s.stride,
+            least(kTileDepthBytes, s.summed - first), valid};
+  }
+  bool whole() const { return count == kTileDepthBytes && valid == 0xffff; }
+
+  template <bool all>
+  __m128i row(std::int64_t r) const {
+    const std::int8_t* const at = data + r * stride;
+    if constexpr (all) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return r < count ? _mm_maskz_loadu_epi8(valid, at) : _mm_setzero_si128();
+  }
+  /// Dword c has the bytes of column c in rows 4 i to 4 i + 3.
+  template <bool all>
+  __m512i quad(std::int64_t i) const {
+    __m512i rows = _mm512_castsi128_si512(row<all>(4 * i));
+    rows = _mm512_inserti32x4(rows, row<all>(4 * i + 1), 1);
+    rows = _mm512_inserti32x4(rows, row<all>(4 * i + 2), 2);
+    rows = _mm512_inserti32x4(rows, row<all>(4 * i + 3), 3);
+    // Four columns of all rows into each 128 bits, then their bytes next to each other.
+    const __m512i columns = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(columns, rows), bytes);
+  }
+};
+
+/// As a tile of columns: row i has quad i.
+template <bool all>
+void store_quads(std::uint8_t* tile, const QuadRows& rows) {
+  for (int i = 0; i < kTileRows; ++i) {
+    _mm512_store_si512(tile + kTileBytes * i, rows.quad<all>(i));
+  }
+}
+
+void pack_quads_bytes(std::uint8_t* out, const TileSource& source, std::int64_t lane,
+                      std::int64_t group, std::int64_t groups) {
+  for (std::int64_t g = group; g < group + groups; ++g) {
+    for (std::int64_t half = 0; half < 2; ++half, out += kTileSize) {
+      const QuadRows rows = QuadRows::of(source, lane + kTileRows * half, g);
+      rows.whole() ? store_quads<true>(out, rows) : store_quads<false>(out, rows);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quest
