@@ -97,7 +97,11 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
                                Tensor targets, float scale) {
   const FloatKernels& kernels = float_kernels_;
   const std::int64_t vocab = logits.cols();
-  for_each_row(threads_, logits.rows(), vocab, [&](std::int64_t r) {
+  // A row's exponentials, computed once, wait in a cache for their sum.
+  const Tensor buffers =
+      d_logits ? workspace_.tensor(Workspace::Slot::kRows, {threads_, vocab}, DType::kF32)
+               : Tensor();
+  const auto work = [&](std::int64_t r, const Floats& exponentials) {
     const float* const row = logits.row<float>(r);
     const std::int32_t target = targets.as<std::int32_t>()[r];
     float& loss = losses.as<float>()[r];
@@ -109,19 +113,24 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
       return;
     }
     const float largest = kernels.largest(row, vocab);
-    const float denominator = kernels.exponentials({}, row, 1.0f, largest, vocab);
+    const float denominator = kernels.exponentials(exponentials, row, 1.0f, largest, vocab);
     const double target_logit = row[target];
     loss = static_cast<float>(std::log(double{denominator}) + largest - target_logit);
     is_correct = row[target] == largest && kernels.largest(row, target) < largest ? 1 : 0;
     if (!d_logits) return;
     const double probability = std::exp(target_logit - largest) / denominator;
-    const float factor = scale / denominator;
-    kernels.scaled_exponentials(row_of(d_logits, r), row, factor, largest, vocab);
+    kernels.scale(row_of(d_logits, r), static_cast<const float*>(exponentials.data),
+                  scale / denominator, vocab);
     // Set anew, because probability - 1 from a rounded probability would lose digits.
     const float at_target = static_cast<float>(scale * (probability - 1.0));
     const float* const source = &at_target;
     kernels.cast(row_of(d_logits, r, target), {const_cast<float*>(source), false}, 1);
-  });
+  };
+  parallel_for(threads_, logits.rows(), row_grain(vocab),
+               [&](std::int64_t begin, std::int64_t end, int part) {
+                 const Floats exponentials = buffers ? row_of(buffers, part) : Floats{};
+                 for (std::int64_t r = begin; r < end; ++r) work(r, exponentials);
+               });
 }
 
 }  // namespace quest

@@ -70,9 +70,6 @@ struct FloatKernels {
   float (*largest)(const float* x, std::int64_t count);
   /// out = exp(scale * x - shift), returns the sum. out may be x, or null: only the sum.
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
-  /// out = factor * exp(x - shift); out may be x.
-  void (*scaled_exponentials)(Floats out, const float* x, float factor, float shift,
-                              std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
   /// sum of a * b.
@@ -106,5 +103,7 @@ const FloatKernels& float_kernels(Isa isa);
 extern const FloatKernels kFloatKernelsGeneric;
 extern const FloatKernels kFloatKernelsAvx2;
 extern const FloatKernels kFloatKernelsAvx512;
+/// The same bits from a CPU that converts to bf16 by itself.
+extern const FloatKernels kFloatKernelsAvx512Bf16;
 
 }  // namespace quest

@@ -195,14 +195,17 @@ void swiglu_backward(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats
 }
 
 float largest(const float* x, std::int64_t count) {
-  Vec most = splat(-__builtin_inff());
+  // Four in turn, so that none waits for the one before it.
+  Vec most[4];
+  for (Vec& one : most) one = splat(-__builtin_inff());
   for_vectors(
       count, QUEST_STEP {
         Vec value = load(x, i, n);
         if (n < kLanes) value = keep_first(n, value, -__builtin_inff());
-        most = max(value, most);
+        Vec& one = most[i / kLanes % 4];
+        one = max(value, one);
       });
-  return horizontal_max(most);
+  return horizontal_max(max(max(most[0], most[1]), max(most[2], most[3])));
 }
 
 float exponentials(Floats out, const float* x, float scale, float shift, std::int64_t count) {
@@ -215,12 +218,6 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
         total += value;
       });
   return horizontal_sum(total);
-}
-
-void scaled_exponentials(Floats out, const float* x, float factor, float shift,
-                         std::int64_t count) {
-  for_vectors(
-      count, QUEST_STEP { store(out, i, n, factor * exponential(load(x, i, n) - shift)); });
 }
 
 void scale(Floats out, const float* x, float factor, std::int64_t count) {
@@ -361,7 +358,6 @@ constexpr FloatKernels kKernels = {
     .swiglu_backward = swiglu_backward,
     .largest = largest,
     .exponentials = exponentials,
-    .scaled_exponentials = scaled_exponentials,
     .scale = scale,
     .dot = dot,
     .scores = scores,

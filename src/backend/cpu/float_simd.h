@@ -146,13 +146,27 @@ QUEST_INLINE double horizontal_sum(DoubleVec x) {
 
 /// bf16 bits of x, rounded to nearest even; a NaN stays a NaN.
 QUEST_INLINE HalfWordVec round_to_bf16(Vec x) {
+#if defined(__AVX512BF16__)
+  // The conversion of the CPU takes denormal values for 0, and rounds all others the same way.
+  constexpr int kDenormal = 0x20;
+  if (__builtin_expect(_mm512_fpclass_ps_mask(x, kDenormal) == 0, 1)) {
+    return (HalfWordVec)_mm512_cvtneps_pbh(x);
+  }
+#endif
   const WordVec bits = (WordVec)x;
   const WordVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const WordVec quiet = (bits >> 16) | 0x40u;
   return __builtin_convertvector(x == x ? rounded : quiet, HalfWordVec);
 }
 QUEST_INLINE Vec widen_bf16(HalfWordVec bits) {
+  // g++ 12 cuts the conversion of a whole vector into halves.
+#if defined(__AVX512F__)
+  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)bits), 16);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)bits), 16);
+#else
   return (Vec)(__builtin_convertvector(bits, WordVec) << 16);
+#endif
 }
 
 #if defined(__AVX512F__)
