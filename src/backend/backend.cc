@@ -1,4 +1,4 @@
-// Backend: the answers of a device that cannot run packed models.
+// Backend: the answers of a device that cannot run packed models or fuses nothing.
 #include "backend/backend.h"
 
 #include "core/error.h"
@@ -21,6 +21,17 @@ void Backend::packed_dense_matmul(Tensor, Tensor, const PackedRows&, std::int64_
 void Backend::stored_matmul(Tensor, Tensor, Tensor, Write) { fail_packed(*this); }
 void Backend::packed_embedding(Tensor, Tensor, const PackedRows&, std::int64_t) {
   fail_packed(*this);
+}
+
+void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
+                               Tensor weight, float epsilon, const RowQuantizer& quantizer) {
+  rmsnorm(y, rstd, x, weight, epsilon);
+  quantize_rows(rows, y, quantizer);
+}
+void Backend::swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                              const RowQuantizer& quantizer) {
+  swiglu(h, gate, up);
+  quantize_rows(rows, h, quantizer);
 }
 
 }  // namespace quest

@@ -187,6 +187,10 @@ class Backend {
   /// y float [R, C] = x * rstd * weight; rstd f32 [R] = 1 / sqrt(mean x^2 + epsilon). x f32 [R, C],
   /// weight f32 [C].
   virtual void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) = 0;
+  /// rstd and rows as rmsnorm(y, rstd, x, weight, epsilon) and then quantize_rows(rows, y,
+  /// quantizer) set them, bit for bit. y is scratch; its type is that of what is quantized.
+  virtual void rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
+                                Tensor weight, float epsilon, const RowQuantizer& quantizer);
   /// d_x f32 [R, C] += ..., d_weight f32 [C] += ...; d_y float [R, C].
   virtual void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
                                 Tensor rstd) = 0;
@@ -223,6 +227,10 @@ class Backend {
 
   /// h float [R, F] = silu(gate) * up; gate and up float [R, F], may be column slices.
   virtual void swiglu(Tensor h, Tensor gate, Tensor up) = 0;
+  /// rows as swiglu(h, gate, up) and then quantize_rows(rows, h, quantizer) set them, bit for bit.
+  /// h is scratch; its type is that of what is quantized.
+  virtual void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                               const RowQuantizer& quantizer);
   /// d_gate, d_up = gradients; may be column slices and may alias gate and up.
   virtual void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) = 0;
 

@@ -138,6 +138,12 @@ void TimingBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, floa
   timed(Work::kNorm, 0, [&] { inner_.rmsnorm(y, rstd, x, weight, epsilon); });
 }
 
+void TimingBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
+                                     Tensor weight, float epsilon, const RowQuantizer& quantizer) {
+  timed(Work::kQuantize, 0,
+        [&] { inner_.rmsnorm_quantize(rows, y, rstd, x, weight, epsilon, quantizer); });
+}
+
 void TimingBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x,
                                      Tensor weight, Tensor rstd) {
   timed(Work::kNorm, 0, [&] { inner_.rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd); });
@@ -179,6 +185,11 @@ void TimingBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, c
 
 void TimingBackend::swiglu(Tensor h, Tensor gate, Tensor up) {
   timed(Work::kElementwise, 0, [&] { inner_.swiglu(h, gate, up); });
+}
+
+void TimingBackend::swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                                    const RowQuantizer& quantizer) {
+  timed(Work::kQuantize, 0, [&] { inner_.swiglu_quantize(rows, h, gate, up, quantizer); });
 }
 
 void TimingBackend::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate,

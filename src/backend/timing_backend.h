@@ -84,6 +84,8 @@ class TimingBackend : public Backend {
   void embedding(Tensor x, Tensor tokens, Tensor table) override;
   void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) override;
   void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;
+  void rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x, Tensor weight,
+                        float epsilon, const RowQuantizer& quantizer) override;
   void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
                         Tensor rstd) override;
   void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
@@ -97,6 +99,8 @@ class TimingBackend : public Backend {
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                         std::span<const SequenceSpan> spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
+  void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                       const RowQuantizer& quantizer) override;
   void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
   void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
                      float scale) override;

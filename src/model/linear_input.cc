@@ -61,6 +61,31 @@ void InputForms::fill(Backend& backend, const LinearInput& input) const {
   }
 }
 
+// Whether codes in one form are all that the products read.
+bool InputForms::only_codes() const { return forms_.size() == 1 && forms_[0].integer_product; }
+
+void InputForms::fill_normalized(Backend& backend, const LinearInput& input,
+                                 const NormSource& source, bool keep_x) const {
+  const auto& [rstd, x, weight, epsilon] = source;
+  if (only_codes() && !keep_x) {
+    backend.rmsnorm_quantize(input.forms[0].rows, input.x, rstd, x, weight, epsilon,
+                             *forms_[0].quantizer);
+    return;
+  }
+  backend.rmsnorm(input.x, rstd, x, weight, epsilon);
+  fill(backend, input);
+}
+
+void InputForms::fill_gated(Backend& backend, const LinearInput& input, Tensor gate, Tensor up,
+                            bool keep_x) const {
+  if (only_codes() && !keep_x) {
+    backend.swiglu_quantize(input.forms[0].rows, input.x, gate, up, *forms_[0].quantizer);
+    return;
+  }
+  backend.swiglu(input.x, gate, up);
+  fill(backend, input);
+}
+
 bool InputForms::read_dense_input() const {
   for (const InputForm& form : forms_) {
     if (!form.quantizer) return true;

@@ -26,6 +26,12 @@ struct LinearInput {
   LinearInput with(Tensor other_x) const;
 };
 
+/// What a normalized input is made of; see Backend::rmsnorm.
+struct NormSource {
+  Tensor rstd, x, weight;
+  float epsilon;
+};
+
 /// A form of the input that some weights read.
 struct InputForm {
   SideScheme activation;
@@ -48,12 +54,20 @@ class InputForms {
                    DType compute) const;
   /// Fills the forms of `input` from `input.x`.
   void fill(Backend& backend, const LinearInput& input) const;
+  /// The same, where input.x shall be rmsnorm of `source`, or swiglu(gate, up). It is set where
+  /// some form needs it or `keep_x`; else it is scratch.
+  void fill_normalized(Backend& backend, const LinearInput& input, const NormSource& source,
+                       bool keep_x) const;
+  void fill_gated(Backend& backend, const LinearInput& input, Tensor gate, Tensor up,
+                  bool keep_x) const;
   /// Whether some product reads `input.x` itself.
   bool read_dense_input() const;
   /// Whether some form quantizes.
   bool quantize() const;
 
  private:
+  bool only_codes() const;
+
   std::int64_t columns_;
   std::vector<InputForm> forms_;
 };

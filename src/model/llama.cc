@@ -266,27 +266,31 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
                        linear.input_error(backend, input, a.error_sums)});
   };
 
+  const bool keep_x = errors != nullptr;
   embedding_.look_up(backend, a.residual(0, c.layers), tokens);
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
     const LayerActivations& s = a.slot(layer);
 
-    backend.rmsnorm(s.qkv_in.x, s.attn_rstd, s.residual, block.attn_norm, c.norm_epsilon);
-    block.qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet);
+    block.qkv.forms().fill_normalized(
+        backend, s.qkv_in, {s.attn_rstd, s.residual, block.attn_norm, c.norm_epsilon}, keep_x);
+    block.qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
     note_error(layer, "attn.qkv", block.qkv, s.qkv_in);
     attend(backend, layer, s, shape, cache);
     backend.copy(s.mid_residual, s.residual);
     block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
     note_error(layer, "attn.out", block.out, s.out_in);
 
-    backend.rmsnorm(s.gate_up_in.x, s.mlp_rstd, s.mid_residual, block.mlp_norm, c.norm_epsilon);
-    block.gate_up.forward(backend, s.gate_up, s.gate_up_in, Write::kSet);
+    block.gate_up.forms().fill_normalized(
+        backend, s.gate_up_in, {s.mlp_rstd, s.mid_residual, block.mlp_norm, c.norm_epsilon},
+        keep_x);
+    block.gate_up.multiply(backend, s.gate_up, s.gate_up_in, Write::kSet);
     note_error(layer, "mlp.gate_up", block.gate_up, s.gate_up_in);
-    backend.swiglu(s.down_in.x, s.gate_up.columns(0, c.hidden),
-                   s.gate_up.columns(c.hidden, 2 * c.hidden));
+    block.down.forms().fill_gated(backend, s.down_in, s.gate_up.columns(0, c.hidden),
+                                  s.gate_up.columns(c.hidden, 2 * c.hidden), keep_x);
     const Tensor next = a.residual(layer + 1, c.layers);
     backend.copy(next, s.mid_residual);
-    block.down.forward(backend, next, s.down_in, Write::kAdd);
+    block.down.multiply(backend, next, s.down_in, Write::kAdd);
     note_error(layer, "mlp.down", block.down, s.down_in);
   }
   cache.end_pass();

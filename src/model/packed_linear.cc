@@ -24,6 +24,11 @@ LinearInput PackedLinear::take_input(Arena& arena, Tensor x, std::int64_t rows,
 void PackedLinear::forward(Backend& backend, Tensor y, const LinearInput& input,
                            Write write) const {
   forms_.fill(backend, input);
+  multiply(backend, y, input, write);
+}
+
+void PackedLinear::multiply(Backend& backend, Tensor y, const LinearInput& input,
+                            Write write) const {
   for (const Segment& segment : segments_) {
     const PackedPart& part = segment.part;
     const Tensor out = y.columns(segment.begin, segment.begin + part.outputs());

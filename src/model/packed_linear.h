@@ -33,6 +33,9 @@ class PackedLinear {
 
   /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// The second half of it, where the forms are filled.
+  void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  const InputForms& forms() const { return forms_; }
 
   /// Weights that were not packed from anything at hand have no error to measure.
   QuantizationError weight_error(Backend&, Tensor) const { return {}; }

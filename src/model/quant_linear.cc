@@ -76,6 +76,11 @@ bool QuantLinear::quantizes_input() const { return forms_.quantize(); }
 
 void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const {
   forms_.fill(backend, input);
+  multiply(backend, y, input, write);
+}
+
+void QuantLinear::multiply(Backend& backend, Tensor y, const LinearInput& input,
+                           Write write) const {
   for (const Segment& segment : segments_) {
     const Tensor out = y.columns(segment.begin, segment.end);
     const PreparedInput& prepared = input.forms[segment.form];

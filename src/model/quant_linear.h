@@ -47,6 +47,9 @@ class QuantLinear {
 
   /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// The second half of it, where the forms are filled.
+  void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  const InputForms& forms() const { return forms_; }
 
   /// d_x float [R, K] = the input's gradient, and the weight's gradient += its share in the domain
   /// in which it adds up; `finish_gradient` ends it. `d_z` is scratch shaped as d_x and of the

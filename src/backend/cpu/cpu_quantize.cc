@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
 
@@ -12,7 +13,7 @@ namespace {
 /// Elements below which a thread of its own does not pay.
 constexpr std::int64_t kElementsPerThread = 1 << 15;
 
-std::int64_t row_grain(std::int64_t columns) {
+std::int64_t quantize_grain(std::int64_t columns) {
   return std::max<std::int64_t>(1, kElementsPerThread / std::max<std::int64_t>(columns, 1));
 }
 
@@ -55,12 +56,14 @@ class ScratchRows {
 
 }  // namespace
 
-void CpuBackend::quantize_rows(const QuantizedRows& rows, Tensor x, const RowQuantizer& quantizer) {
-  assert(rows.codes.cols() == x.cols() && rows.codes.rows() == x.rows());
+template <typename RowSource>
+void CpuBackend::quantize_each_row(const QuantizedRows& rows, const RowQuantizer& quantizer,
+                                   const RowSource& source) {
+  const std::int64_t columns = rows.codes.cols();
   const QuantKernels& kernels = quant_kernels(isa_);
-  const RowRule rule = make_rule(quantizer, x.cols());
-  const ScratchRows scratch(workspace_, threads_, x.cols());
-  parallel_for(threads_, x.rows(), row_grain(x.cols()),
+  const RowRule rule = make_rule(quantizer, columns);
+  const ScratchRows scratch(workspace_, threads_, columns);
+  parallel_for(threads_, rows.codes.rows(), quantize_grain(columns),
                [&](std::int64_t begin, std::int64_t end, int thread) {
                  for (std::int64_t r = begin; r < end; ++r) {
                    RowCodes to{};
@@ -69,9 +72,34 @@ void CpuBackend::quantize_rows(const QuantizedRows& rows, Tensor x, const RowQua
                    to.step = rows.steps.as<float>() + r;
                    to.code_sum = rows.code_sums.as<std::int32_t>() + r;
                    to.rotated = scratch.row(thread);
-                   kernels.quantize_row(to, float_row(x, r), rule);
+                   kernels.quantize_row(to, source(r, thread), rule);
                  }
                });
+}
+
+void CpuBackend::quantize_rows(const QuantizedRows& rows, Tensor x, const RowQuantizer& quantizer) {
+  assert(rows.codes.cols() == x.cols() && rows.codes.rows() == x.rows());
+  quantize_each_row(rows, quantizer, [&](std::int64_t r, int) { return float_row(x, r); });
+}
+
+// A fused kernel quantizes a row while the first-level cache holds it: each thread writes all its
+// rows to one row of the scratch.
+
+void CpuBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
+                                  Tensor weight, float epsilon, const RowQuantizer& quantizer) {
+  quantize_each_row(rows, quantizer, [&](std::int64_t r, int thread) {
+    rstd.as<float>()[r] = float_kernels_.rmsnorm(row_of(y, thread), x.row<float>(r),
+                                                 weight.as<float>(), epsilon, x.cols());
+    return float_row(y, thread);
+  });
+}
+
+void CpuBackend::swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                                 const RowQuantizer& quantizer) {
+  quantize_each_row(rows, quantizer, [&](std::int64_t r, int thread) {
+    float_kernels_.swiglu(row_of(h, thread), row_of(gate, r), row_of(up, r), h.cols());
+    return float_row(h, thread);
+  });
 }
 
 void CpuBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
@@ -79,7 +107,7 @@ void CpuBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std
   const QuantKernels& kernels = quant_kernels(isa_);
   const ScratchRows scratch(workspace_, threads_, d_z.cols());
   parallel_for(
-      threads_, d_z.rows(), row_grain(d_z.cols()),
+      threads_, d_z.rows(), quantize_grain(d_z.cols()),
       [&](std::int64_t begin, std::int64_t end, int thread) {
         for (std::int64_t r = begin; r < end; ++r) {
           const RotatedRow to{float_row(d_x, r), write == Write::kAdd, scratch.row(thread)};
@@ -91,7 +119,7 @@ void CpuBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std
 void CpuBackend::dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) {
   const QuantKernels& kernels = quant_kernels(isa_);
   const ScratchRows scratch(workspace_, threads_, out.cols());
-  parallel_for(threads_, out.rows(), row_grain(out.cols()),
+  parallel_for(threads_, out.rows(), quantize_grain(out.cols()),
                [&](std::int64_t begin, std::int64_t end, int thread) {
                  for (std::int64_t r = begin; r < end; ++r) {
                    const RotatedRow to{float_row(out, r), false, scratch.row(thread)};
@@ -111,7 +139,7 @@ void CpuBackend::quantization_error(Tensor sums, Tensor x, const QuantizedRows& 
       workspace_.tensor(Workspace::Slot::kRows, {threads_, 2 * stride}, DType::kF32);
   // Sums of each row, added up in the order of the rows below.
   const Tensor row_sums = workspace_.tensor(Workspace::Slot::kOperandA, {x.rows(), 3}, DType::kF64);
-  parallel_for(threads_, x.rows(), row_grain(columns),
+  parallel_for(threads_, x.rows(), quantize_grain(columns),
                [&](std::int64_t begin, std::int64_t end, int thread) {
                  float* const z = scratch.as<float>() + 2 * stride * thread;
                  for (std::int64_t r = begin; r < end; ++r) {
