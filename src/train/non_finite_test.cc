@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "core/error.h"
 #include "data/test_folder.h"
@@ -15,10 +16,12 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-class NonFinite : public ::testing::TestWithParam<const char*> {
+/// A scheme, and "_int8" after it for gradients on integers.
+class NonFinite : public ::testing::TestWithParam<std::string> {
  protected:
   Trainer make(double rate = 1e-3) {
-    config_ = tiny_run_config(GetParam());
+    config_ = tiny_run_config(GetParam().substr(0, GetParam().find('_')));
+    if (GetParam().ends_with("_int8")) config_.backward = GradientProducts::kInt8;
     config_.schedule = {ScheduleKind::kConstant, rate, 1.0, 0.0, 10};
     return Trainer(*backend_, config_, tiny_batches(config_));
   }
@@ -113,8 +116,9 @@ TEST_P(NonFinite, TheRunGoesOnFromTheWeightsThatWereKept) {
   EXPECT_EQ(weights_of(trainer), weights_of(calm));
 }
 
-INSTANTIATE_TEST_SUITE_P(Schemes, NonFinite, ::testing::Values("none", "w4a4", "w4a16", "w1a1"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Schemes, NonFinite,
+                         ::testing::Values("none", "w4a4", "w4a16", "w1a1", "w4a4_int8"),
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace quest
