@@ -34,6 +34,8 @@ class EvalCommand : public Command {
         ->required();
     add_whole(app, "--batch-size", batch_size_, {.low = 1, .high = 1 << 20}, "windows at a time");
     add_whole(app, "--seq-len", seq_len_, {.low = 0}, "tokens a window; 0: the model's");
+    model_.declare_context(app);
+    model_.declare_kv_bits(app);
     model_.declare_machine(app);
     app.add_flag("--json", json_, "print one JSON object");
   }
@@ -42,8 +44,9 @@ class EvalCommand : public Command {
     const LoadedModel loaded = model_.load();
     const ModelConfig& config = loaded.description.config;
     if (seq_len_ > config.max_positions) {
-      throw UsageError(fmt::format("--seq-len {} is more than the model's {} positions", seq_len_,
-                                   config.max_positions));
+      throw UsageError(
+          fmt::format("--seq-len {} is more than the model's {} positions; --context allows more",
+                      seq_len_, config.max_positions));
     }
     const std::int64_t seq_len = seq_len_ > 0 ? seq_len_ : config.max_positions;
     const TokenDataset data = open_dataset(data_, *loaded.tokenizer);
@@ -57,8 +60,8 @@ class EvalCommand : public Command {
     Arena memory(model_.backend(), measuring.used_bytes());
     Activations activations = loaded.model->make_activations(memory, shape);
     const auto start = std::chrono::steady_clock::now();
-    const Evaluation result =
-        evaluate(*loaded.model, activations, with_progress(windows), *loaded.tokenizer);
+    const Evaluation result = evaluate(*loaded.model, activations, with_progress(windows),
+                                       *loaded.tokenizer, model_.kept());
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     report(loaded, result, windows.windows(), seq_len, took.count());
     return 0;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "apps/batch_generation.h"
 #include "apps/command.h"
 #include "apps/model_options.h"
 #include "apps/options.h"
@@ -26,53 +27,75 @@ class GenerateCommand : public Command {
             "Continue a text with a trained model",
             {"quest generate --model my-run --prompt 'Once upon a time' -n 200",
              "quest generate --model my-run --temp 0 --prompt-file start.txt",
-             "quest generate --model my-run --prompt 'The cat' --seed 7 --json"}};
+             "quest generate --model my-run --prompt 'The cat' --seed 7 --json",
+             "quest generate --model my-run --prompts prompts.jsonl --batch 32 > results.jsonl"}};
   }
 
   void declare(CLI::App& app) override {
     model_.declare_model(app);
     auto* prompt = app.add_option("--prompt", prompt_, "text to continue; none: a new document")
                        ->type_name("TEXT");
-    app.add_option("--prompt-file", prompt_file_, "read the prompt from a file")
+    auto* file = app.add_option("--prompt-file", prompt_file_, "read the prompt from a file")
+                     ->type_name("FILE")
+                     ->excludes(prompt);
+    app.add_option(
+           "--prompts", prompts_,
+           "continue many prompts at once: one JSON object a line, {\"prompt\": TEXT} and, if "
+           "wanted, id, max_tokens, temperature, top_k, top_p, seed, stop; results as JSON "
+           "lines in the same order; -: read standard input")
         ->type_name("FILE")
-        ->excludes(prompt);
+        ->excludes(prompt)
+        ->excludes(file);
+    add_whole(app, "--batch", batch_, {.low = 1, .high = Sequences::kMostSlots},
+              "prompts of --prompts at a time");
     add_whole(app, "-n,--tokens", options_.max_tokens, {.low = 1}, "most tokens to make");
     app.add_option("--stop", stop_, "end before this text; may be repeated")->type_name("TEXT");
-    add_real(app, "--temp", options_.sampling.temperature, {.low = 0},
-             "temperature; 0: always the likeliest token");
-    add_whole(app, "--top-k", options_.sampling.top_k, {.low = 0},
-              "choose among the K likeliest tokens; 0: all");
-    add_real(app, "--top-p", options_.sampling.top_p, {.low = 0, .high = 1, .low_open = true},
-             "choose among the likeliest tokens that together have this probability");
-    add_whole(app, "--seed", seed_, {.low = 0}, "the same seed gives the same text");
+    add_sampling(app, options_.sampling, seed_);
+    model_.declare_context(app);
+    model_.declare_kv_bits(app);
     model_.declare_machine(app);
     app.add_flag("--json", json_, "print one JSON object at the end instead of the text");
   }
 
   int run() override {
     if (!prompt_file_.empty()) prompt_ = read_file(prompt_file_);
-    refuse_broken_text();
+    if (prompt_ && prompt_->empty()) {
+      fail("the prompt is empty; leave --prompt and --prompt-file out to start a new document");
+    }
+    if (prompt_) refuse_broken_text(*prompt_);
     options_.sampling.seed = static_cast<std::uint64_t>(seed_);
     options_.sampling.validate();
     const LoadedModel loaded = model_.load();
     const Tokenizer& tokenizer = *loaded.tokenizer;
     options_.vocab = tokenizer.vocab_size();
     options_.end_token = tokenizer.end_of_text_id();
-
-    // Documents follow an end-of-text token in training, so that is how an empty prompt begins.
-    std::vector<std::int32_t> prompt = tokenizer.encode(prompt_);
-    if (prompt.empty()) prompt = {tokenizer.end_of_text_id()};
-    const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
-    const std::int64_t context = loaded.description.config.max_positions;
-    if (prompt_tokens > context) {
-      fail("the prompt has {} tokens, but the model's context is {}; give a shorter one",
-           prompt_tokens, context);
-    }
+    const std::int64_t context = loaded.model->config().max_positions;
     options_.max_tokens = std::min(options_.max_tokens, context + 1);
-    Session session(*loaded.model, {.capacity = prompt_tokens + options_.max_tokens});
+    if (!prompts_.empty()) {
+      return continue_prompts(prompts_, {options_, stop_}, loaded,
+                              {.slots = batch_, .kept = model_.kept()});
+    }
+    return continue_one(loaded, context);
+  }
+
+ private:
+  int continue_one(const LoadedModel& loaded, std::int64_t context) {
+    const Tokenizer& tokenizer = *loaded.tokenizer;
+    // Documents follow an end-of-text token in training, so that is how an empty prompt begins.
+    const std::vector<std::int32_t> prompt =
+        prompt_ ? tokenizer.encode(*prompt_) : std::vector{tokenizer.end_of_text_id()};
+    const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
+    if (prompt_tokens > context) {
+      fail(
+          "the prompt has {} tokens, but the model's context is {}; give a shorter one, or a "
+          "larger --context",
+          prompt_tokens, context);
+    }
+    Session session(*loaded.model,
+                    {.capacity = prompt_tokens + options_.max_tokens, .kept = model_.kept()});
 
     TextStream stream;
-    show(stream.push(prompt_));
+    show(stream.push(prompt_.value_or("")));
     StopTexts stops(stop_);
     std::string bytes;
     const auto pass_on = [&](const std::string& piece) {
@@ -90,10 +113,9 @@ class GenerateCommand : public Command {
     return 0;
   }
 
- private:
-  void refuse_broken_text() const {
-    const Utf8Check check = check_utf8(prompt_);
-    if (check.valid_bytes == prompt_.size()) return;
+  void refuse_broken_text(const std::string& text) const {
+    const Utf8Check check = check_utf8(text);
+    if (check.valid_bytes == text.size()) return;
     fail("{} is not valid UTF-8 at byte {}: give text in UTF-8",
          prompt_file_.empty() ? "--prompt" : prompt_file_, check.valid_bytes);
   }
@@ -119,7 +141,7 @@ class GenerateCommand : public Command {
     std::string text = whole.push(bytes);
     text += whole.finish();
     Report report;
-    report.add_json("prompt", prompt_);
+    report.add_json("prompt", prompt_.value_or(""));
     report.add_json("text", text);
     report.add_json("tokens", tokens);
     report.add_json("token_ids", result.tokens);
@@ -132,10 +154,12 @@ class GenerateCommand : public Command {
   }
 
   ModelOptions model_;
-  std::string prompt_, prompt_file_;
+  std::optional<std::string> prompt_;
+  std::string prompt_file_, prompts_;
   std::vector<std::string> stop_;
   GenerateOptions options_{.max_tokens = 200, .sampling = {.temperature = 0.8, .top_p = 0.95}};
   std::int64_t seed_ = 0;
+  std::int64_t batch_ = 16;
   bool json_ = false;
   bool ends_line_ = false;
 };

@@ -7,6 +7,7 @@ std::unique_ptr<Command> make_bench_infer_command();
 std::unique_ptr<Command> make_bench_kernels_command();
 std::unique_ptr<Command> make_bench_peaks_command();
 std::unique_ptr<Command> make_bench_train_command();
+std::unique_ptr<Command> make_chat_command();
 std::unique_ptr<Command> make_data_prepare_command();
 std::unique_ptr<Command> make_data_synth_command();
 std::unique_ptr<Command> make_eval_command();
@@ -26,6 +27,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_eval_command());
   commands.push_back(make_export_command());
   commands.push_back(make_generate_command());
+  commands.push_back(make_chat_command());
   commands.push_back(make_info_command());
   commands.push_back(make_bench_peaks_command());
   commands.push_back(make_bench_kernels_command());

@@ -15,6 +15,17 @@ void ModelOptions::declare_model(CLI::App& app) {
       ->required();
 }
 
+void ModelOptions::declare_context(CLI::App& app) {
+  add_whole(app, "--context", context_, {.low = 0, .high = 1 << 24},
+            "positions of a sequence, also more than the model was trained with; 0: as many as "
+            "that");
+}
+
+void ModelOptions::declare_kv_bits(CLI::App& app) {
+  add_whole(app, "--kv-bits", kv_bits_, {.low = 0, .high = 32},
+            "bits of kept keys and values: 32, 16 or 8; 0: those of --dtype");
+}
+
 void ModelOptions::declare_machine(CLI::App& app) {
   add_whole(app, "--threads", threads_, {.low = 0, .high = 1024}, "0: all that there are");
   app.add_option("--device", device_, "cpu, or reference: slow plain loops")
@@ -31,8 +42,35 @@ LoadedModel ModelOptions::load() {
   if (dtype_ != "f32" && dtype_ != "bf16") {
     throw UsageError(fmt::format("there is no --dtype '{}'; use f32 or bf16", dtype_));
   }
+  kept();
   backend_ = make_backend(device_, threads_);
-  return load_model_folder(model_, *backend_, dtype_ == "bf16" ? DType::kBF16 : DType::kF32);
+  const DType compute = dtype_ == "bf16" ? DType::kBF16 : DType::kF32;
+  return load_model_folder(model_, *backend_, compute, context_);
+}
+
+std::optional<DType> ModelOptions::kept() const {
+  switch (kv_bits_) {
+    case 0:
+      return std::nullopt;
+    case 32:
+      return DType::kF32;
+    case 16:
+      return DType::kBF16;
+    case 8:
+      return DType::kI8;
+    default:
+      throw UsageError(fmt::format("--kv-bits is 32, 16 or 8, not {}", kv_bits_));
+  }
+}
+
+void add_sampling(CLI::App& app, SamplingOptions& sampling, std::int64_t& seed) {
+  add_real(app, "--temp", sampling.temperature, {.low = 0},
+           "temperature; 0: always the likeliest token");
+  add_whole(app, "--top-k", sampling.top_k, {.low = 0},
+            "choose among the K likeliest tokens; 0: all");
+  add_real(app, "--top-p", sampling.top_p, {.low = 0, .high = 1, .low_open = true},
+           "choose among the likeliest tokens that together have this probability");
+  add_whole(app, "--seed", seed, {.low = 0}, "the same seed gives the same text");
 }
 
 }  // namespace quest::app

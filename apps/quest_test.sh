@@ -147,13 +147,116 @@ sys.exit(not (reason == 'stop' and cut == whole[:whole.index(sys.argv[1])]))" "$
 "$quest" generate "${model[@]}" --prompt 'One' -n 999 --temp 3 --seed 3 >/dev/null 2>"$folder/err"
 check "a full context ends the text" test $? -eq 0
 check "a full context is named" grep -q 'context of 64 tokens is full' "$folder/err"
-"$quest" generate "${model[@]}" --prompt '' -n 3 >/dev/null 2>&1
-check "an empty prompt starts a document" test $? -eq 0
+"$quest" generate "${model[@]}" -n 3 >/dev/null 2>&1
+check "no prompt starts a document" test $? -eq 0
+"$quest" generate "${model[@]}" --prompt '' -n 3 >"$folder/out" 2>"$folder/err"
+check "an empty prompt is an error" test $? -eq 1 -a ! -s "$folder/out"
+check "an empty prompt is told what to do" grep -q 'the prompt is empty; leave --prompt' "$folder/err"
 printf 'x%.0s' {1..65} >"$folder/long"
 "$quest" generate "${model[@]}" --prompt-file "$folder/long" >"$folder/out" 2>"$folder/err"
 check "a prompt longer than the context is an error" test $? -eq 1
 check "a long prompt's length is named" grep -q 'the prompt has 65 tokens' "$folder/err"
 check "a long prompt prints nothing" test ! -s "$folder/out"
+"$quest" generate "${model[@]}" --prompt-file "$folder/long" -n 20 --context 90 --json \
+  >"$folder/out" 2>/dev/null
+check "--context allows more than the model was trained with" grep -q '"prompt_tokens":65' \
+  "$folder/out"
+for bits in 32 16 8; do
+  "$quest" generate "${model[@]}" --prompt 'One' -n 20 --kv-bits $bits >"$folder/kv" 2>/dev/null
+  check "--kv-bits $bits generates" grep -aq '^One' "$folder/kv"
+done
+"$quest" generate "${model[@]}" --prompt 'One' --kv-bits 7 >/dev/null 2>"$folder/err"
+check "--kv-bits 7 is a usage error" test $? -eq 2
+check "--kv-bits 7 is told what there is" grep -q -- '--kv-bits is 32, 16 or 8, not 7' "$folder/err"
+
+# Many prompts at once: the same texts as one by one, in order, and errors in their places.
+python3 - "$folder/prompts.jsonl" <<'EOF'
+import json, sys
+with open(sys.argv[1], "w") as file:
+    for i in range(9):
+        file.write(json.dumps({"prompt": "ab" * (1 + 5 * i % 7), "id": f"p{i}", "seed": i % 3,
+                               "max_tokens": 3 + 4 * i % 11}) + "\n\n")
+EOF
+"$quest" generate "${model[@]}" --prompts "$folder/prompts.jsonl" --batch 4 >"$folder/results" \
+  2>"$folder/err"
+check "--prompts ends well" test $? -eq 0
+check "--prompts tells its speed" grep -Eq 'quest: 9 prompts, [0-9]+ tokens, [0-9.]+ tokens/s' \
+  "$folder/err"
+cat >"$folder/compare.py" <<'EOF'
+import json, subprocess, sys
+folder, quest = sys.argv[1:]
+prompts = [json.loads(line) for line in open(folder + "/prompts.jsonl") if line.strip()]
+results = [json.loads(line) for line in open(folder + "/results", encoding="utf-8", newline="\n")]
+assert [r["id"] for r in results] == [p["id"] for p in prompts], results
+for index, (prompt, result) in enumerate(zip(prompts, results)):
+    single = json.loads(subprocess.run(
+        [quest, "generate", "--model", folder + "/model", "--threads", "1", "--json", "--prompt",
+         prompt["prompt"], "--seed", str(prompt["seed"]), "-n", str(prompt["max_tokens"])],
+        capture_output=True, check=True).stdout)
+    for key in ("text", "tokens", "prompt_tokens", "stop_reason", "seed"):
+        assert result[key] == single[key], (index, key, result, single)
+    assert result["index"] == index
+EOF
+check "--prompts gives the texts of single prompts, in order" python3 "$folder/compare.py" \
+  "$folder" "$quest"
+"$quest" generate "${model[@]}" --prompts - --batch 2 >"$folder/again" 2>/dev/null \
+  <"$folder/prompts.jsonl"
+check "--prompts - reads standard input" cmp "$folder/results" "$folder/again"
+printf '%s\n' '{"prompt": "a", "max_tokens": 2}' '{"promt": "a", "id": 7}' \
+  "{\"prompt\": \"$(cat "$folder/long")\"}" '{"max_tokens": 2}' >"$folder/mixed.jsonl"
+"$quest" generate "${model[@]}" --prompts "$folder/mixed.jsonl" >"$folder/out" 2>"$folder/err"
+check "a wrong line of --prompts is an error" test $? -eq 1
+check "a wrong line of --prompts loses no other" python3 -c "
+import json, sys
+lines = [json.loads(line) for line in open('$folder/out', encoding='utf-8', newline='\n')]
+sys.exit(not (['error' in l for l in lines] == [False, True, True, False] and lines[1]['id'] == 7
+              and 'mixed.jsonl, line 2: there is no key' in lines[1]['error']
+              and 'the prompt has 65 tokens, but the context is 64' in lines[2]['error']))"
+check "wrong lines of --prompts are counted" grep -q \
+  'quest: error: 2 of 4 prompts could not be continued; the first: .*line 2' "$folder/err"
+"$quest" generate "${model[@]}" --prompts "$folder/none.jsonl" >/dev/null 2>"$folder/err"
+check "a missing file of prompts is an error" test $? -eq 1
+"$quest" generate "${model[@]}" --prompts "$folder/mixed.jsonl" --batch 65 >/dev/null 2>&1
+check "more than 64 prompts at a time are a usage error" test $? -eq 2
+
+# A conversation through a pipe.
+chat() { # chat LINES [OPTIONS]: answers to the lines (for printf %b)
+  local lines=$1
+  shift
+  printf '%b' "$lines" | "$quest" chat "${model[@]}" -n 4 --seed 5 "$@" 2>"$folder/err"
+}
+chat 'Hi\n\nMore\n' --context 200 >"$folder/chat"
+check "chat ends at the end of its input" test $? -eq 0
+chat 'Hi\n/reset\nHi\n/exit\nnever\n' --context 200 >"$folder/reset"
+check "chat answers each message, and no more after /exit" python3 -c "
+import sys
+two, again = (open('$folder/' + name, encoding='utf-8', newline='').read()
+              for name in ('chat', 'reset'))
+half = len(again) // 2
+sys.exit(not (again[:half] == again[half:] and again.endswith('\n') and two.startswith(again[:half])
+              and len(two) > half))"
+check "/reset is confirmed" grep -q 'a new conversation' "$folder/err"
+chat '/rest\n' >"$folder/out"
+check "an unknown command of chat is named" grep -q "there is no command '/rest'" "$folder/err"
+chat "Hi\n$(cat "$folder/long")\nYo\n" --context 70 >"$folder/out"
+check "a message that does not fit is an error" test $? -eq 1
+check "a message that does not fit is told what to do" grep -q 'the context is full: .* /reset' \
+  "$folder/err"
+check "the conversation goes on after it" test "$(wc -l <"$folder/out")" -ge 2
+chat 'one two\nthree four\nfive six\n' --drop-oldest >"$folder/out"
+check "--drop-oldest goes on in a full context" test $? -eq 0
+check "--drop-oldest says what it forgot" grep -q 'oldest turns were forgotten' "$folder/err"
+chat 'Hi\n' --template alpaca >/dev/null
+check "an unknown template is a usage error" test $? -eq 2
+cp -r "$folder/model" "$folder/chatml"
+python3 - "$folder/chatml/tokenizer_config.json" <<'EOF'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["chat_template"] = "{{ 'Human: ' }}"
+json.dump(config, open(sys.argv[1], "w"))
+EOF
+echo Hi | "$quest" chat --model "$folder/chatml" --threads 1 -n 2 >/dev/null 2>"$folder/err"
+check "an unknown chat template is named" grep -q 'chat template is of no known form' "$folder/err"
 "$quest" generate "${model[@]}" --prompt a --temp -1 >/dev/null 2>&1
 check "a negative temperature is a usage error" test $? -eq 2
 "$quest" generate "${model[@]}" --dtype f64 >/dev/null 2>&1
@@ -213,7 +316,7 @@ check "options from a file do what flags do" cmp "$folder/a" "$folder/b"
 check "an unknown option is a usage error" test $? -eq 2
 check "an unknown option gets the nearest one" grep -q \
   "^quest: error: --set: there is no option 'tempp'; the nearest is 'temp'$" "$folder/err"
-for command in "data synth" "data prepare" "tokenizer train" train eval generate info "bench peaks" \
+for command in "data synth" "data prepare" "tokenizer train" train eval generate chat info "bench peaks" \
   "bench kernels" "bench train" "bench infer" export selftest; do
   "$quest" $command --print-config >"$folder/a.toml" 2>"$folder/err" &&
     "$quest" $command --config "$folder/a.toml" --print-config >"$folder/b.toml"

@@ -129,15 +129,18 @@ ModelDescription load_description(const fs::path& folder) {
   return parse_config_json(read_file(file), file.string());
 }
 
-LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType compute) {
+LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType compute,
+                              std::int64_t max_positions) {
   const fs::path folder = find_model_folder(path);
-  const ModelDescription description = load_description(folder);
+  ModelDescription description = load_description(folder);
   if (!description.packed) {
-    LoadedTrainingModel loaded = load_training_folder(folder, backend, compute);
+    LoadedTrainingModel loaded = load_training_folder(folder, backend, compute, max_positions);
     return {loaded.folder, loaded.description, nullptr, std::move(loaded.model),
             std::move(loaded.tokenizer)};
   }
-  LoadedModel loaded{folder, description, open_weights(folder, description), nullptr, nullptr};
+  std::unique_ptr<SafetensorsFile> file = open_weights(folder, description);
+  if (max_positions > 0) description.config.max_positions = max_positions;
+  LoadedModel loaded{folder, description, std::move(file), nullptr, nullptr};
   loaded.tokenizer = load_tokenizer_of(folder, true, description.config.vocab);
   loaded.model = std::make_unique<PackedModel>(
       backend, description, PackedTensors{loaded.file->tensors(), loaded.file->path().string()},
@@ -145,17 +148,19 @@ LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType comp
   return loaded;
 }
 
-LoadedTrainingModel load_training_folder(const fs::path& path, Backend& backend, DType compute) {
+LoadedTrainingModel load_training_folder(const fs::path& path, Backend& backend, DType compute,
+                                         std::int64_t max_positions) {
   LoadedTrainingModel loaded;
   loaded.folder = find_model_folder(path);
   loaded.description = load_description(loaded.folder);
-  const ModelDescription& description = loaded.description;
+  ModelDescription& description = loaded.description;
   if (description.packed) {
     fail("{} is packed already; give the folder of the run that it was exported from",
          loaded.folder.string());
   }
   const auto file = open_weights(loaded.folder, description);
   require_enough_values(description.config, *file);
+  if (max_positions > 0) description.config.max_positions = max_positions;
   loaded.tokenizer =
       load_tokenizer_of(loaded.folder, description.written_by_quest, description.config.vocab);
   loaded.model = std::make_unique<Model>(backend, description.config, description.scheme, compute,

@@ -39,12 +39,14 @@ ModelDescription load_description(const std::filesystem::path& folder);
 /// Loads `find_model_folder(path)` onto `backend`, which must outlive the result; `compute` is F32
 /// or BF16. Our own folders must carry checksums that hold and the config that they were saved
 /// with; packed ones are read where they lie. Llama folders of other programs load too: F32 or BF16
-/// weights in one file, sentencepiece tokenizer. Throws Error with the file and what is wrong with
-/// it.
-LoadedModel load_model_folder(const std::filesystem::path& path, Backend& backend, DType compute);
+/// weights in one file, sentencepiece tokenizer. The model takes sequences of `max_positions`
+/// instead of those that its config names, if that is not 0. Throws Error with the file and what is
+/// wrong with it.
+LoadedModel load_model_folder(const std::filesystem::path& path, Backend& backend, DType compute,
+                              std::int64_t max_positions = 0);
 
 /// As above; a packed folder is an Error, because its training weights are gone.
 LoadedTrainingModel load_training_folder(const std::filesystem::path& path, Backend& backend,
-                                         DType compute);
+                                         DType compute, std::int64_t max_positions = 0);
 
 }  // namespace quest

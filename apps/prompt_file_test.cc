@@ -1,0 +1,65 @@
+// Lines of prompt files: what they may change, and what is wrong with others.
+#include "apps/prompt_file.h"
+
+#include <gtest/gtest.h>
+
+namespace quest::app {
+namespace {
+
+const PromptDefaults kDefaults{
+    {.max_tokens = 9, .sampling = {.temperature = 0.5, .top_p = 0.9, .seed = 3}}, {"END"}};
+
+TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
+  const PromptLine plain = parse_prompt_line(R"({"prompt": "One"})", kDefaults);
+  EXPECT_EQ(plain.error, "");
+  EXPECT_EQ(plain.text, "One");
+  EXPECT_TRUE(plain.id.is_null());
+  EXPECT_EQ(plain.options.max_tokens, 9);
+  EXPECT_EQ(plain.options.sampling.seed, 3u);
+  EXPECT_EQ(plain.stop, std::vector<std::string>{"END"});
+
+  const PromptLine own = parse_prompt_line(
+      R"({"id": [1, "a"], "prompt": "\u00e9", "max_tokens": 4, "temperature": 0, "top_k": 5,
+          "top_p": 1, "seed": 12, "stop": ["x", "y"]})",
+      kDefaults);
+  EXPECT_EQ(own.error, "");
+  EXPECT_EQ(own.text, "é");
+  EXPECT_EQ(own.id.dump(), R"([1,"a"])");
+  EXPECT_EQ(own.options.max_tokens, 4);
+  EXPECT_EQ(own.options.sampling.temperature, 0.0);
+  EXPECT_EQ(own.options.sampling.top_k, 5);
+  EXPECT_EQ(own.options.sampling.top_p, 1.0);
+  EXPECT_EQ(own.options.sampling.seed, 12u);
+  EXPECT_EQ(own.stop, (std::vector<std::string>{"x", "y"}));
+  EXPECT_FALSE(parse_prompt_line(R"({"id": 1})", kDefaults).text) << "a new document";
+}
+
+TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "not a JSON object"},
+      {"[1]", "not a JSON object"},
+      {R"({"prompt": "a)", "not a JSON object"},
+      {"{\"prompt\": \"\xff\"}", "not a JSON object"},
+      {R"({"prompt": ""})", "the prompt is empty"},
+      {R"({"prompt": 3})", "'prompt' must be a text"},
+      {R"({"promt": "a"})", "there is no key 'promt'; the nearest is 'prompt'"},
+      {R"({"max_tokens": 0})", "'max_tokens' must be a whole number of at least 1"},
+      {R"({"max_tokens": 1.5})", "'max_tokens' must be a whole number of at least 1"},
+      {R"({"max_tokens": 1e30})", "'max_tokens' must be a whole number of at least 1"},
+      {R"({"max_tokens": 18446744073709551615})", "'max_tokens' must be a whole number"},
+      {R"({"seed": -1})", "'seed' must be a whole number of at least 0"},
+      {R"({"temperature": "hot"})", "'temperature' must be a number"},
+      {R"({"temperature": -1})", "the temperature must be at least 0"},
+      {R"({"top_p": 0})", "top-p must be greater than 0"},
+      {R"({"stop": [1]})", "'stop' must be a text"},
+      {R"({"stop": 1})", "'stop' must be a text or a list of texts"},
+  };
+  for (const auto& [line, part] : cases) {
+    const std::string error = parse_prompt_line(line, kDefaults).error;
+    EXPECT_NE(error.find(part), std::string::npos) << line << ": " << error;
+  }
+  EXPECT_EQ(parse_prompt_line(R"({"prompt": 3, "id": "seven"})", kDefaults).id, "seven");
+}
+
+}  // namespace
+}  // namespace quest::app
