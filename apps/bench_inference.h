@@ -1,10 +1,8 @@
-// Speed of packed models on random weights: passes over a prompt, and tokens one by one.
+// Speed of packed models: passes over a prompt, tokens one by one, and sequences side by side.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
-#include <string>
 #include <vector>
 
 #include "backend/timing_backend.h"
@@ -12,21 +10,12 @@
 
 namespace quest::app {
 
-/// The tensors of a packed file with random codes, so that no training has to come before.
-class RandomPackedTensors {
- public:
-  explicit RandomPackedTensors(const ModelDescription& description);
-  PackedTensors view() const { return {tensors_, "random weights"}; }
-  /// Bytes that a token of decoding reads: all matrices but the embedding table, whose one row is
-  /// nothing beside them.
-  double decode_bytes() const { return decode_bytes_; }
-
- private:
-  Tensor add(const std::string& name, const Shape& shape, DType dtype);
-
-  std::deque<std::vector<std::uint64_t>> memory_;
-  std::map<std::string, Tensor> tensors_;
-  double decode_bytes_ = 0;
+/// What is timed.
+struct InferenceWork {
+  std::int64_t prefill_tokens;
+  std::int64_t decode_tokens;
+  std::vector<std::int64_t> batches;  ///< sequences that decode side by side
+  std::int64_t repetitions;
 };
 
 /// Seconds of each repetition.
@@ -35,11 +24,12 @@ struct InferenceTimes {
   std::vector<double> decode;           ///< of `decode_tokens`, one by one, from an empty context
   std::vector<double> prefill_product;  ///< of this, products
   std::vector<double> decode_product;
+  /// By the number of sequences: of `decode_tokens` passes, each a token of every sequence.
+  std::map<std::int64_t, std::vector<double>> batch_decode;
 };
 
 InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
-                              std::int64_t prefill_tokens, std::int64_t decode_tokens,
-                              std::int64_t repetitions);
+                              const InferenceWork& work);
 
 double median(std::vector<double> values);
 

@@ -11,9 +11,11 @@
 #include "apps/options.h"
 #include "apps/output.h"
 #include "apps/progress.h"
+#include "apps/random_packed.h"
 #include "apps/text.h"
 #include "backend/cpu/peaks.h"
 #include "core/error.h"
+#include "infer/sequences.h"
 
 namespace quest::app {
 namespace {
@@ -37,6 +39,7 @@ class BenchInferCommand : public Command {
     return {"bench infer",
             "Measure packed models on random weights: a prompt at once, tokens one by one",
             {"quest bench infer --preset 100M --scheme w4a4,w1a1",
+             "quest bench infer --scheme w4a4 --batch 1,16    # 16 sequences that share passes",
              "quest bench infer --preset 800M --scheme w4a4 --head-bits 8 --threads 1,2 --json"}};
   }
 
@@ -54,6 +57,11 @@ class BenchInferCommand : public Command {
     add_whole(app, "--vocab", vocab_, {.low = 2, .high = 1 << 20}, "vocabulary");
     add_whole(app, "--prefill", prefill_, {.low = 1, .high = 1 << 16}, "tokens of the prompt");
     add_whole(app, "--decode", decode_, {.low = 1, .high = 1 << 16}, "tokens made one by one");
+    app.add_option("--batch", batches_,
+                   "also decode so many sequences side by side, likewise, up to 64 [none]")
+        ->type_name("N")
+        ->delimiter(',')
+        ->check(CLI::Range(1, static_cast<int>(Sequences::kMostSlots)));
     add_whole(app, "--embedding-bits", embedding_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
     add_whole(app, "--head-bits", head_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
     add_whole(app, "--repeat", repetitions_, {.low = 1, .high = 1000},
@@ -95,7 +103,8 @@ class BenchInferCommand : public Command {
             {presets_[m / schemes_.size()], models[m].scheme.to_string(), threads,
              weights.decode_bytes(),
              2.0 * static_cast<double>(models[m].config.linear_parameters()),
-             time_inference(backend, model, prefill_, decode_, repetitions_), peaks[threads],
+             time_inference(backend, model, {prefill_, decode_, batches_, repetitions_}),
+             peaks[threads],
              measure_read_rate(threads, static_cast<std::size_t>(weights.decode_bytes()))});
       }
     }
@@ -124,6 +133,9 @@ class BenchInferCommand : public Command {
   double decode_speed(const InferenceResult& r) const {
     return static_cast<double>(decode_) / median(r.times.decode);
   }
+  double batch_speed(const InferenceResult& r, std::int64_t batch) const {
+    return static_cast<double>(batch * decode_) / median(r.times.batch_decode.at(batch));
+  }
   // Of the weights, while products run.
   double product_gb_per_s(const InferenceResult& r) const {
     return 1e-9 * r.weight_bytes * static_cast<double>(decode_) / median(r.times.decode_product);
@@ -148,11 +160,18 @@ class BenchInferCommand : public Command {
         "read      weights' bytes a token over the time of products, and the share of the rate at\n"
         "          which this machine reads as many bytes over and over\n"
         "products  operations of the quantized layers, two a weight, and the share of int8's peak\n"
-        "          (VNNI)\n\n",
+        "          (VNNI)\n"
+        "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"
+        "\n",
         with_commas(vocab_), embedding_bits_, head_bits_, dtype_);
     text += fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14}{:>14}{:>16}{:>18}\n", "preset", "scheme",
                         "threads", "weights", fmt::format("prefill {}", prefill_),
                         fmt::format("decode {}", decode_), "read GB/s", "products GOP/s");
+    text.pop_back();
+    for (const std::int64_t batch : batches_) {
+      text += fmt::format("{:>18}", fmt::format("x {}", batch));
+    }
+    text += "\n";
     for (const InferenceResult& r : results) {
       text +=
           fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme,
@@ -161,6 +180,13 @@ class BenchInferCommand : public Command {
                                   100 * product_gb_per_s(r) / r.read_peak),
                       fmt::format("{:.0f} {:>4.0f} %", product_gops(r),
                                   100 * product_gops(r) / r.peaks.int8_gops));
+      text.pop_back();
+      for (const std::int64_t batch : batches_) {
+        const double speed = batch_speed(r, batch);
+        text +=
+            fmt::format("{:>18}", fmt::format("{:.1f} {:>5.2f}x", speed, speed / decode_speed(r)));
+      }
+      text += "\n";
     }
     print_out(text);
   }
@@ -178,6 +204,13 @@ class BenchInferCommand : public Command {
     json["decode_tokens"] = decode_;
     json["prefill_tokens_per_second"] = prefill_speed(r);
     json["decode_tokens_per_second"] = decode_speed(r);
+    Json batches = Json::array();
+    for (const auto& [batch, seconds] : r.times.batch_decode) {
+      batches.push_back({{"sequences", batch},
+                         {"tokens_per_second", batch_speed(r, batch)},
+                         {"seconds", seconds}});
+    }
+    json["batches"] = batches;
     json["prefill_seconds"] = r.times.prefill;
     json["decode_seconds"] = r.times.decode;
     json["decode_product_gb_per_s"] = product_gb_per_s(r);
@@ -191,6 +224,7 @@ class BenchInferCommand : public Command {
   std::vector<std::string> presets_{"100M"};
   std::vector<std::string> schemes_{"w4a4", "w2a2", "w1a1"};
   std::vector<int> threads_{1, 2};
+  std::vector<std::int64_t> batches_;
   std::string dtype_ = "f32";
   std::int64_t vocab_ = 32000;
   std::int64_t prefill_ = 512;

@@ -389,13 +389,14 @@ sys.exit(not (abs(run['loss'] - packed['loss']) < 1e-4 and run['tokens'] == pack
               and info['packed'] and 0 <= size - info['stored_bytes'] < 20000))"
 check "the packed model writes the run's text" cmp -s "$folder/run.text" "$folder/packed.text"
 "$quest" bench infer --preset nano --scheme w4a4,w1a1 --vocab 300 --prefill 20 --decode 3 \
-  --threads 1 --repeat 1 --json >"$folder/infer.json" 2>/dev/null
+  --threads 1 --repeat 1 --batch 1,5 --json >"$folder/infer.json" 2>/dev/null
 check "bench infer --json has a result a scheme" python3 -c "
 import json, sys
 results = json.load(open('$folder/infer.json'))['results']
 sys.exit([r['scheme'] for r in results] != ['w4a4', 'w1a1']
          or not all(r['prefill_tokens_per_second'] > 0 < r['decode_tokens_per_second']
-                    for r in results))"
+                    and [b['sequences'] for b in r['batches']] == [1, 5]
+                    and all(b['tokens_per_second'] > 0 for b in r['batches']) for r in results))"
 
 # Benchmarks and the self-test: the keys that scripts read.
 "$quest" selftest --json >"$folder/selftest.json"

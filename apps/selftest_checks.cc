@@ -1,4 +1,4 @@
-// Known answers: quantization, integer products and two training steps.
+// Known answers: quantization, integer products, two training steps and a packed model.
 #include "apps/selftest_checks.h"
 
 #include <fmt/format.h>
@@ -14,6 +14,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "apps/selftest_packed.h"
 #include "backend/arena.h"
 #include "backend/cpu/isa.h"
 #include "core/error.h"
@@ -238,6 +239,7 @@ std::vector<CheckResult> run_checks(Backend& backend) {
     add_result(results, fmt::format("two training steps, {}", known.scheme),
                [&] { return check_training(backend, known); });
   }
+  add_result(results, "logits of a packed model", [&] { return check_packed_model(backend); });
   return results;
 }
 

@@ -120,41 +120,58 @@ const Tensor& SafetensorsFile::tensor(const std::string& name, DType dtype,
   return found;
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     const std::vector<TensorEntry>& entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(path) {
   nlohmann::ordered_json header;
   header[kMetadataKey] = metadata;
   header[kMetadataKey][kChecksumKey] = kNoChecksum;
-  std::uint64_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
-    assert(tensor.is_contiguous() && tensor.place == Place::kHost);
-    auto& entry = header[name];
-    entry["dtype"] = quest::name(tensor.dtype);
+  for (const TensorEntry& tensor : entries) {
+    auto& entry = header[tensor.name];
+    entry["dtype"] = name(tensor.dtype);
     entry["shape"] = nlohmann::ordered_json::array();
     for (int axis = 0; axis < tensor.shape.rank(); ++axis) {
       entry["shape"].push_back(tensor.shape[axis]);
     }
-    entry["data_offsets"] = {offset, offset + tensor.bytes()};
-    offset += tensor.bytes();
+    const auto bytes = static_cast<std::uint64_t>(tensor.shape.numel()) * size_bytes(tensor.dtype);
+    entry["data_offsets"] = {bytes_left_, bytes_left_ + bytes};
+    bytes_left_ += bytes;
   }
   std::string text = header.dump();
   // Spaces after the JSON keep the data aligned, as the format allows.
   text.append((kDataAlignment - (kPrefixBytes + text.size()) % kDataAlignment) % kDataAlignment,
               ' ');
-
-  AtomicFile file(path);
-  Checksum checksum;
+  checksum_offset_ = kPrefixBytes + text.find(kNoChecksum, text.find(kChecksumKey));
   const std::uint64_t header_bytes = text.size();
-  const auto put = [&](const void* data, std::size_t size) {
-    checksum.update(data, size);
-    file.write(data, size);
-  };
   put(&header_bytes, kPrefixBytes);
   put(text.data(), text.size());
-  for (const auto& [name, tensor] : tensors) put(tensor.data, tensor.bytes());
-  const std::size_t position = text.find(kNoChecksum, text.find(kChecksumKey));
-  file.write_at(kPrefixBytes + position, checksum.hex().data(), std::strlen(kNoChecksum));
-  file.commit();
+}
+
+void SafetensorsWriter::put(const void* data, std::size_t size) {
+  checksum_.update(data, size);
+  file_.write(data, size);
+}
+
+void SafetensorsWriter::write(const Tensor& tensor) {
+  assert(tensor.is_contiguous() && tensor.place == Place::kHost && tensor.bytes() <= bytes_left_);
+  put(tensor.data, tensor.bytes());
+  bytes_left_ -= tensor.bytes();
+}
+
+void SafetensorsWriter::commit() {
+  assert(bytes_left_ == 0);
+  file_.write_at(checksum_offset_, checksum_.hex().data(), std::strlen(kNoChecksum));
+  file_.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, tensor] : tensors) entries.push_back({name, tensor.dtype, tensor.shape});
+  SafetensorsWriter writer(path, entries, metadata);
+  for (const auto& [name, tensor] : tensors) writer.write(tensor);
+  writer.commit();
 }
 
 }  // namespace quest

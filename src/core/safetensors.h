@@ -45,6 +45,35 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+/// A tensor that a file is to hold.
+struct TensorEntry {
+  std::string name;
+  DType dtype;
+  Shape shape;
+};
+
+/// Writes a file whose tensors come one after the other, so that no more than one need be in
+/// memory. Without `commit` nothing appears at `path`.
+class SafetensorsWriter {
+ public:
+  /// Writes the header. Throws Error when the file cannot be made.
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorEntry>& entries,
+                    const std::map<std::string, std::string>& metadata);
+
+  /// The next entry's values: contiguous, on the host, of its type and shape.
+  void write(const Tensor& tensor);
+  /// After the last entry: the checksum over every byte, then the file is whole.
+  void commit();
+
+ private:
+  void put(const void* data, std::size_t size_bytes);
+
+  AtomicFile file_;
+  Checksum checksum_;
+  std::uint64_t checksum_offset_ = 0;
+  std::uint64_t bytes_left_ = 0;
+};
+
 /// Writes contiguous host tensors in the given order, atomically, with a checksum over every byte.
 void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});

@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "infer/model_folder.h"
 #include "model/packed_model.h"
 #include "quant/packing.h"
 
@@ -22,26 +22,40 @@ using Json = nlohmann::ordered_json;
 // Rows that are quantized at a time.
 constexpr std::int64_t kChunkRows = 512;
 
-// The tensors of a file to be, with the memory that they live in.
-class TensorList {
+// A tensor of the file to be, and what fills it once its memory is there.
+struct PlannedTensor {
+  TensorEntry entry;
+  std::function<void(Tensor)> fill;
+};
+
+// The tensors of a file, none of which is in memory before it is written.
+class TensorPlan {
  public:
-  Tensor add(const std::string& name, const Shape& shape, DType dtype) {
-    memory_.emplace_back(static_cast<std::size_t>(shape.numel()) * size_bytes(dtype));
-    tensors_.push_back({name, Tensor(memory_.back().data(), shape, dtype)});
-    return tensors_.back().tensor;
+  void add(const std::string& name, const Shape& shape, DType dtype,
+           std::function<void(Tensor)> fill) {
+    tensors_.push_back({{name, dtype, shape}, std::move(fill)});
   }
-  /// Wider types first, so that each tensor starts at a multiple of its elements' size.
-  std::vector<NamedTensor> in_order() const {
-    std::vector<NamedTensor> sorted = tensors_;
-    std::stable_sort(sorted.begin(), sorted.end(), [](const NamedTensor& a, const NamedTensor& b) {
-      return size_bytes(a.tensor.dtype) > size_bytes(b.tensor.dtype);
+
+  /// Writes wider types first, so that each tensor starts at a multiple of its elements' size.
+  void write(const fs::path& path, const std::map<std::string, std::string>& metadata) {
+    std::stable_sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
+      return size_bytes(a.entry.dtype) > size_bytes(b.entry.dtype);
     });
-    return sorted;
+    std::vector<TensorEntry> entries;
+    for (const PlannedTensor& tensor : tensors_) entries.push_back(tensor.entry);
+    SafetensorsWriter writer(path, entries, metadata);
+    for (const auto& [entry, fill] : tensors_) {
+      std::vector<std::byte> memory(static_cast<std::size_t>(entry.shape.numel()) *
+                                    size_bytes(entry.dtype));
+      const Tensor tensor(memory.data(), entry.shape, entry.dtype);
+      fill(tensor);
+      writer.write(tensor);
+    }
+    writer.commit();
   }
 
  private:
-  std::deque<std::vector<std::byte>> memory_;
-  std::vector<NamedTensor> tensors_;
+  std::vector<PlannedTensor> tensors_;
 };
 
 // The weights of a model by name, a chunk of rows at a time on the host.
@@ -68,35 +82,38 @@ class Weights {
   /// As above, of the values that training computes with: quantized, and rotated back.
   void for_each_dequantized_chunk(const std::string& name, const RowQuantizer& quantizer,
                                   const std::function<void(std::int64_t, Tensor)>& body) {
-    const Tensor value = matrix(name);
-    for (std::int64_t begin = 0; begin < value.rows(); begin += kChunkRows) {
-      const std::int64_t end = std::min(begin + kChunkRows, value.rows());
-      memory_.rewind(0);
-      const QuantizedRows rows = quantized(value.rows_slice(begin, end), quantizer);
-      const Tensor dense = memory_.take({end - begin, value.cols()}, DType::kF32);
+    for_each_quantized_chunk(name, quantizer, [&](std::int64_t begin, const QuantizedRows& rows) {
+      const Tensor dense = memory_.take(rows.codes.shape, DType::kF32);
       backend_.dequantize_rows(dense, rows, quantizer.block);
       body(begin, on_host(dense, name));
-    }
+    });
   }
 
-  /// Packs the codes of all rows: codes u8 [N, bytes], steps f32 [N].
-  void pack(const std::string& name, const RowQuantizer& quantizer, Tensor codes, Tensor steps) {
-    const Tensor value = matrix(name);
-    const int bits = quantizer.grid.bits;
-    std::vector<std::int8_t> host(static_cast<std::size_t>(kChunkRows * value.cols()));
-    for (std::int64_t begin = 0; begin < value.rows(); begin += kChunkRows) {
-      const std::int64_t end = std::min(begin + kChunkRows, value.rows());
-      memory_.rewind(0);
-      const QuantizedRows rows = quantized(value.rows_slice(begin, end), quantizer);
-      backend_.copy(view_of(host.data(), rows.codes.shape), rows.codes);
+  /// steps f32 [N] = those of all rows. The codes, which lie elsewhere in the file, are computed
+  /// when their turn comes: to quantize twice is cheaper than to keep a model.
+  void quantize_steps(const std::string& name, const RowQuantizer& quantizer, Tensor steps) {
+    for_each_quantized_chunk(name, quantizer, [&](std::int64_t begin, const QuantizedRows& rows) {
+      const std::int64_t end = begin + rows.steps.numel();
       backend_.copy(steps.rows_slice(begin, end), rows.steps);
       backend_.synchronize();
       for (std::int64_t r = begin; r < end; ++r) {
-        pack_codes(codes.row<std::uint8_t>(r), host.data() + (r - begin) * value.cols(),
-                   value.cols(), bits);
         if (!std::isfinite(steps.as<float>()[r])) fail_not_finite(name, r);
       }
-    }
+    });
+  }
+
+  /// codes u8 [N, bytes] = those of all rows, packed.
+  void pack(const std::string& name, const RowQuantizer& quantizer, Tensor codes) {
+    const std::int64_t columns = matrix(name).cols();
+    std::vector<std::int8_t> host(static_cast<std::size_t>(kChunkRows * columns));
+    for_each_quantized_chunk(name, quantizer, [&](std::int64_t begin, const QuantizedRows& rows) {
+      backend_.copy(view_of(host.data(), rows.codes.shape), rows.codes);
+      backend_.synchronize();
+      for (std::int64_t r = 0; r < rows.codes.rows(); ++r) {
+        pack_codes(codes.row<std::uint8_t>(begin + r), host.data() + r * columns, columns,
+                   quantizer.grid.bits);
+      }
+    });
   }
 
  private:
@@ -113,10 +130,18 @@ class Weights {
     return value.shape.rank() == 1 ? value.reshaped({1, value.numel()}) : value;
   }
 
-  QuantizedRows quantized(Tensor value, const RowQuantizer& quantizer) {
-    const QuantizedRows rows = take_quantized_rows(memory_, value.rows(), value.cols(), false);
-    backend_.quantize_rows(rows, value, quantizer);
-    return rows;
+  /// Calls body(first row, quantized rows) for chunks of rows; memory_ has room for their values.
+  void for_each_quantized_chunk(
+      const std::string& name, const RowQuantizer& quantizer,
+      const std::function<void(std::int64_t, const QuantizedRows&)>& body) {
+    const Tensor value = matrix(name);
+    for (std::int64_t begin = 0; begin < value.rows(); begin += kChunkRows) {
+      const std::int64_t end = std::min(begin + kChunkRows, value.rows());
+      memory_.rewind(0);
+      const QuantizedRows rows = take_quantized_rows(memory_, end - begin, value.cols(), false);
+      backend_.quantize_rows(rows, value.rows_slice(begin, end), quantizer);
+      body(begin, rows);
+    }
   }
 
   Tensor on_host(Tensor value, const std::string& name) {
@@ -155,12 +180,13 @@ void store_rows(Tensor to, Tensor rows, const std::function<std::int64_t(std::in
   }
 }
 
-void add_dense(TensorList& list, Weights& weights, const std::string& name, const Shape& shape,
-               DType dtype) {
-  const Tensor stored = list.add(name, shape, dtype);
-  const Tensor rows = shape.rank() == 1 ? stored.reshaped({1, stored.numel()}) : stored;
-  weights.for_each_chunk(name, [&](std::int64_t begin, Tensor chunk) {
-    store_rows(rows, chunk, [begin](std::int64_t r) { return begin + r; });
+void add_dense(TensorPlan& plan, Weights& weights, const std::string& name,
+               const std::string& source, const Shape& shape, DType dtype) {
+  plan.add(name, shape, dtype, [&weights, source](Tensor to) {
+    const Tensor rows = to.shape.rank() == 1 ? to.reshaped({1, to.numel()}) : to;
+    weights.for_each_chunk(source, [&](std::int64_t begin, Tensor chunk) {
+      store_rows(rows, chunk, [begin](std::int64_t r) { return begin + r; });
+    });
   });
 }
 
@@ -180,36 +206,42 @@ std::vector<std::string> norm_names(const ModelConfig& config) {
   return names;
 }
 
-TensorList packed_tensors(const Model& model, const ModelDescription& description) {
-  const ModelConfig& c = description.config;
-  TensorList list;
-  Weights weights(model);
-  for (const std::string& name : norm_names(c)) {
-    add_dense(list, weights, name, {c.width}, DType::kF32);
-  }
+// Every matrix of the file: the linear layers, the head, and the table where it is not the head.
+std::vector<StoredMatrix> all_matrices(const ModelDescription& description) {
   std::vector<StoredMatrix> matrices = stored_matrices(description);
   const StoredMatrix table = stored_embedding(description);
   if (matrices.back().name != table.name) matrices.push_back(table);
-  for (const StoredMatrix& matrix : matrices) {
+  return matrices;
+}
+
+RowQuantizer quantizer_of(const StoredMatrix& matrix) {
+  return RowQuantizer::make({.bits = matrix.bits}, matrix.scheme.transform, matrix.columns);
+}
+
+TensorPlan packed_tensors(Weights& weights, const ModelDescription& description) {
+  const ModelConfig& c = description.config;
+  TensorPlan plan;
+  for (const std::string& name : norm_names(c)) {
+    add_dense(plan, weights, name, name, {c.width}, DType::kF32);
+  }
+  for (const StoredMatrix& matrix : all_matrices(description)) {
     const std::string source = source_name(matrix, c);
-    const Shape shape{matrix.rows, matrix.columns};
     if (matrix.bits > kMaxBits) {
-      const Tensor stored =
-          list.add(matrix.weight_name(), shape, matrix.bits == 16 ? DType::kBF16 : DType::kF32);
-      weights.for_each_chunk(source, [&](std::int64_t begin, Tensor chunk) {
-        store_rows(stored, chunk, [begin](std::int64_t r) { return begin + r; });
-      });
+      add_dense(plan, weights, matrix.weight_name(), source, {matrix.rows, matrix.columns},
+                matrix.bits == 16 ? DType::kBF16 : DType::kF32);
       continue;
     }
-    const RowQuantizer quantizer =
-        RowQuantizer::make({.bits = matrix.bits}, matrix.scheme.transform, matrix.columns);
-    const Tensor codes =
-        list.add(matrix.name + ".codes",
-                 {matrix.rows, packed_row_bytes(matrix.columns, matrix.bits)}, DType::kU8);
-    const Tensor scales = list.add(matrix.name + ".scales", {matrix.rows}, DType::kF32);
-    weights.pack(source, quantizer, codes, scales);
+    const RowQuantizer quantizer = quantizer_of(matrix);
+    plan.add(matrix.name + ".codes", {matrix.rows, packed_row_bytes(matrix.columns, matrix.bits)},
+             DType::kU8, [&weights, source, quantizer](Tensor codes) {
+               weights.pack(source, quantizer, codes);
+             });
+    plan.add(matrix.name + ".scales", {matrix.rows}, DType::kF32,
+             [&weights, source, quantizer](Tensor steps) {
+               weights.quantize_steps(source, quantizer, steps);
+             });
   }
-  return list;
+  return plan;
 }
 
 // Row r of a query or key matrix with pairs (2i, 2i+1) goes where pairs are (i, i + D/2).
@@ -218,37 +250,31 @@ std::int64_t half_layout_row(std::int64_t row, std::int64_t head_dim) {
   return row - in_head + in_head / 2 + in_head % 2 * (head_dim / 2);
 }
 
-TensorList dense_tensors(const Model& model, const ModelDescription& description) {
+TensorPlan dense_tensors(Weights& weights, const ModelDescription& description) {
   const ModelConfig& c = description.config;
-  TensorList list;
-  Weights weights(model);
+  TensorPlan plan;
   for (const std::string& name : norm_names(c)) {
-    add_dense(list, weights, name, {c.width}, DType::kBF16);
+    add_dense(plan, weights, name, name, {c.width}, DType::kBF16);
   }
-  std::vector<StoredMatrix> matrices = stored_matrices(description);
-  const StoredMatrix table = stored_embedding(description);
-  if (matrices.back().name != table.name) matrices.push_back(table);
-  for (const StoredMatrix& matrix : matrices) {
-    const std::string source = source_name(matrix, c);
-    const Tensor stored =
-        list.add(matrix.weight_name(), {matrix.rows, matrix.columns}, DType::kBF16);
-    const bool turned = c.rope_layout == RopeLayout::kInterleaved &&
-                        (matrix.name.ends_with("q_proj") || matrix.name.ends_with("k_proj"));
-    const auto store = [&](std::int64_t begin, Tensor chunk) {
-      store_rows(stored, chunk, [&](std::int64_t r) {
-        return turned ? half_layout_row(begin + r, c.head_dim) : begin + r;
-      });
+  for (const StoredMatrix& matrix : all_matrices(description)) {
+    const auto fill = [&weights, matrix, &c](Tensor to) {
+      const bool turned = c.rope_layout == RopeLayout::kInterleaved &&
+                          (matrix.name.ends_with("q_proj") || matrix.name.ends_with("k_proj"));
+      const auto store = [&](std::int64_t begin, Tensor chunk) {
+        store_rows(to, chunk, [&](std::int64_t r) {
+          return turned ? half_layout_row(begin + r, c.head_dim) : begin + r;
+        });
+      };
+      const std::string source = source_name(matrix, c);
+      if (matrix.bits > kMaxBits) {
+        weights.for_each_chunk(source, store);
+      } else {
+        weights.for_each_dequantized_chunk(source, quantizer_of(matrix), store);
+      }
     };
-    if (matrix.bits > kMaxBits) {
-      weights.for_each_chunk(source, store);
-    } else {
-      weights.for_each_dequantized_chunk(
-          source,
-          RowQuantizer::make({.bits = matrix.bits}, matrix.scheme.transform, matrix.columns),
-          store);
-    }
+    plan.add(matrix.weight_name(), {matrix.rows, matrix.columns}, DType::kBF16, fill);
   }
-  return list;
+  return plan;
 }
 
 // A folder that is filled beside its place and then moved there.
@@ -334,12 +360,15 @@ std::string model_card(const ModelDescription& description, std::uintmax_t file_
 
 void write_folder(const fs::path& folder, const Tokenizer& tokenizer,
                   const ModelDescription& description, const std::string& config_json,
-                  const TensorList& tensors) {
+                  TensorPlan tensors) {
   NewFolder target(folder);
   std::map<std::string, std::string> metadata{{"format", "pt"}};
-  if (description.packed) metadata.emplace(kConfigKey, config_json);
+  if (description.packed) {
+    metadata.emplace(kConfigKey, config_json);
+    metadata.emplace(kTokenizerKey, tokenizer.fingerprint());
+  }
   const fs::path weights = target.path() / "model.safetensors";
-  write_safetensors(weights, tensors.in_order(), metadata);
+  tensors.write(weights, metadata);
   write_file(target.path() / "config.json", config_json);
   write_file(target.path() / "generation_config.json",
              generation_config(tokenizer, description.config));
@@ -353,13 +382,15 @@ void write_folder(const fs::path& folder, const Tokenizer& tokenizer,
 void export_packed(const Model& model, const Tokenizer& tokenizer, const StoredBits& bits,
                    const fs::path& folder) {
   const ModelDescription description{model.config(), model.scheme(), bits};
+  Weights weights(model);
   write_folder(folder, tokenizer, description, to_config_json(description),
-               packed_tensors(model, description));
+               packed_tensors(weights, description));
 }
 
 void export_hugging_face(const Model& model, const Tokenizer& tokenizer, const fs::path& folder) {
   ModelDescription description{model.config(), model.scheme(), StoredBits{16, 16}};
-  const TensorList tensors = dense_tensors(model, description);
+  Weights weights(model);
+  TensorPlan tensors = dense_tensors(weights, description);
   description.packed.reset();
   Json config = Json::parse(to_config_json(description));
   config.erase("quantization_config");

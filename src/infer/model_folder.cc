@@ -142,6 +142,11 @@ LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType comp
   if (max_positions > 0) description.config.max_positions = max_positions;
   LoadedModel loaded{folder, description, std::move(file), nullptr, nullptr};
   loaded.tokenizer = load_tokenizer_of(folder, true, description.config.vocab);
+  const auto named = loaded.file->metadata().find(kTokenizerKey);
+  if (named != loaded.file->metadata().end() && named->second != loaded.tokenizer->fingerprint()) {
+    fail("{}: the model was trained with the tokenizer {}, but the folder has {}; restore it",
+         folder.string(), named->second, loaded.tokenizer->fingerprint());
+  }
   loaded.model = std::make_unique<PackedModel>(
       backend, description, PackedTensors{loaded.file->tensors(), loaded.file->path().string()},
       compute);

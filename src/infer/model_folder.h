@@ -11,6 +11,9 @@
 
 namespace quest {
 
+/// The key under which a packed file's metadata names the tokenizer of its texts (its fingerprint).
+inline constexpr const char* kTokenizerKey = "quest.tokenizer";
+
 /// A model that is ready to run, and the tokenizer that its texts go through.
 struct LoadedModel {
   std::filesystem::path folder;  ///< the one that was read: `path`, or a checkpoint in it

@@ -383,6 +383,21 @@ TEST_F(PackedFolder, DamageIsNamed) {
   expect_error("tokenizer");
 }
 
+TEST_F(PackedFolder, ATokenizerOfAnotherModelIsRefused) {
+  ModelConfig config = small_config();
+  config.vocab = 400;
+  model_ = small_model(backend_, config, Scheme::parse("w3a4"));
+  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  load();
+  std::ofstream text(root_.path() / "text.txt");
+  for (int i = 0; i < 3000; ++i)
+    text << "abcdefghij"[i * i % 10] << "klmnop"[i % 6] << i % 7 << " ";
+  text.close();
+  train_sentencepiece({(root_.path() / "text.txt").string()}, 300, root_.path() / "other.model");
+  load_tokenizer((root_.path() / "other.model").string())->save(folder_);
+  expect_error("was trained with the tokenizer bytes, but the folder has sentencepiece-300-");
+}
+
 TEST_F(PackedFolder, WrongTensorsAreNamed) {
   export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
   const std::string weights = read_file(folder_ / "model.safetensors");

@@ -213,10 +213,10 @@ void Llama<Linear>::prepare_tables(Backend& backend) const {
   std::vector<float> cos(static_cast<std::size_t>(rope_cos_.numel()));
   std::vector<float> sin(cos.size());
   const std::int64_t half = config_.head_dim / 2;
-  for (std::int64_t position = 0; position < config_.max_positions; ++position) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(position) *
-                           std::pow(config_.rope_theta, -static_cast<double>(i) / double(half));
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double turn = std::pow(config_.rope_theta, -static_cast<double>(i) / double(half));
+    for (std::int64_t position = 0; position < config_.max_positions; ++position) {
+      const double angle = static_cast<double>(position) * turn;
       const auto index = static_cast<std::size_t>(position * half + i);
       cos[index] = static_cast<float>(std::cos(angle));
       sin[index] = static_cast<float>(std::sin(angle));

@@ -2,6 +2,7 @@
 #include "quant/packing.h"
 
 #include <cassert>
+#include <cstring>
 
 #include "quant/grid.h"
 
@@ -44,18 +45,37 @@ void unpack_codes(std::int8_t* codes, const std::uint8_t* packed, std::int64_t c
 
 namespace {
 
-// The sum of all fields of whole bytes; the loops are plain so that compilers make vectors of them.
+// A word of zeros and ones: the low `width` bits of every 2 * width.
+constexpr std::uint64_t low_halves(int width) {
+  return ~std::uint64_t{0} / ((std::uint64_t{1} << width) + 1);
+}
+
+// Fields of `bits` bits, added up within each `sum_bits` of the word's bits.
+template <int bits, int sum_bits>
+std::uint64_t partial_sums(std::uint64_t word) {
+  for (int width = bits; width < sum_bits; width *= 2) {
+    word = (word & low_halves(width)) + (word >> width & low_halves(width));
+  }
+  return word;
+}
+
+// The sum of all fields of whole bytes, eight bytes at a time; the order of bytes does not matter.
 template <int bits>
 std::int64_t sum_of_fields(const std::uint8_t* bytes, std::int64_t count) {
-  constexpr std::uint32_t kField = (1u << bits) - 1;
+  // Of eight words, the fields in one byte's place sum to 8 * 30 at most and fit into a byte;
+  // fields that are bytes are widened first.
+  constexpr int kFirst = bits == 8 ? 16 : 8;
   std::int64_t total = 0;
-  for (std::int64_t begin = 0; begin < count; begin += 4096) {
-    const std::int64_t end = begin + 4096 < count ? begin + 4096 : count;
-    std::uint32_t sum = 0;
-    for (std::int64_t i = begin; i < end; ++i) {
-      for (int place = 0; place < 8; place += bits) sum += bytes[i] >> place & kField;
-    }
-    total += sum;
+  std::int64_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    std::uint64_t words[8];
+    std::memcpy(words, bytes + i, 64);
+    std::uint64_t sums = 0;
+    for (const std::uint64_t word : words) sums += partial_sums<bits, kFirst>(word);
+    total += static_cast<std::int64_t>(partial_sums<kFirst, 64>(sums));
+  }
+  for (; i < count; ++i) {
+    total += static_cast<std::int64_t>(partial_sums<bits, 64>(bytes[i]));
   }
   return total;
 }

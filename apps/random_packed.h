@@ -1,0 +1,34 @@
+// RandomPackedTensors: a packed model that nobody trained, for benchmarks and the self test.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/packed_model.h"
+
+namespace quest::app {
+
+/// The tensors of a packed file with random codes, so that no training has to come before.
+class RandomPackedTensors {
+ public:
+  explicit RandomPackedTensors(const ModelDescription& description);
+  PackedTensors view() const { return {tensors_, "random weights"}; }
+  /// Bytes that a token of decoding reads: all matrices but the embedding table, whose one row is
+  /// nothing beside them.
+  double decode_bytes() const { return decode_bytes_; }
+
+ private:
+  Tensor add(const std::string& name, const Shape& shape, DType dtype);
+  void fill_with_bits(std::vector<std::uint64_t>& words);
+  double add_matrix(const StoredMatrix& stored);
+
+  std::deque<std::vector<std::uint64_t>> memory_;
+  std::uint64_t state_ = 0x9e3779b97f4a7c15u;  // of the random bits
+  std::map<std::string, Tensor> tensors_;
+  double decode_bytes_ = 0;
+};
+
+}  // namespace quest::app
