@@ -31,6 +31,7 @@ struct QuantizedRows {
   Tensor code_sums;  ///< i32 [R]: sum of the codes of a row
   Tensor mask;       ///< u8 [R, ceil(K/8)]: bit k%8 of byte k/8 is 1 where the gradient passes;
                      ///< null when the quantizer has no mask or no backward follows
+  int bits = 8;      ///< of a code, at most: products of fewer bits may be faster
 };
 
 /// Rows of codes as they lie in a packed file (see quant/packing.h): what a packed product reads.

@@ -39,8 +39,8 @@ LinearInput InputForms::take(Arena& arena, Tensor x, std::int64_t rows, bool for
   for (const InputForm& form : forms_) {
     PreparedInput prepared;
     if (form.quantizer) {
-      prepared.rows =
-          take_quantized_rows(arena, rows, columns_, for_backward && form.quantizer->has_mask());
+      prepared.rows = take_quantized_rows(
+          arena, rows, columns_, for_backward && form.quantizer->has_mask(), form.activation.bits);
       if (!form.integer_product) prepared.dense = arena.take({rows, columns_}, compute);
     } else {
       prepared.dense = x;
@@ -101,8 +101,9 @@ bool InputForms::quantize() const {
 }
 
 QuantizedRows take_quantized_rows(Arena& arena, std::int64_t rows, std::int64_t columns,
-                                  bool with_mask) {
+                                  bool with_mask, int bits) {
   QuantizedRows taken;
+  taken.bits = bits;
   taken.codes = arena.take({rows, columns}, DType::kI8);
   taken.steps = arena.take({rows}, DType::kF32);
   taken.code_sums = arena.take({rows}, DType::kI32);
@@ -112,6 +113,7 @@ QuantizedRows take_quantized_rows(Arena& arena, std::int64_t rows, std::int64_t 
 
 QuantizedRows first_rows(const QuantizedRows& rows, std::int64_t count) {
   QuantizedRows slice;
+  slice.bits = rows.bits;
   slice.codes = rows.codes.rows_slice(0, count);
   slice.steps = rows.steps.rows_slice(0, count);
   slice.code_sums = rows.code_sums.rows_slice(0, count);

@@ -72,9 +72,9 @@ class InputForms {
   std::vector<InputForm> forms_;
 };
 
-/// Memory for quantized rows, and the first `count` of them.
+/// Memory for quantized rows of codes of `bits`, and the first `count` of them.
 QuantizedRows take_quantized_rows(Arena& arena, std::int64_t rows, std::int64_t columns,
-                                  bool with_mask);
+                                  bool with_mask, int bits = 8);
 QuantizedRows first_rows(const QuantizedRows& rows, std::int64_t count);
 
 /// Squared error and masked share of quantized values; see Backend::quantization_error.

@@ -38,7 +38,8 @@ void QuantLinear::take_prepared(Segment& segment, Arena& prepared) const {
   const std::int64_t rows = segment.end - segment.begin;
   if (segment.quantizer) {
     segment.rows =
-        take_quantized_rows(prepared, rows, columns(), trains_ && segment.quantizer->has_mask());
+        take_quantized_rows(prepared, rows, columns(), trains_ && segment.quantizer->has_mask(),
+                            segment.scheme.weight.bits);
   }
   if (segment.scheme.integer_product()) return;
   // An f32 product reads unquantized weights where they are.

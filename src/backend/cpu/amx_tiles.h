@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/fetch_to_write.h"
 
 namespace quest {
 namespace {
@@ -61,17 +61,6 @@ inline void store_sums(void* sums) {
   _tile_stored(1, to + kTileBytes, kStride);
   _tile_stored(2, to + kTileRows * kStride, kStride);
   _tile_stored(3, to + kTileRows * kStride + kTileBytes, kStride);
-}
-
-/// Asks for a line that will be written: outputs lie a row apart, which no hardware prefetcher
-/// follows, and each miss would hold up the stores behind it.
-inline void fetch_to_write(const void* p) {
-  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
-}
-inline void fetch_to_write(FloatRow out, std::int64_t at) {
-  if (out.bf16) return fetch_to_write(static_cast<const std::uint16_t*>(out.data) + at);
-  fetch_to_write(static_cast<const float*>(out.data) + at);
-  fetch_to_write(static_cast<const float*>(out.data) + at + 16);
 }
 
 /// The same for the sums [32][32] that will be stored after `steps_left` more steps: operands have

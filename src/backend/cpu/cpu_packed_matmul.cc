@@ -108,6 +108,18 @@ void pack_sign_panel(std::uint8_t* panel, const PackedRows& w, std::int64_t firs
   }
 }
 
+/// Asks for a tile of y: its rows lie far apart, which no hardware prefetcher follows.
+void fetch_tile(Tensor y, std::int64_t row, std::int64_t rows, std::int64_t column,
+                std::int64_t columns) {
+  constexpr std::int64_t kLineBytes = 64;
+  const std::int64_t step = kLineBytes / static_cast<std::int64_t>(size_bytes(y.dtype));
+  for (std::int64_t i = row; i < row + rows; ++i) {
+    for (std::int64_t j = column; j < column + columns; j += step) {
+      __builtin_prefetch(element_address(y, i, j), 1);
+    }
+  }
+}
+
 void multiply_signs(Product& p, Workspace& workspace, int threads) {
   pack_rows(p, workspace, threads);
   const std::int64_t width = p.kernels.xor_columns;
@@ -133,6 +145,7 @@ void multiply_signs(Product& p, Workspace& workspace, int threads) {
                      tile.groups = groups;
                      tile.rows = static_cast<std::int32_t>(std::min(tile_rows, p.m() - i));
                      tile.sums = sums;
+                     fetch_tile(p.y, i, tile.rows, j, std::min(width, p.n() - j));
                      p.kernels.xor_tile(tile);
                      for (std::int64_t r = 0; r < tile.rows; ++r) {
                        p.finish(i + r, j, std::min(width, p.n() - j), sums + r * width);

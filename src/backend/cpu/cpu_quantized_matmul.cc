@@ -3,6 +3,7 @@
 #include <cassert>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_product.h"
@@ -14,6 +15,9 @@ namespace {
 constexpr std::int64_t kProductsPerThread = 1 << 21;
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+/// Rows of x for which packing the signs of w pays.
+constexpr std::int64_t kSignRows = 8;
 
 /// w as panels, with the numbers that belong to its rows.
 struct PackedWeights {
@@ -201,6 +205,22 @@ void multiply_on_tiles(const TileContext& context, Tensor y, const QuantizedRows
                   rows_source(w.codes, context.kernels.pack_transposed_bytes), y, write, &scales});
 }
 
+/// w of one bit as a packed file has it.
+PackedRows pack_signs(Workspace& workspace, int threads, const PackedKernels& kernels,
+                      const QuantizedRows& w) {
+  const std::int64_t rows = w.codes.rows();
+  const std::int64_t columns = w.codes.cols();
+  const std::int64_t stride = sign_row_bytes(columns);
+  Tensor signs = workspace.tensor(Workspace::Slot::kPackedWeights, {rows, stride}, DType::kU8);
+  const std::int64_t grain = divide_up(1 << 16, columns);
+  parallel_for(threads, rows, grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t j = begin; j < end; ++j) {
+      kernels.pack_signs(signs.row<std::uint8_t>(j), w.codes.row<std::int8_t>(j), columns);
+    }
+  });
+  return {signs.columns(0, divide_up(columns, 8)), w.steps, w.code_sums, 1, columns};
+}
+
 }  // namespace
 
 void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
@@ -210,6 +230,11 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   assert(x.codes.cols() <= 32768);
   const QuantKernels& kernels = quant_kernels(isa_);
   const ProductKernels& product = kernels.product;
+  // Signs by xor and counting; tiles of bytes are faster than that.
+  if (x.bits == 1 && w.bits == 1 && isa_ != Isa::kAmx && m >= kSignRows) {
+    const PackedRows signs = pack_signs(workspace_, threads_, packed_kernels(isa_), w);
+    return packed_matmul(y, x, 1, signs, write);
+  }
   const std::int64_t dot_rows = kernels.tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
   if (product.dot_tile != nullptr && m <= dot_rows) {
     return multiply_few_rows(workspace_, threads_, product, y, x, w, write);

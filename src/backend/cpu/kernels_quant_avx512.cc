@@ -1,4 +1,5 @@
 // Quantization kernels compiled for avx512.
+#include "backend/cpu/fetch_to_write.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/simd16_avx512.h"

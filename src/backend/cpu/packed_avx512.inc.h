@@ -254,6 +254,16 @@ void dot(const PackedDot& d) { dot_of(d.bits)(d); }
 
 // --- One bit by one bit ---
 
+void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  const std::int64_t bytes = sign_row_bytes(columns);
+  for (std::int64_t at = 0; at < bytes; at += 8) {
+    const __mmask64 valid = 8 * at < columns ? first_bytes(columns - 8 * at) : __mmask64{0};
+    const __m512i group = _mm512_maskz_loadu_epi8(valid, codes + 8 * at);
+    const std::uint64_t signs = _cvtmask64_u64(_kandn_mask64(_mm512_movepi8_mask(group), valid));
+    __builtin_memcpy(out + at, &signs, sizeof signs);
+  }
+}
+
 /// sum += the number of ones in each lane.
 inline __m512i add_ones(__m512i sum, __m512i x) {
 #if defined(__AVX512VPOPCNTDQ__)

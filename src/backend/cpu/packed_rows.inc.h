@@ -53,13 +53,6 @@ void unpack_bits(std::int8_t* codes, const std::uint8_t* packed, std::int64_t co
       return body<8>;              \
   }
 
-void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
-  __builtin_memset(out, 0, static_cast<std::size_t>(sign_row_bytes(columns)));
-  for (std::int64_t k = 0; k < columns; ++k) {
-    out[k / 8] = static_cast<std::uint8_t>(out[k / 8] | (codes[k] >= 0 ? 1 : 0) << (k % 8));
-  }
-}
-
 /// Up to 16 columns from j on.
 inline void finish_columns(const FinishedRow& row, std::int64_t j, std::int64_t count) {
   std::int32_t integers[16] = {};

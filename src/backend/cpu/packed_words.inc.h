@@ -76,6 +76,21 @@ void xor_dot(const PackedDot& d) {
   }
 }
 
+void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  __builtin_memset(out, 0, static_cast<std::size_t>(sign_row_bytes(columns)));
+  std::int64_t k = 0;
+  for (; k + 8 <= columns; k += 8) {
+    std::uint64_t eight;
+    __builtin_memcpy(&eight, codes + k, sizeof eight);
+    // The product brings bit 8 i of the positive codes to bit 56 + i, and no two sums meet.
+    const std::uint64_t positive = ~eight >> 7 & 0x0101010101010101;
+    out[k / 8] = static_cast<std::uint8_t>(positive * 0x0102040810204080 >> 56);
+  }
+  for (; k < columns; ++k) {
+    out[k / 8] = static_cast<std::uint8_t>(out[k / 8] | (codes[k] >= 0 ? 1 : 0) << (k % 8));
+  }
+}
+
 constexpr PackedKernels kWordsPacked = {
     .unpack_row = unpack_row,
     .x_row_bytes = x_row_bytes,

@@ -63,6 +63,7 @@ void vnni_tile_rows(const ProductStrip& tile) {
 #define QUEST_DECLARE(r) __m512i low##r = _mm512_setzero_si512(), high##r = _mm512_setzero_si512();
   QUEST_EACH_ROW(QUEST_DECLARE)
 #undef QUEST_DECLARE
+  for (int r = 0; r < rows; ++r) fetch_to_write(tile.y, r * tile.y_stride);
   const std::uint8_t* x = tile.x;
   const std::uint8_t* w = tile.panel;
   const std::int64_t stride = tile.x_row_bytes;

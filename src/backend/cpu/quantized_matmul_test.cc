@@ -20,6 +20,12 @@ std::int64_t odd_product(const OwnedQuantizedRows& x, const OwnedQuantizedRows& 
   return total;
 }
 
+QuantizedRows of_bits(const OwnedQuantizedRows& rows, int bits) {
+  QuantizedRows view = rows.view();
+  view.bits = bits;
+  return view;
+}
+
 class QuantizedMatmul : public testing::TestWithParam<Isa> {
  protected:
   CpuBackend cpu_{2, GetParam()};
@@ -33,7 +39,7 @@ TEST_P(QuantizedMatmul, TheIntegerIsExactAtEveryNumberOfBits) {
       const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 1, true);
       const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 2, true);
       OwnedTensor y({size.m, size.n}, DType::kF32);
-      cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+      cpu_.quantized_matmul(y, of_bits(x, bits), of_bits(w, bits), Write::kSet);
       for (std::int64_t i = 0; i < size.m; ++i) {
         for (std::int64_t j = 0; j < size.n; ++j) {
           ASSERT_EQ(y.view().row<float>(i)[j], static_cast<float>(odd_product(x, w, i, j)))
@@ -64,27 +70,31 @@ TEST_P(QuantizedMatmul, TheLargestSumsDoNotOverflow) {
 
 TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
   for (const ProductCase& size : kProductCases) {
-    const OwnedQuantizedRows x = random_codes(size.m, size.k, -8, 7, 3, false);
-    const OwnedQuantizedRows w = random_codes(size.n, size.k, -8, 7, 4, false);
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const Write write : {Write::kSet, Write::kAdd}) {
-        OwnedTensor actual({size.m, size.n + 7}, dtype);
-        OwnedTensor expected({size.m, size.n + 7}, dtype);
-        fill_normal(actual, 5);
-        fill_normal(expected, 5);
-        cpu_.quantized_matmul(actual.view().columns(3, 3 + size.n), x.view(), w.view(), write);
-        reference_->quantized_matmul(expected.view().columns(3, 3 + size.n), x.view(), w.view(),
-                                     write);
-        for (std::int64_t i = 0; i < size.m; ++i) {
-          for (std::int64_t j = 0; j < size.n + 7; ++j) {
-            const double wanted = element(expected, i, j);
-            // Four roundings of f32 on terms no larger than |product| + |before|, one of bf16.
-            const double eps = dtype == DType::kBF16 ? 0x1p-7 : 0x1p-22;
-            const bool inside = j >= 3 && j < 3 + size.n;
-            const double bound = inside ? eps * std::abs(wanted) + 0x1p-20 : 0.0;
-            ASSERT_NEAR(element(actual, i, j), wanted, bound)
-                << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(dtype)
-                << " at " << i << ", " << j;
+    for (const int bits : {1, 4}) {
+      const int low = -(1 << (bits - 1));
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 3, false);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 4, false);
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        for (const Write write : {Write::kSet, Write::kAdd}) {
+          OwnedTensor actual({size.m, size.n + 7}, dtype);
+          OwnedTensor expected({size.m, size.n + 7}, dtype);
+          fill_normal(actual, 5);
+          fill_normal(expected, 5);
+          cpu_.quantized_matmul(actual.view().columns(3, 3 + size.n), of_bits(x, bits),
+                                of_bits(w, bits), write);
+          reference_->quantized_matmul(expected.view().columns(3, 3 + size.n), x.view(), w.view(),
+                                       write);
+          for (std::int64_t i = 0; i < size.m; ++i) {
+            for (std::int64_t j = 0; j < size.n + 7; ++j) {
+              const double wanted = element(expected, i, j);
+              // Four roundings of f32 on terms no larger than |product| + |before|, one of bf16.
+              const double eps = dtype == DType::kBF16 ? 0x1p-7 : 0x1p-22;
+              const bool inside = j >= 3 && j < 3 + size.n;
+              const double bound = inside ? eps * std::abs(wanted) + 0x1p-20 : 0.0;
+              ASSERT_NEAR(element(actual, i, j), wanted, bound)
+                  << bits << " bits, M " << size.m << " N " << size.n << " K " << size.k << ' '
+                  << name(dtype) << " at " << i << ", " << j;
+            }
           }
         }
       }
@@ -94,15 +104,19 @@ TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
 
 TEST_P(QuantizedMatmul, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {
-    const OwnedQuantizedRows x = random_codes(size.m, size.k, -128, 127, 6, false);
-    const OwnedQuantizedRows w = random_codes(size.n, size.k, -128, 127, 7, false);
-    const auto run = [&](Isa isa, int threads) {
-      OwnedTensor y({size.m, size.n}, DType::kBF16);
-      fill_normal(y, 8);
-      CpuBackend(threads, isa).quantized_matmul(y, x.view(), w.view(), Write::kAdd);
-      return y;
-    };
-    EXPECT_TRUE(run(GetParam(), 1).same_bytes(run(Isa::kGeneric, 3)));
+    for (const int bits : {1, 8}) {
+      const int low = -(1 << (bits - 1));
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 6, false);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 7, false);
+      const auto run = [&](Isa isa, int threads, int declared_bits) {
+        OwnedTensor y({size.m, size.n}, DType::kBF16);
+        fill_normal(y, 8);
+        CpuBackend(threads, isa)
+            .quantized_matmul(y, of_bits(x, declared_bits), of_bits(w, declared_bits), Write::kAdd);
+        return y;
+      };
+      EXPECT_TRUE(run(GetParam(), 1, bits).same_bytes(run(Isa::kGeneric, 3, 8))) << bits;
+    }
   }
 }
 
