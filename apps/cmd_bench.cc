@@ -144,8 +144,9 @@ class BenchTrainCommand : public Command {
              "quest bench train --set model.width=192 --batch-size 8 --seq-len 64"}};
   }
   void declare(CLI::App& app) override {
-    settings_.declare(app, {"model.", "scheme.layers", "train.batch_size", "train.grad_accum",
-                            "train.seq_len", "run.dtype", "run.threads", "run.device"});
+    settings_.declare(
+        app, {"model.", "scheme.layers", "train.batch_size", "train.grad_accum", "train.recompute",
+              "train.optimizer_bits", "train.seq_len", "run.dtype", "run.threads", "run.device"});
     app.add_option("--scheme", schemes_,
                    "schemes to compare, with commas between or repeated [none,w4a4]")
         ->type_name("S")

@@ -53,7 +53,7 @@ struct TrainSettings {
     std::string schedule = "cosine";
     double final_lr_fraction = 0.1, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95;
     double adam_eps = 1e-8, grad_clip = 1.0;
-    std::string backward = "float", optimizer_bits = "32";
+    std::string backward = "float", optimizer_bits = "32", recompute = "none";
     std::int64_t seed = 0, data_seed = 0;
     std::int64_t eval_every = 200, sample_every = 0, sample_tokens = 200, save_every = 500;
     std::string sample_prompt;

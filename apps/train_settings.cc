@@ -51,6 +51,7 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
   config.scheme = model_scheme(settings, config.model);
   config.compute = compute_dtype(settings);
   config.backward = train.backward == "int8" ? GradientProducts::kInt8 : GradientProducts::kFloat;
+  config.recompute = recompute_from_name(train.recompute);
   config.batch_size = train.batch_size;
   config.grad_accum = train.grad_accum;
   config.seq_len = train.seq_len;

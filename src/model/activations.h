@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "backend/arena.h"
@@ -10,11 +11,24 @@
 
 namespace quest {
 
+/// What a pass that backward follows does not keep of each block, but makes again in backward, with
+/// the same bits.
+enum class Recompute : std::uint8_t {
+  kNone,
+  kNorm,   ///< what norms and SwiGLU hand to the linear layers
+  kBlock,  ///< everything but the block's input
+};
+/// "none", "norm", "block".
+std::string_view recompute_name(Recompute recompute);
+/// Throws Error when there is no such name.
+Recompute recompute_from_name(std::string_view name);
+
 /// How many tokens a pass takes and what follows it.
 struct PassShape {
   std::int64_t batch;   ///< B
   std::int64_t length;  ///< T, new positions a sequence
   bool backward;        ///< keep what backward reads: a slot a layer instead of one, reused
+  Recompute recompute = Recompute::kNone;
 
   std::int64_t rows() const { return batch * length; }
 };
@@ -55,13 +69,15 @@ struct BackwardScratch {
 /// All of the above for one shape of pass. Built by Llama::make_activations.
 struct Activations {
   PassShape shape;
-  std::vector<LayerActivations> slots;  ///< one a layer; without backward all in one memory
-  Tensor last_residual;                 ///< f32 [R, C]: the last block's output
-  Tensor final_rstd;                    ///< f32 [R]
-  Tensor final_x;                       ///< [R, C]: normalized, what the head reads
-  Tensor losses;                        ///< f32 [R], nats
-  Tensor correct;                       ///< u8 [R]
-  Tensor error_sums;                    ///< f64 [3], scratch of error probes
+  /// One a layer. What is not kept lies in one memory for all, and holds what the last block that
+  /// ran left there: without backward everything, else what `shape.recompute` says.
+  std::vector<LayerActivations> slots;
+  Tensor last_residual;  ///< f32 [R, C]: the last block's output
+  Tensor final_rstd;     ///< f32 [R]
+  Tensor final_x;        ///< [R, C]: normalized, what the head reads
+  Tensor losses;         ///< f32 [R], nats
+  Tensor correct;        ///< u8 [R]
+  Tensor error_sums;     ///< f64 [3], scratch of error probes
   HeadChunk head;
   BackwardScratch scratch;
 

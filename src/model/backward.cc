@@ -31,17 +31,22 @@ Tensor as_output_gradient(Backend& backend, const BackwardScratch& scratch) {
   return scratch.d_output;
 }
 
-void mlp_backward(Backend& backend, const Llama<QuantLinear>& model,
-                  const Block<QuantLinear>& block, const LayerActivations& s,
-                  const BackwardScratch& scratch, RoundingKeys* rounding) {
+void mlp_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_t layer,
+                  const Activations& a, RoundingKeys* rounding) {
   const ModelConfig& c = model.config();
-  const std::int64_t rows = s.residual.rows();
+  const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
+  const LayerActivations& s = a.slot(layer);
+  const BackwardScratch& scratch = a.scratch;
+  const bool remake = a.shape.recompute == Recompute::kNorm;
+  const std::int64_t rows = a.shape.rows();
+  if (remake) model.fill_down_in(backend, layer, s, false);
   const Tensor d_hidden = scratch_view(scratch.d_wide, rows, c.hidden);
   block.down.backward(backend, d_hidden, as_output_gradient(backend, scratch), s.down_in,
                       scratch_view(scratch.d_rotated, rows, c.hidden), rounding);
   const Tensor gate = s.gate_up.columns(0, c.hidden);
   const Tensor up = s.gate_up.columns(c.hidden, 2 * c.hidden);
   backend.swiglu_backward(gate, up, d_hidden, gate, up);  // in place: gate_up becomes its gradient
+  if (remake) model.fill_gate_up_in(backend, layer, s, false);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.gate_up.backward(backend, d_x, s.gate_up, s.gate_up_in,
                          scratch_view(scratch.d_rotated, rows, c.width), rounding);
@@ -49,11 +54,13 @@ void mlp_backward(Backend& backend, const Llama<QuantLinear>& model,
                            block.mlp_norm, s.mlp_rstd);
 }
 
-void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
-                        const Block<QuantLinear>& block, const LayerActivations& s,
-                        const PassShape& shape, const BackwardScratch& scratch,
-                        RoundingKeys* rounding) {
+void attention_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_t layer,
+                        const Activations& a, RoundingKeys* rounding) {
   const ModelConfig& c = model.config();
+  const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
+  const LayerActivations& s = a.slot(layer);
+  const PassShape& shape = a.shape;
+  const BackwardScratch& scratch = a.scratch;
   const std::int64_t rows = shape.rows();
   const Tensor d_out = scratch_view(scratch.d_wide, rows, c.query_width());
   block.out.backward(backend, d_out, as_output_gradient(backend, scratch), s.out_in,
@@ -69,6 +76,7 @@ void attention_backward(Backend& backend, const Llama<QuantLinear>& model,
       {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
   backend.rope(d_qkv.columns(0, k_end), model.rope_cos(), model.rope_sin(), c.rope_layout, 0,
                shape.length, true);
+  if (shape.recompute == Recompute::kNorm) model.fill_qkv_in(backend, layer, s, false);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.qkv.backward(backend, d_x, d_qkv, s.qkv_in, scratch_view(scratch.d_rotated, rows, c.width),
                      rounding);
@@ -91,9 +99,11 @@ void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activat
   backend.rmsnorm_backward(scratch.d_residual, model.d_final_norm(), d_final, a.last_residual,
                            model.final_norm(), a.final_rstd);
   for (std::int64_t layer = model.config().layers - 1; layer >= 0; --layer) {
-    const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
-    mlp_backward(backend, model, block, a.slot(layer), scratch, rounding);
-    attention_backward(backend, model, block, a.slot(layer), a.shape, scratch, rounding);
+    // The last block's values still lie where forward left them.
+    const bool last = layer + 1 == model.config().layers;
+    if (a.shape.recompute == Recompute::kBlock && !last) model.remake_block(backend, layer, a);
+    mlp_backward(backend, model, layer, a, rounding);
+    attention_backward(backend, model, layer, a, rounding);
   }
   backend.embedding_backward(model.d_embedding(), scratch.d_residual, tokens);
 }

@@ -59,24 +59,42 @@ LinearInput take_linear_input(const Linear& linear, Arena& arena, Tensor shared,
   return linear.take_input(arena, x, shape.rows(), shape.backward);
 }
 
-template <typename Linear>
-LayerActivations take_layer(const ModelConfig& config, const Block<Linear>& block, Arena& arena,
-                            Tensor shared, const PassShape& shape, DType compute) {
+// Takes the parts of a block's slot for which `wanted(part's recompute level)` holds: the least
+// saving at which the part is not kept.
+template <typename Linear, typename Wanted>
+void take_layer(LayerActivations& slot, const ModelConfig& config, const Block<Linear>& block,
+                Arena& arena, Tensor shared, const PassShape& shape, DType compute, Wanted wanted) {
   const std::int64_t rows = shape.rows();
-  LayerActivations slot;
-  slot.residual = arena.take({rows, config.width}, DType::kF32);
-  slot.attn_rstd = arena.take({rows}, DType::kF32);
-  slot.qkv_in = take_linear_input(block.qkv, arena, shared, shape, compute);
-  slot.qkv = arena.take({rows, config.qkv_width()}, compute);
-  slot.log_sums = arena.take({shape.batch, config.heads, shape.length}, DType::kF32);
-  slot.attn_out = arena.take({rows, config.query_width()}, compute);
-  slot.out_in = block.out.take_input(arena, slot.attn_out, rows, shape.backward);
-  slot.mid_residual = arena.take({rows, config.width}, DType::kF32);
-  slot.mlp_rstd = arena.take({rows}, DType::kF32);
-  slot.gate_up_in = take_linear_input(block.gate_up, arena, shared, shape, compute);
-  slot.gate_up = arena.take({rows, 2 * config.hidden}, compute);
-  slot.down_in = take_linear_input(block.down, arena, shared, shape, compute);
-  return slot;
+  if (wanted(Recompute::kNone)) slot.residual = arena.take({rows, config.width}, DType::kF32);
+  if (wanted(Recompute::kBlock)) {
+    slot.attn_rstd = arena.take({rows}, DType::kF32);
+    slot.qkv = arena.take({rows, config.qkv_width()}, compute);
+    slot.log_sums = arena.take({shape.batch, config.heads, shape.length}, DType::kF32);
+    slot.attn_out = arena.take({rows, config.query_width()}, compute);
+    slot.out_in = block.out.take_input(arena, slot.attn_out, rows, shape.backward);
+    slot.mid_residual = arena.take({rows, config.width}, DType::kF32);
+    slot.mlp_rstd = arena.take({rows}, DType::kF32);
+    slot.gate_up = arena.take({rows, 2 * config.hidden}, compute);
+  }
+  if (wanted(Recompute::kNorm)) {
+    slot.qkv_in = take_linear_input(block.qkv, arena, shared, shape, compute);
+    slot.gate_up_in = take_linear_input(block.gate_up, arena, shared, shape, compute);
+    slot.down_in = take_linear_input(block.down, arena, shared, shape, compute);
+  }
+}
+
+// Whether a pass keeps a part of the slots whose level is `level` (see take_layer).
+bool keeps(const PassShape& shape, Recompute level) {
+  if (!shape.backward) return false;
+  switch (shape.recompute) {
+    case Recompute::kNone:
+      return true;
+    case Recompute::kNorm:
+      return level != Recompute::kNorm;
+    case Recompute::kBlock:
+      break;
+  }
+  return level == Recompute::kNone;
 }
 
 // Whether `holds` is true of any linear layer inside the blocks.
@@ -162,16 +180,22 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
     return !linear.reads_dense_input();
   });
   const Tensor shared = shares ? arena.take({rows * widest}, compute_) : Tensor();
-  // Without backward all slots are the same memory, laid out by each layer's own forms; it begins
-  // with the residual, which one layer leaves there for the next.
+  // What is not kept is the same memory in all slots, laid out by each layer's own forms; without
+  // backward it begins with the residual, which one layer leaves there for the next.
+  a.slots.resize(blocks_.size());
   const std::size_t first = arena.mark();
   std::size_t end = first;
-  for (const Block<Linear>& block : blocks_) {
-    if (!shape.backward) arena.rewind(first);
-    a.slots.push_back(take_layer(config_, block, arena, shared, shape, compute_));
+  const auto take = [&](std::size_t layer, bool kept) {
+    take_layer(a.slots[layer], config_, blocks_[layer], arena, shared, shape, compute_,
+               [&](Recompute level) { return keeps(shape, level) == kept; });
+  };
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    arena.rewind(first);
+    take(layer, false);
     end = std::max(end, arena.mark());
   }
   arena.take({static_cast<std::int64_t>(end - arena.mark())}, DType::kU8);
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) take(layer, true);
   a.last_residual = arena.take({rows, config_.width}, DType::kF32);
   a.final_rstd = arena.take({rows}, DType::kF32);
   a.final_x = arena.take({rows, config_.width}, compute_);
@@ -254,10 +278,62 @@ void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActi
 }
 
 template <typename Linear>
+void Llama<Linear>::fill_qkv_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                                bool keep_x) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  block.qkv.forms().fill_normalized(
+      backend, s.qkv_in, {s.attn_rstd, s.residual, block.attn_norm, config_.norm_epsilon}, keep_x);
+}
+
+template <typename Linear>
+void Llama<Linear>::fill_gate_up_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                                    bool keep_x) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  block.gate_up.forms().fill_normalized(
+      backend, s.gate_up_in, {s.mlp_rstd, s.mid_residual, block.mlp_norm, config_.norm_epsilon},
+      keep_x);
+}
+
+template <typename Linear>
+void Llama<Linear>::fill_down_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                                 bool keep_x) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  block.down.forms().fill_gated(backend, s.down_in, s.gate_up.columns(0, config_.hidden),
+                                s.gate_up.columns(config_.hidden, 2 * config_.hidden), keep_x);
+}
+
+template <typename Linear>
+void Llama<Linear>::attention_half(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                                   const PassShape& shape, const KvCache& cache,
+                                   bool keep_x) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  fill_qkv_in(backend, layer, s, keep_x);
+  block.qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
+  attend(backend, layer, s, shape, cache);
+  backend.copy(s.mid_residual, s.residual);
+  block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
+}
+
+template <typename Linear>
+void Llama<Linear>::gate_up(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                            bool keep_x) const {
+  fill_gate_up_in(backend, layer, s, keep_x);
+  blocks_[static_cast<std::size_t>(layer)].gate_up.multiply(backend, s.gate_up, s.gate_up_in,
+                                                            Write::kSet);
+}
+
+template <typename Linear>
+void Llama<Linear>::remake_block(Backend& backend, std::int64_t layer, const Activations& a) const {
+  const LayerActivations& s = a.slot(layer);
+  attention_half(backend, layer, s, a.shape, KvCache(), false);
+  gate_up(backend, layer, s, false);
+  fill_down_in(backend, layer, s, false);
+}
+
+template <typename Linear>
 void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
                             std::vector<LayerError>* errors) const {
   const ModelConfig& c = config_;
-  const PassShape& shape = a.shape;
   const auto note_error = [&](std::int64_t layer, const char* name, const Linear& linear,
                               const LinearInput& input) {
     if (errors == nullptr) return;
@@ -266,28 +342,17 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
                        linear.input_error(backend, input, a.error_sums)});
   };
 
-  const bool keep_x = errors != nullptr;
   embedding_.look_up(backend, a.residual(0, c.layers), tokens);
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
     const LayerActivations& s = a.slot(layer);
-
-    block.qkv.forms().fill_normalized(
-        backend, s.qkv_in, {s.attn_rstd, s.residual, block.attn_norm, c.norm_epsilon}, keep_x);
-    block.qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
+    const bool keep_x = errors != nullptr;
+    attention_half(backend, layer, s, a.shape, cache, keep_x);
     note_error(layer, "attn.qkv", block.qkv, s.qkv_in);
-    attend(backend, layer, s, shape, cache);
-    backend.copy(s.mid_residual, s.residual);
-    block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
     note_error(layer, "attn.out", block.out, s.out_in);
-
-    block.gate_up.forms().fill_normalized(
-        backend, s.gate_up_in, {s.mlp_rstd, s.mid_residual, block.mlp_norm, c.norm_epsilon},
-        keep_x);
-    block.gate_up.multiply(backend, s.gate_up, s.gate_up_in, Write::kSet);
+    gate_up(backend, layer, s, keep_x);
     note_error(layer, "mlp.gate_up", block.gate_up, s.gate_up_in);
-    block.down.forms().fill_gated(backend, s.down_in, s.gate_up.columns(0, c.hidden),
-                                  s.gate_up.columns(c.hidden, 2 * c.hidden), keep_x);
+    fill_down_in(backend, layer, s, keep_x);
     const Tensor next = a.residual(layer + 1, c.layers);
     backend.copy(next, s.mid_residual);
     block.down.multiply(backend, next, s.down_in, Write::kAdd);

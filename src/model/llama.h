@@ -92,6 +92,18 @@ class Llama {
   void forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
                std::vector<LayerError>* errors = nullptr) const;
 
+  /// The inputs of the linear layers of a block that norms and SwiGLU make, from what the slot
+  /// holds. `keep_x` also sets the unquantized input where only codes are read.
+  void fill_qkv_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                   bool keep_x) const;
+  void fill_gate_up_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                       bool keep_x) const;
+  void fill_down_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                    bool keep_x) const;
+  /// All that backward reads of a block, from its input alone, as `forward` with a pass-through
+  /// cache made it.
+  void remake_block(Backend& backend, std::int64_t layer, const Activations& a) const;
+
   /// a.head.logits [rows, V] of rows [begin, begin + rows) of `a.final_x`; rows <= a.head.rows.
   /// Returns the view that was written; `input` receives the head's prepared input of these rows.
   Tensor logits(Backend& backend, const Activations& a, std::int64_t begin, std::int64_t rows,
@@ -123,6 +135,12 @@ class Llama {
   // it keeps nothing, over this pass.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
               const PassShape& shape, const KvCache& cache) const;
+
+  // From s.residual to s.mid_residual.
+  void attention_half(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                      const PassShape& shape, const KvCache& cache, bool keep_x) const;
+  // From s.mid_residual to s.gate_up.
+  void gate_up(Backend& backend, std::int64_t layer, const LayerActivations& s, bool keep_x) const;
 
   ModelConfig config_;
   Scheme scheme_;

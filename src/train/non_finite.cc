@@ -35,6 +35,9 @@ std::string find_in_activations(Backend& backend, const Llama<QuantLinear>& mode
   for (std::int64_t layer = first; layer < model.config().layers; ++layer) {
     const std::string block = "blocks." + std::to_string(layer);
     const LayerActivations& s = a.slot(layer);
+    if (a.shape.backward && a.shape.recompute == Recompute::kBlock) {
+      model.remake_block(backend, layer, a);
+    }
     if (layer == 0 && a.shape.backward && !all_finite(backend, s.residual)) {
       return "the embedding's output";
     }

@@ -11,7 +11,7 @@ namespace quest {
 namespace {
 
 PassShape pass_shape(const TrainerConfig& config) {
-  return {config.batch_size, config.seq_len, true};
+  return {config.batch_size, config.seq_len, true, config.recompute};
 }
 
 // Tokens, targets and the loss sum, each rounded up to an arena's alignment.

@@ -29,6 +29,7 @@ struct TrainerConfig {
   Scheme scheme;
   DType compute = DType::kF32;
   GradientProducts backward = GradientProducts::kFloat;
+  Recompute recompute = Recompute::kNone;
   std::int64_t batch_size = 1;  ///< sequences of a micro-batch
   std::int64_t grad_accum = 1;  ///< micro-batches of a step
   std::int64_t seq_len = 1;

@@ -242,5 +242,28 @@ INSTANTIATE_TEST_SUITE_P(Schemes, TrainerTest,
                          ::testing::Values("none", "w4a4", "w4a16", "w16a4", "w1a1"),
                          [](const auto& test) { return std::string(test.param); });
 
+TEST(Trainer, RecomputingGivesTheSameBitsInLessMemory) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    for (const char* scheme : {"none", "w4a4", "w4a16", "w1a1 none"}) {
+      TrainerConfig config = tiny_run_config(scheme, compute);
+      const auto weights_after = [&](Recompute recompute) {
+        config.recompute = recompute;
+        Trainer trainer(*backend, config, tiny_batches(config));
+        for (int step = 0; step < 2; ++step) trainer.step();
+        return weights_of(trainer);
+      };
+      const auto expected = weights_after(Recompute::kNone);
+      std::size_t bytes = Trainer::measure(config).activations;
+      for (const Recompute recompute : {Recompute::kNorm, Recompute::kBlock}) {
+        EXPECT_EQ(weights_after(recompute), expected) << scheme << ' ' << recompute_name(recompute);
+        EXPECT_LT(Trainer::measure(config).activations, bytes)
+            << scheme << ' ' << recompute_name(recompute);
+        bytes = Trainer::measure(config).activations;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quest
