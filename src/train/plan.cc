@@ -39,6 +39,7 @@ struct ProductScratch {
   int64_t sums = 0;
   int64_t tiles = 0;
   int64_t tile_columns = 0;
+  int64_t wide = 0;
 
   void include(const ProductScratch& other) {
     packed_weights = std::max(packed_weights, other.packed_weights);
@@ -49,6 +50,7 @@ struct ProductScratch {
     sums = std::max(sums, other.sums);
     tiles = std::max(tiles, other.tiles);
     tile_columns = std::max(tile_columns, other.tile_columns);
+    wide = std::max(wide, other.wide);
   }
   void include(const TileShape& shape, int threads) {
     const TileScratch scratch = tile_scratch(shape, threads);
@@ -57,7 +59,7 @@ struct ProductScratch {
   }
   int64_t total() const {
     return packed_weights + packed_inputs + operand_a + operand_b + rows + sums + tiles +
-           tile_columns;
+           tile_columns + wide;
   }
 };
 
@@ -140,6 +142,19 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
   return scratch;
 }
 
+// Blocks of bf16 operands and of the output that become f32 where there are no bf16 products, for a
+// layer's product and its two gradients.
+int64_t widened_blocks(int64_t rows, int64_t outputs, int64_t columns) {
+  constexpr int64_t kBlock = 512;
+  const auto product = [&](int64_t m, int64_t n, int64_t k) {
+    m = std::min(m, kBlock);
+    n = std::min(n, kBlock);
+    return 4 * (m * k + n * k + m * n);
+  };
+  return std::max({product(rows, outputs, columns), product(rows, columns, outputs),
+                   product(outputs, columns, rows)});
+}
+
 ProductScratch product_scratch(const TrainerConfig& config, int threads) {
   const int64_t all_rows = config.batch_size * config.seq_len;
   ProductScratch most;
@@ -152,6 +167,11 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
       const bool last = i + 1 == layout.parts.size() ||
                         !(config.scheme.for_layer(layout.parts[i + 1].name, fallback) == scheme);
       if (!last) continue;
+      const bool float_products =
+          !scheme.integer_product() || config.backward == GradientProducts::kFloat;
+      if (float_products && config.compute == DType::kBF16 && choose_isa() < Isa::kAvx512) {
+        most.wide = std::max(most.wide, widened_blocks(rows, outputs, layout.columns));
+      }
       if (scheme.integer_product()) {
         const int64_t columns = layout.columns;
         most.include(integer_product(rows, outputs, columns, threads));
@@ -176,15 +196,16 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
   return most;
 }
 
-// Attention's scratch of all threads: in f32 scores and gradients of a block of queries, and the
-// gradients of one head's keys and values; in bf16 the operands of the tile kernels for one head,
-// their sums, and a block of weights and gradients.
+// Attention's scratch of all threads: scores and gradients of a block of queries, and the gradients
+// of one head's keys and values; or the operands of the tile kernels for one head, their sums, and
+// a block of weights and gradients.
 int64_t attention_scratch(const TrainerConfig& config, int threads) {
   const int64_t keys = config.seq_len;
   const int64_t head = config.model.head_dim;
-  if (config.compute != DType::kBF16) {
+  const bool bf16 = config.compute == DType::kBF16;
+  if (!bf16 || !has_tiles()) {
     constexpr int64_t kBlockRows = 128;
-    const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * 8;
+    const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * (bf16 ? 12 : 8);
     return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
   }
   constexpr int64_t kBlock = 256, kEnoughGroups = 16, kMostParts = 4;
