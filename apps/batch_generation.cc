@@ -36,10 +36,16 @@ class PromptBatch {
  public:
   PromptBatch(const std::string& path, const PromptDefaults& defaults, const LoadedModel& model,
               const SequencesOptions& sizes)
-      : file_(path, defaults), tokenizer_(*model.tokenizer), sequences_(*model.model, sizes) {}
+      : path_(path),
+        file_(path, defaults),
+        tokenizer_(*model.tokenizer),
+        sequences_(*model.model, sizes) {}
 
   int run() {
     const BatchTotals totals = generate_batch(sequences_, [this] { return next(); });
+    if (totals.prompts + failed_ == 0) {
+      fail("there is no prompt in {}", path_ == "-" ? "standard input" : path_);
+    }
     fmt::print(stderr, "quest: {} prompts, {} tokens, {:.1f} tokens/s\n", totals.prompts,
                totals.new_tokens,
                totals.seconds > 0 ? static_cast<double>(totals.new_tokens) / totals.seconds : 0.0);
@@ -102,6 +108,7 @@ class PromptBatch {
     return prompt;
   }
 
+  std::string path_;
   PromptFile file_;
   const Tokenizer& tokenizer_;
   Sequences sequences_;

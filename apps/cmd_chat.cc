@@ -56,6 +56,7 @@ class ChatCommand : public Command {
       throw UsageError(fmt::format("there is no --template '{}'; the nearest is '{}'", template_,
                                    nearest_text(template_, chat_form_names())));
     }
+    require_utf8(options_.system, "--system");
     const LoadedModel loaded = model_.load();
     options_.form = form_for(loaded);
     Session session(*loaded.model, {.kept = model_.kept()});
@@ -85,6 +86,7 @@ class ChatCommand : public Command {
         chat.reset();
         say("a new conversation");
       } else if (message->starts_with("/")) {
+        refused_ = refused_ || !interactive_;
         say(fmt::format("there is no command '{}'; /reset starts anew, /exit ends", *message));
       } else {
         answer(chat, *message);
@@ -113,12 +115,9 @@ class ChatCommand : public Command {
   }
 
   void answer(Chat& chat, const std::string& message) {
-    if (check_utf8(message).valid_bytes != message.size()) {
-      refused_ = true;
-      return say("the message is not valid UTF-8; write it in UTF-8");
-    }
     StopSignal signal;
     try {
+      require_utf8(message, "the message");
       const ChatAnswer answer = chat.answer(
           message, [](const std::string& text) { print_out(text); },
           [&signal] { return signal.requested(); });
@@ -132,6 +131,8 @@ class ChatCommand : public Command {
             "--context makes it larger");
       }
     } catch (const NonFiniteError&) {
+      throw;
+    } catch (const OutputError&) {
       throw;
     } catch (const Error& error) {
       refused_ = true;

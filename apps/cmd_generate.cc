@@ -37,17 +37,21 @@ class GenerateCommand : public Command {
                        ->type_name("TEXT");
     auto* file = app.add_option("--prompt-file", prompt_file_, "read the prompt from a file")
                      ->type_name("FILE")
+                     ->check(names_a_file)
                      ->excludes(prompt);
     app.add_option(
            "--prompts", prompts_,
            "continue many prompts at once: one JSON object a line, {\"prompt\": TEXT} and, if "
-           "wanted, id, max_tokens, temperature, top_k, top_p, seed, stop; results as JSON "
-           "lines in the same order; -: read standard input")
+           "wanted, id, max_tokens, temperature, top_k, top_p, seed, stop; results always as "
+           "JSON lines, in the same order; -: read standard input")
         ->type_name("FILE")
+        ->check(names_a_file)
         ->excludes(prompt)
         ->excludes(file);
-    add_whole(app, "--batch", batch_, {.low = 1, .high = Sequences::kMostSlots},
-              "prompts of --prompts at a time");
+    auto* batch = add_whole(app, "--batch", batch_, {.low = 1, .high = Sequences::kMostSlots},
+                            "prompts of --prompts at a time");
+    // What a config says of it does no harm without --prompts: printed ones name every option.
+    app.parse_complete_callback([this, batch] { batch_typed_ = batch->count() > 0; });
     add_whole(app, "-n,--tokens", options_.max_tokens, {.low = 1}, "most tokens to make");
     app.add_option("--stop", stop_, "end before this text; may be repeated")->type_name("TEXT");
     add_sampling(app, options_.sampling, seed_);
@@ -58,11 +62,12 @@ class GenerateCommand : public Command {
   }
 
   int run() override {
+    if (batch_typed_ && prompts_.empty()) throw UsageError("--batch requires --prompts");
     if (!prompt_file_.empty()) prompt_ = read_file(prompt_file_);
     if (prompt_ && prompt_->empty()) {
       fail("the prompt is empty; leave --prompt and --prompt-file out to start a new document");
     }
-    if (prompt_) refuse_broken_text(*prompt_);
+    if (prompt_) require_utf8(*prompt_, prompt_file_.empty() ? "--prompt" : prompt_file_);
     options_.sampling.seed = static_cast<std::uint64_t>(seed_);
     options_.sampling.validate();
     const LoadedModel loaded = model_.load();
@@ -113,11 +118,8 @@ class GenerateCommand : public Command {
     return 0;
   }
 
-  void refuse_broken_text(const std::string& text) const {
-    const Utf8Check check = check_utf8(text);
-    if (check.valid_bytes == text.size()) return;
-    fail("{} is not valid UTF-8 at byte {}: give text in UTF-8",
-         prompt_file_.empty() ? "--prompt" : prompt_file_, check.valid_bytes);
+  static std::string names_a_file(const std::string& path) {
+    return path.empty() ? "give the name of a file" : "";
   }
 
   void show(const std::string& text) {
@@ -160,6 +162,7 @@ class GenerateCommand : public Command {
   GenerateOptions options_{.max_tokens = 200, .sampling = {.temperature = 0.8, .top_p = 0.95}};
   std::int64_t seed_ = 0;
   std::int64_t batch_ = 16;
+  bool batch_typed_ = false;
   bool json_ = false;
   bool ends_line_ = false;
 };

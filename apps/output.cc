@@ -12,8 +12,6 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
-
 namespace quest::app {
 
 void prepare_streams() {
@@ -31,7 +29,7 @@ void print_out(std::string_view text) {
   // What stays in the buffer would only fail again at exit.
   std::clearerr(stdout);
   if (reason == EPIPE) throw OutputClosed();
-  fail("cannot write to standard output: {}", std::strerror(reason));
+  throw OutputError(fmt::format("cannot write to standard output: {}", std::strerror(reason)));
 }
 
 Report::Report()

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
+
 namespace quest::app {
 
 /// The reader of standard output has gone (`quest ... | head`). main ends quietly on it; it is no
@@ -17,12 +19,18 @@ class OutputClosed : public std::exception {
   const char* what() const noexcept override { return "standard output was closed"; }
 };
 
+/// Standard output cannot be written: no command goes on after it, whatever else it forgives.
+class OutputError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// To be called once, first: a closed pipe becomes an error code instead of a signal, and the three
 /// standard streams exist, so that no file that is opened later can take their place.
 void prepare_streams();
 
-/// Writes `text` to stdout and flushes. Throws OutputClosed when the reader has gone, Error when it
-/// cannot be written (a full disk).
+/// Writes `text` to stdout and flushes. Throws OutputClosed when the reader has gone,
+/// OutputError when it cannot be written (a full disk).
 void print_out(std::string_view text);
 
 /// The numbers that a command reports: for people, or as one JSON object with --json.

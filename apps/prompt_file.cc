@@ -19,6 +19,18 @@ using Json = nlohmann::ordered_json;
 const std::vector<std::string> kKeys{"prompt", "id",    "max_tokens", "temperature",
                                      "top_k",  "top_p", "seed",       "stop"};
 
+// Nothing that a line may hold nests deeper than a list in an object; the limit keeps copies of
+// values, which recurse, off the end of the stack.
+constexpr int kMostNesting = 32;
+
+Json parse_shallow(const std::string& text) {
+  const auto check_depth = [](int depth, Json::parse_event_t, const Json&) {
+    if (depth > kMostNesting) fail("the line nests more than {} levels deep", kMostNesting);
+    return true;
+  };
+  return Json::parse(text, check_depth, false);
+}
+
 std::string text_of(const Json& value, const std::string& key) {
   if (!value.is_string()) fail("'{}' must be a text", key);
   return value.get<std::string>();
@@ -52,6 +64,7 @@ void set(PromptLine& line, const std::string& key, const Json& value) {
     line.text = text_of(value, key);
     if (line.text->empty()) fail("the prompt is empty; leave it out to start a new document");
   } else if (key == "id") {
+    if (!value.is_primitive()) fail("'id' must be a text, a number, true, false or null");
     line.id = value;
   } else if (key == "max_tokens") {
     line.options.max_tokens = whole_of(value, key, 1);
@@ -77,10 +90,10 @@ PromptLine parse_prompt_line(const std::string& text, const PromptDefaults& defa
   line.options = defaults.options;
   line.stop = defaults.stop;
   try {
-    const Json object = Json::parse(text, nullptr, false);
+    const Json object = parse_shallow(text);
     if (!object.is_object()) fail("the line is not a JSON object");
     // So that an error further on in the line still has its id.
-    if (object.contains("id")) line.id = object.at("id");
+    if (object.contains("id")) set(line, "id", object.at("id"));
     for (const auto& [key, value] : object.items()) set(line, key, value);
     line.options.sampling.validate();
   } catch (const Error& error) {

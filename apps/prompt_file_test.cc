@@ -19,12 +19,12 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
   EXPECT_EQ(plain.stop, std::vector<std::string>{"END"});
 
   const PromptLine own = parse_prompt_line(
-      R"({"id": [1, "a"], "prompt": "\u00e9", "max_tokens": 4, "temperature": 0, "top_k": 5,
+      R"({"id": "a-1", "prompt": "\u00e9", "max_tokens": 4, "temperature": 0, "top_k": 5,
           "top_p": 1, "seed": 12, "stop": ["x", "y"]})",
       kDefaults);
   EXPECT_EQ(own.error, "");
   EXPECT_EQ(own.text, "é");
-  EXPECT_EQ(own.id.dump(), R"([1,"a"])");
+  EXPECT_EQ(own.id, "a-1");
   EXPECT_EQ(own.options.max_tokens, 4);
   EXPECT_EQ(own.options.sampling.temperature, 0.0);
   EXPECT_EQ(own.options.sampling.top_k, 5);
@@ -32,6 +32,11 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
   EXPECT_EQ(own.options.sampling.seed, 12u);
   EXPECT_EQ(own.stop, (std::vector<std::string>{"x", "y"}));
   EXPECT_FALSE(parse_prompt_line(R"({"id": 1})", kDefaults).text) << "a new document";
+  for (const std::string id : {"1", "-2.5", "true", "null", R"("a")"}) {
+    const PromptLine line = parse_prompt_line("{\"id\": " + id + "}", kDefaults);
+    EXPECT_EQ(line.error, "");
+    EXPECT_EQ(line.id.dump(), id);
+  }
 }
 
 TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
@@ -52,6 +57,8 @@ TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
       {R"({"temperature": -1})", "the temperature must be at least 0"},
       {R"({"top_p": 0})", "top-p must be greater than 0"},
       {R"({"stop": [1]})", "'stop' must be a text"},
+      {R"({"id": [1, "a"]})", "'id' must be a text, a number, true, false or null"},
+      {R"({"id": {}})", "'id' must be a text, a number, true, false or null"},
       {R"({"stop": 1})", "'stop' must be a text or a list of texts"},
   };
   for (const auto& [line, part] : cases) {
@@ -59,6 +66,21 @@ TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
     EXPECT_NE(error.find(part), std::string::npos) << line << ": " << error;
   }
   EXPECT_EQ(parse_prompt_line(R"({"prompt": 3, "id": "seven"})", kDefaults).id, "seven");
+}
+
+TEST(PromptLine, RefusesDeepNestingInsteadOfRecursing) {
+  constexpr std::size_t kDepth = 200'000;
+  std::string object;
+  for (std::size_t i = 0; i < kDepth; ++i) object += "{\"a\":";
+  object += "1" + std::string(kDepth, '}');
+  for (const std::string& deep :
+       {std::string(kDepth, '[') + std::string(kDepth, ']'), std::string(kDepth, '['), object}) {
+    for (const std::string key : {"id", "stop", "other"}) {
+      const PromptLine line = parse_prompt_line("{\"" + key + "\": " + deep + "}", kDefaults);
+      EXPECT_EQ(line.error, "the line nests more than 32 levels deep") << key;
+      EXPECT_TRUE(line.id.is_null());
+    }
+  }
 }
 
 }  // namespace

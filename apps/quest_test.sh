@@ -84,7 +84,7 @@ sys.exit(not abs(info['seconds'] * info['tokens_per_second'] - 1000) < 1)"
   --time >"$folder/out" 2>"$folder/err"
 check "too little memory is an error" test $? -eq 1
 check "too little memory is told in a readable unit" grep -Eq \
-  'out of memory: [0-9.]{3,6} [TP]iB more are needed' "$folder/err"
+  'out of memory: [0-9.]{3,6} [TP]iB more are needed; .*--seq-len, .*--context or --batch' "$folder/err"
 
 # A Llama as other programs write it, with random weights, to generate from and to evaluate.
 python3 - "$folder/model" <<'EOF'
@@ -218,6 +218,29 @@ check "wrong lines of --prompts are counted" grep -q \
 check "a missing file of prompts is an error" test $? -eq 1
 "$quest" generate "${model[@]}" --prompts "$folder/mixed.jsonl" --batch 65 >/dev/null 2>&1
 check "more than 64 prompts at a time are a usage error" test $? -eq 2
+"$quest" generate "${model[@]}" --prompts '' >/dev/null 2>"$folder/err"
+check "an empty name of --prompts is a usage error" test $? -eq 2
+"$quest" generate "${model[@]}" --prompt a --batch 4 >/dev/null 2>"$folder/err"
+check "--batch without --prompts is a usage error" test $? -eq 2
+"$quest" generate "${model[@]}" --prompts "$folder/prompts.jsonl" --print-config \
+  >"$folder/prompts.toml"
+"$quest" generate --config "$folder/prompts.toml" --batch 4 >"$folder/again" 2>/dev/null
+check "--batch goes with the prompts of a config" cmp "$folder/results" "$folder/again"
+"$quest" generate --config "$folder/prompts.toml" --prompt a -n 2 >/dev/null 2>&1
+check "a config may name a batch that a single prompt does not use" test $? -eq 0
+check "--batch says what it needs" grep -q -- '--batch requires --prompts' "$folder/err"
+printf '\n \n' | "$quest" generate "${model[@]}" --prompts - >"$folder/out" 2>"$folder/err"
+check "no prompt at all is an error" test $? -eq 1
+check "no prompt at all is told" grep -qx 'quest: error: there is no prompt in standard input' \
+  "$folder/err"
+python3 -c "print('{\"id\": ' + '[' * 200000 + ']' * 200000 + '}')" >"$folder/deep.jsonl"
+"$quest" generate "${model[@]}" --prompts "$folder/deep.jsonl" >"$folder/out" 2>"$folder/err"
+check "deep nesting in --prompts is an error" test $? -eq 1
+check "deep nesting in --prompts is named" grep -q 'levels deep' "$folder/out"
+for context in 4194305 16777216; do
+  "$quest" generate "${model[@]}" --prompt a --context $context >/dev/null 2>"$folder/err"
+  check "--context $context is a usage error" test $? -eq 2
+done
 
 # A conversation through a pipe.
 chat() { # chat LINES [OPTIONS]: answers to the lines (for printf %b)
@@ -236,7 +259,9 @@ half = len(again) // 2
 sys.exit(not (again[:half] == again[half:] and again.endswith('\n') and two.startswith(again[:half])
               and len(two) > half))"
 check "/reset is confirmed" grep -q 'a new conversation' "$folder/err"
-chat '/rest\n' >"$folder/out"
+chat '/rest\nHi\n' >"$folder/out"
+check "an unknown command of chat makes a pipe's exit code 1" test $? -eq 1
+check "the conversation goes on after an unknown command" test -s "$folder/out"
 check "an unknown command of chat is named" grep -q "there is no command '/rest'" "$folder/err"
 chat "Hi\n$(cat "$folder/long")\nYo\n" --context 70 >"$folder/out"
 check "a message that does not fit is an error" test $? -eq 1
@@ -246,6 +271,20 @@ check "the conversation goes on after it" test "$(wc -l <"$folder/out")" -ge 2
 chat 'one two\nthree four\nfive six\n' --drop-oldest >"$folder/out"
 check "--drop-oldest goes on in a full context" test $? -eq 0
 check "--drop-oldest says what it forgot" grep -q 'oldest turns were forgotten' "$folder/err"
+chat 'Hi\n' --system $'a\xff' >"$folder/out"
+check "--system in invalid UTF-8 is an error" test $? -eq 1 -a ! -s "$folder/out"
+check "--system in invalid UTF-8 is named" grep -q -- '--system is not valid UTF-8 at byte 1' \
+  "$folder/err"
+chat 'a\xff\nHi\n' >"$folder/out"
+check "a message in invalid UTF-8 is an error" test $? -eq 1 -a -s "$folder/out"
+check "a message in invalid UTF-8 is named" grep -q 'the message is not valid UTF-8' "$folder/err"
+if [ -w /dev/full ]; then
+  chat 'Hi\nMore\n' >/dev/full
+  check "chat on a full disk is an error" test $? -eq 1
+  check "chat on a full disk ends at once" test "$(grep -c 'No space left' "$folder/err")" -eq 1
+  check "chat on a full disk says so as an error" grep -qx \
+    'quest: error: cannot write to standard output: No space left on device' "$folder/err"
+fi
 chat 'Hi\n' --template alpaca >/dev/null
 check "an unknown template is a usage error" test $? -eq 2
 cp -r "$folder/model" "$folder/chatml"

@@ -29,8 +29,10 @@ void* allocate_host(std::size_t bytes) {
   if (bytes == 0) bytes = 1;
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
-    fail("out of memory: {} more are needed; lower --batch-size, --seq-len or the model",
-         size_text(bytes));
+    fail(
+        "out of memory: {} more are needed; train with a lower --batch-size or --seq-len, run with "
+        "a lower --context or --batch, or take a smaller model",
+        size_text(bytes));
   }
   if (bytes >= kHugePageBytes) ::madvise(data, bytes, MADV_HUGEPAGE);
   return data;

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/error.h"
+
 namespace quest {
 namespace {
 
@@ -52,6 +54,12 @@ Utf8Check check_utf8(std::string_view text) {
     at += static_cast<std::size_t>(sequence.length);
   }
   return {size, false};
+}
+
+void require_utf8(std::string_view text, const std::string& name) {
+  const std::size_t valid = check_utf8(text).valid_bytes;
+  if (valid == text.size()) return;
+  fail("{} is not valid UTF-8 at byte {}: give text in UTF-8", name, valid);
 }
 
 }  // namespace quest

@@ -50,28 +50,28 @@ std::vector<std::int32_t> Chat::whole_conversation(const std::string& message) c
 // The tokens that the session does not hold yet; makes room for them where that is allowed.
 std::vector<std::int32_t> Chat::tokens_for(const std::string& message, ChatAnswer& answer) {
   const std::int64_t capacity = session_.capacity();
-  std::vector<ChatPiece> pieces{{unread_}};
-  if (turns_.empty()) {
-    pieces = template_.first_turn(options_.system, message);
+  std::vector<std::int32_t> tokens;
+  if (session_.length() == 0) {
+    tokens = whole_conversation(message);
   } else {
+    std::vector<ChatPiece> pieces{{unread_}};
     for (ChatPiece& piece : template_.next_turn(message)) pieces.push_back(std::move(piece));
+    tokens = encode(pieces);
   }
-  std::vector<std::int32_t> tokens = encode(pieces);
   const auto size = [&tokens] { return static_cast<std::int64_t>(tokens.size()); };
   const std::int64_t reserve = std::min(options_.max_tokens, capacity / kAnswerShare);
   if (options_.drop_oldest && session_.length() + size() + reserve > capacity) {
-    const std::vector<Turn> before = turns_;
+    const std::size_t turns_before = turns_.size();
     while (!turns_.empty()) {
       turns_.erase(turns_.begin());
       tokens = whole_conversation(message);
       if (size() + reserve <= capacity) break;
     }
     if (size() <= capacity) {
-      answer.dropped = static_cast<std::int64_t>(before.size() - turns_.size());
+      answer.dropped = static_cast<std::int64_t>(turns_before - turns_.size());
       session_.truncate(0);
       return tokens;
     }
-    turns_ = before;
   } else if (session_.length() + size() <= capacity) {
     return tokens;
   }
@@ -108,6 +108,22 @@ ChatAnswer Chat::answer(const std::string& message,
                         const std::function<void(const std::string&)>& on_text,
                         const std::function<bool()>& interrupted) {
   ChatAnswer answer{};
+  const std::int64_t length = session_.length();
+  std::vector<Turn> turns = turns_;
+  try {
+    complete(answer, message, on_text, interrupted);
+  } catch (...) {
+    turns_ = std::move(turns);
+    // What the session held before is gone where turns were dropped; the next turn runs it again.
+    session_.truncate(answer.dropped > 0 ? 0 : length);
+    throw;
+  }
+  return answer;
+}
+
+void Chat::complete(ChatAnswer& answer, const std::string& message,
+                    const std::function<void(const std::string&)>& on_text,
+                    const std::function<bool()>& interrupted) {
   const std::vector<std::int32_t> tokens = tokens_for(message, answer);
   answer.prefilled = static_cast<std::int64_t>(tokens.size());
   std::vector<std::string> stop = template_.stop_texts();
@@ -132,7 +148,6 @@ ChatAnswer Chat::answer(const std::string& message,
   remember(message, text, result.tokens, begin);
   answer.stop_reason = result.stop_reason;
   answer.tokens_per_second = result.tokens_per_second();
-  return answer;
 }
 
 }  // namespace quest

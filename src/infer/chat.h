@@ -38,8 +38,8 @@ class Chat {
   Chat(Session& session, const Tokenizer& tokenizer, const ChatOptions& options);
 
   /// Answers a message; `on_text` gets the answer in pieces of valid UTF-8, and may throw.
-  /// `interrupted`, asked after each token, may end the answer. Throws Error, and forgets nothing,
-  /// when the message does not fit into what is left of the context.
+  /// `interrupted`, asked after each token, may end the answer. Throws Error when the message does
+  /// not fit into what is left of the context. What throws leaves the conversation as it was.
   ChatAnswer answer(const std::string& message,
                     const std::function<void(const std::string&)>& on_text,
                     const std::function<bool()>& interrupted = nullptr);
@@ -55,6 +55,9 @@ class Chat {
   std::vector<std::int32_t> encode(const std::vector<ChatPiece>& pieces) const;
   std::vector<std::int32_t> whole_conversation(const std::string& message) const;
   std::vector<std::int32_t> tokens_for(const std::string& message, ChatAnswer& answer);
+  void complete(ChatAnswer& answer, const std::string& message,
+                const std::function<void(const std::string&)>& on_text,
+                const std::function<bool()>& interrupted);
   void remember(const std::string& message, const std::string& text,
                 const std::vector<std::int32_t>& tokens, std::int64_t begin);
 

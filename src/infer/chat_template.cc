@@ -12,6 +12,7 @@
 namespace quest {
 namespace {
 
+using Json = nlohmann::json;
 using Pieces = std::vector<ChatPiece>;
 
 constexpr std::string_view kConfigFile = "tokenizer_config.json";
@@ -70,16 +71,19 @@ std::optional<ChatForm> recognise_chat_form(std::string_view jinja) {
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kConfigFile;
   if (!std::filesystem::exists(path)) return std::nullopt;
-  const auto config = nlohmann::json::parse(read_file(path), nullptr, false);
+  const auto config = Json::parse(read_file(path), nullptr, false);
   if (!config.is_object()) fail("{} is not a JSON object", path.string());
   const auto found = config.find("chat_template");
   if (found == config.end()) return std::nullopt;
   if (found->is_string()) return found->get<std::string>();
   if (found->is_array()) {
     for (const auto& entry : *found) {
-      if (entry.is_object() && entry.value("name", "") == "default") {
-        return entry.value("template", "");
+      if (!entry.is_object() || entry.value("name", Json()) != "default") continue;
+      const Json text = entry.value("template", Json());
+      if (!text.is_string()) {
+        fail("{}: the default chat_template has no text as its 'template'", path.string());
       }
+      return text.get<std::string>();
     }
   }
   return std::nullopt;

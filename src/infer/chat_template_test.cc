@@ -71,6 +71,15 @@ TEST(ChatTemplate, IsReadFromTheTokenizersConfig) {
   put(R"({"chat_template": [{"name": "tools", "template": "a"},
                             {"name": "default", "template": "b"}]})");
   EXPECT_EQ(read_chat_template(folder.path()), "b");
+  put(R"({"chat_template": [3, {"name": 3, "template": "a"}, {"template": "a"},
+                            {"name": "default", "template": "b"}]})");
+  EXPECT_EQ(read_chat_template(folder.path()), "b");
+  for (const char* wrong : {"3", "null", "[]", "{}"}) {
+    put(R"({"chat_template": [{"name": "default", "template": )" + std::string(wrong) + "}]}");
+    EXPECT_THROW(read_chat_template(folder.path()), Error) << wrong;
+  }
+  put(R"({"chat_template": [{"name": "default"}]})");
+  EXPECT_THROW(read_chat_template(folder.path()), Error);
   put(R"({"chat_template": 3})");
   EXPECT_FALSE(read_chat_template(folder.path()));
   put("{");

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "core/error.h"
 #include "infer/tiny_model_for_test.h"
 
@@ -125,6 +127,34 @@ TEST_F(ChatTest, OldTurnsAreForgottenWhereThatIsAllowed) {
   EXPECT_GT(dropped, 5);
   expect_error(chat, std::string(200, 'x'), "the message has");
   EXPECT_NO_THROW(say(chat, "Still here"));
+}
+
+TEST_F(ChatTest, AnAnswerThatThrowsLeavesTheConversationAsItWas) {
+  for (const bool drop_oldest : {false, true}) {
+    ChatOptions own = options();
+    own.drop_oldest = drop_oldest;
+    Session session(*model_), undisturbed_session(*model_);
+    Chat chat(session, *tokenizer_, own), undisturbed(undisturbed_session, *tokenizer_, own);
+    const auto break_off = [&](const std::string& message) {
+      const auto full = [](const std::string&) { throw std::runtime_error("full"); };
+      EXPECT_THROW(chat.answer(message, full), std::runtime_error);
+    };
+    break_off("Hello");
+    EXPECT_EQ(session.length(), 0);
+    for (const char* message : {"Hi", "More"}) {
+      say(chat, message);
+      const std::string text = text_;
+      say(undisturbed, message);
+      EXPECT_EQ(text, text_);
+    }
+    const std::int64_t held = session.length();
+    break_off(drop_oldest ? std::string(80, 'x') : "Yet");
+    EXPECT_EQ(session.length(), drop_oldest ? 0 : held);
+    EXPECT_EQ(say(chat, "Now").dropped, 0);
+    const std::string text = text_;
+    say(undisturbed, "Now");
+    EXPECT_EQ(text, text_);
+  }
 }
 
 TEST_F(ChatTest, AnInterruptEndsAnAnswer) {

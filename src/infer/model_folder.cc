@@ -140,6 +140,7 @@ LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType comp
   }
   std::unique_ptr<SafetensorsFile> file = open_weights(folder, description);
   if (max_positions > 0) description.config.max_positions = max_positions;
+  description.config.validate();
   LoadedModel loaded{folder, description, std::move(file), nullptr, nullptr};
   loaded.tokenizer = load_tokenizer_of(folder, true, description.config.vocab);
   const auto named = loaded.file->metadata().find(kTokenizerKey);

@@ -249,6 +249,27 @@ TEST_F(PackedFolder, HoldsTheDocumentedTensors) {
   }
 }
 
+TEST_F(PackedFolder, RefusesALongContextAsFoldersOfTrainingDo) {
+  exported(*model_, kExact, folder_);
+  const auto error_of = [&](std::int64_t positions) -> std::string {
+    try {
+      load_model_folder(folder_, backend_, DType::kF32, positions);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  ModelConfig config = small_config();
+  config.max_positions = (1 << 22) + 1;
+  try {
+    config.validate();
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error_of(config.max_positions), error.what());
+  }
+  EXPECT_EQ(error_of(1000), "");
+}
+
 TEST_F(PackedFolder, SixteenBitsRoundEmbeddingAndHeadAndNothingElse) {
   const LoadedModel loaded = exported(*model_, {16, 16}, folder_);
   model_->llama().for_each_parameter([](const Parameter& parameter) {
