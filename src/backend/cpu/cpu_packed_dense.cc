@@ -131,9 +131,10 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
                     w.bits);
     }
   }
-  const PackedDot dot = dot_of_rows(w, x_rows, row_bytes, m * kDigits);
+  const ChosenDot chosen =
+      choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * kDigits), workspace_);
   for_each_block_of_dots(
-      packed.dot, dot, workspace_, threads_,
+      chosen.kernel, chosen.dot, workspace_, threads_,
       [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
         for (std::int64_t i = 0; i < m; ++i) {
           const std::int32_t* const low = sums_of(i * kDigits);

@@ -80,11 +80,12 @@ void pack_rows(Product& p, Workspace& workspace, int threads) {
   });
 }
 
-void multiply_few_rows(Product& p, Workspace& workspace, int threads) {
+void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
   pack_rows(p, workspace, threads);
-  const PackedDot dot = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
-  const auto run = p.signs ? p.kernels.xor_dot : p.kernels.dot;
-  for_each_block_of_dots(run, dot, workspace, threads,
+  const PackedDot rows = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
+  const ChosenDot chosen =
+      p.signs ? ChosenDot{p.kernels.xor_dot, rows} : choose_dot(isa, rows, workspace);
+  for_each_block_of_dots(chosen.kernel, chosen.dot, workspace, threads,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
                            for (std::int64_t i = 0; i < p.m(); ++i)
                              p.finish(i, j, count, sums_of(i));
@@ -274,12 +275,12 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
                                Write write) {
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
-  if (p.m() <= kDotRows) return multiply_few_rows(p, workspace_, threads_);
+  if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   // Many rows of signs: AMX tiles of bytes are 2.6 times as fast as xor and popcount on one thread
   // of a Sapphire Rapids Xeon, so unpacking pays there.
   if (p.signs && isa_ != Isa::kAmx) {
     return p.kernels.xor_tile != nullptr ? multiply_signs(p, workspace_, threads_)
-                                         : multiply_few_rows(p, workspace_, threads_);
+                                         : multiply_few_rows(p, isa_, workspace_, threads_);
   }
   multiply_many_rows(p, workspace_, threads_, quant_kernels(isa_).product);
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/cpu/isa.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/workspace.h"
@@ -39,6 +40,26 @@ inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::in
   dot.k = w.columns;
   dot.bits = w.bits;
   return dot;
+}
+
+/// The kernel for a product, and x as that kernel reads it.
+struct ChosenDot {
+  void (*kernel)(const PackedDot&);
+  PackedDot dot;
+};
+
+/// Tiles where `isa` has some, x has rows enough and the bits of w fill bytes, else `dot`.
+inline ChosenDot choose_dot(Isa isa, PackedDot dot, Workspace& workspace) {
+  const PackedTileKernels* const tiles = packed_tile_kernels(isa);
+  if (tiles == nullptr || dot.rows < tiles->least_rows || 8 % dot.bits != 0) {
+    return {packed_kernels(isa).dot, dot};
+  }
+  const auto bytes = static_cast<std::size_t>(tiles->tile_bytes(dot.x_row_bytes, dot.rows));
+  auto* const x =
+      reinterpret_cast<std::uint8_t*>(workspace.bytes(Workspace::Slot::kOperandA, bytes));
+  tiles->pack_tiles(x, dot.x, dot.x_row_bytes, dot.rows);
+  dot.x = x;
+  return {tiles->dot, dot};
 }
 
 /// Runs `kernel` (dot or xor_dot) on blocks of rows of w and calls finish(j, count, sums_of) for

@@ -18,4 +18,12 @@ const PackedKernels& packed_kernels(Isa isa) {
   return kPackedKernelsGeneric;
 }
 
+const PackedTileKernels* packed_tile_kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAmx) return &kPackedTileKernelsAmx;
+#endif
+  static_cast<void>(isa);
+  return nullptr;
+}
+
 }  // namespace quest

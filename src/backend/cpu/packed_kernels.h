@@ -77,6 +77,18 @@ struct PackedKernels {
   void (*finish_row)(const FinishedRow& row);
 };
 
+/// `dot` on tile registers, for weights of 1, 2, 4 and 8 bits.
+struct PackedTileKernels {
+  /// Rows of x from which tiles pay.
+  std::int64_t least_rows;
+  /// Bytes of `rows` rows from PackedKernels::pack_x as tiles, and the tiles, aligned to 64 bytes.
+  std::int64_t (*tile_bytes)(std::int64_t x_row_bytes, std::int64_t rows);
+  void (*pack_tiles)(std::uint8_t* out, const std::uint8_t* x, std::int64_t x_row_bytes,
+                     std::int64_t rows);
+  /// The sums of PackedKernels::dot; dot.x are tiles, and there is no scratch.
+  void (*dot)(const PackedDot& dot);
+};
+
 /// Bytes of a row of signs.
 static constexpr std::int64_t sign_row_bytes(std::int64_t columns) {
   return (columns + 511) / 512 * 64;
@@ -86,10 +98,14 @@ static constexpr std::int64_t sign_row_bytes(std::int64_t columns) {
 /// available_isas() holds it.
 const PackedKernels& packed_kernels(Isa isa);
 
+/// Null where `isa` has no tiles. x is packed by the functions of packed_kernels(isa).
+const PackedTileKernels* packed_tile_kernels(Isa isa);
+
 extern const PackedKernels kPackedKernelsGeneric;
 extern const PackedKernels kPackedKernelsAvx2;
 extern const PackedKernels kPackedKernelsAvx512;
 /// For CPUs with VBMI and VPOPCNTDQ too.
 extern const PackedKernels kPackedKernelsAvx512Bits;
+extern const PackedTileKernels kPackedTileKernelsAmx;
 
 }  // namespace quest
