@@ -111,7 +111,8 @@ struct NarrowState {
     fill_normal(gradient, static_cast<std::uint64_t>(step) + 1);
     // Gradients of one block over six orders of magnitude, and values that none has reached.
     for (std::int64_t i = 0; i < gradient.view().numel(); ++i) {
-      gradient.view().as<float>()[i] *= i % 7 == 0 ? 0.0f : std::pow(10.0f, static_cast<float>(-(i % 6)));
+      gradient.view().as<float>()[i] *=
+          i % 7 == 0 ? 0.0f : std::pow(10.0f, static_cast<float>(-(i % 6)));
     }
     const bool coded = first.view().dtype == DType::kI8;
     backend.adamw(parameter, {first, coded ? first_scales.view() : Tensor()},
