@@ -13,23 +13,6 @@
 namespace quest {
 namespace {
 
-OwnedQuantizedRows random_rows(std::int64_t rows, std::int64_t columns, int bits,
-                               std::uint64_t seed) {
-  OwnedQuantizedRows made(rows, columns);
-  Rng rng(seed, RngPurpose::kTest);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < columns; ++k) {
-      const int code = static_cast<int>(rng.below(std::uint64_t{1} << bits)) - (1 << (bits - 1));
-      made.codes.view().row<std::int8_t>(r)[k] = static_cast<std::int8_t>(code);
-      sum += code;
-    }
-    made.code_sums.view().as<std::int32_t>()[r] = sum;
-    made.steps.view().as<float>()[r] = static_cast<float>(0.1 + rng.uniform());
-  }
-  return made;
-}
-
 // The rows as they lie in a file. The memory ends with the last row, so that the sanitizer sees a
 // kernel that reads on.
 struct OwnedPackedRows {
@@ -70,10 +53,10 @@ class PackedMatmul : public testing::TestWithParam<Isa> {
 TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
   for (const ProductCase& size : kCases) {
     for (int w_bits = kMinBits; w_bits <= kMaxBits; ++w_bits) {
-      const OwnedQuantizedRows w = random_rows(size.n, size.k, w_bits, 2);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, w_bits, 2);
       const OwnedPackedRows packed(w, w_bits);
       for (const int x_bits : {1, w_bits, 8}) {
-        const OwnedQuantizedRows x = random_rows(size.m, size.k, x_bits, 1);
+        const OwnedQuantizedRows x = random_codes(size.m, size.k, x_bits, 1);
         OwnedTensor actual({size.m, size.n}, DType::kF32);
         OwnedTensor expected({size.m, size.n}, DType::kF32);
         cpu_.packed_matmul(actual, x.view(), x_bits, packed.rows, Write::kSet);
@@ -91,8 +74,8 @@ TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
 TEST_P(PackedMatmul, TypesSlicesAndAddingAreThoseOfThePlainProduct) {
   for (const ProductCase& size : kCases) {
     for (const int bits : {1, 4}) {
-      const OwnedQuantizedRows x = random_rows(size.m, size.k, bits, 3);
-      const OwnedQuantizedRows w = random_rows(size.n, size.k, bits, 4);
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, bits, 3);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, bits, 4);
       const OwnedPackedRows packed(w, bits);
       for (const DType dtype : {DType::kF32, DType::kBF16}) {
         for (const Write write : {Write::kSet, Write::kAdd}) {
@@ -117,8 +100,8 @@ TEST_P(PackedMatmul, TheLargestSumsDoNotOverflow) {
     for (const int w_code : {-(1 << (bits - 1)), (1 << (bits - 1)) - 1}) {
       for (const int x_code : {-128, 127}) {
         for (const std::int64_t m : {1, 3, 18}) {
-          OwnedQuantizedRows x = random_rows(m, kLongest, 1, 1);
-          OwnedQuantizedRows w = random_rows(3, kLongest, 1, 1);
+          OwnedQuantizedRows x = random_codes(m, kLongest, 1, 1);
+          OwnedQuantizedRows w = random_codes(3, kLongest, 1, 1);
           const auto fill = [](OwnedQuantizedRows& rows, int code) {
             const Tensor codes = rows.codes;
             std::fill_n(codes.as<std::int8_t>(), codes.numel(), static_cast<std::int8_t>(code));
@@ -146,7 +129,7 @@ TEST_P(PackedMatmul, WeightOnlyProductsAreTheReferences) {
   for (const ProductCase& size : kCases) {
     for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
       for (const std::int64_t block : {std::int64_t{1}, hadamard_block(size.k)}) {
-        const OwnedPackedRows w(random_rows(size.n, size.k, bits, 6), bits);
+        const OwnedPackedRows w(random_codes(size.n, size.k, bits, 6), bits);
         OwnedTensor x({size.m, size.k}, DType::kF32);
         OwnedTensor actual({size.m, size.n}, DType::kF32);
         OwnedTensor expected({size.m, size.n}, DType::kF32);
@@ -195,7 +178,7 @@ TEST_P(PackedMatmul, StoredWeightsOfEitherTypeMultiplyAsTheReferenceDoes) {
 
 TEST_P(PackedMatmul, EmbeddingRowsAreTheReferences) {
   for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
-    const OwnedPackedRows table(random_rows(9, 192, bits, 10), bits);
+    const OwnedPackedRows table(random_codes(9, 192, bits, 10), bits);
     std::vector<std::int32_t> tokens{8, 0, 3, 3, 7};
     OwnedTensor actual({5, 192}, DType::kF32);
     OwnedTensor expected({5, 192}, DType::kF32);
@@ -229,9 +212,9 @@ TEST(PackedKernels, EveryTableGivesTheExactIntegers) {
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const std::int64_t k : {1, 7, 8, 63, 64, 65, 129, 511, 513, 700}) {
       for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
-        const OwnedQuantizedRows w = random_rows(6, k, bits, 11);
+        const OwnedQuantizedRows w = random_codes(6, k, bits, 11);
         const OwnedPackedRows packed(w, bits);
-        const OwnedQuantizedRows x = random_rows(7, k, 8, 12);
+        const OwnedQuantizedRows x = random_codes(7, k, 8, 12);
         std::vector<std::int8_t> codes(static_cast<std::size_t>(k));
         kernels->unpack_row(codes.data(), packed.rows.codes.row<std::uint8_t>(5), k, bits);
         ASSERT_TRUE(std::equal(codes.begin(), codes.end(), w.codes.view().row<std::int8_t>(5)))
@@ -280,9 +263,9 @@ TEST(PackedKernels, EveryTableGivesTheExactIntegers) {
 TEST(PackedKernels, EveryTableCountsDifferingSigns) {
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const std::int64_t k : {1, 8, 31, 33, 64, 200, 511, 513, 1025}) {
-      const OwnedQuantizedRows w = random_rows(6, k, 1, 13);
+      const OwnedQuantizedRows w = random_codes(6, k, 1, 13);
       const OwnedPackedRows packed(w, 1);
-      const OwnedQuantizedRows x = random_rows(3, k, 1, 14);
+      const OwnedQuantizedRows x = random_codes(3, k, 1, 14);
       OwnedTensor x_rows({3, sign_row_bytes(k)}, DType::kU8);
       OwnedTensor sums({3, 8}, DType::kI32);
       for (std::int64_t i = 0; i < 3; ++i) {

@@ -5,22 +5,6 @@
 namespace quest {
 namespace {
 
-OwnedQuantizedRows codes_of_four_bits(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
-  OwnedQuantizedRows quantized(rows, columns);
-  Rng rng(seed, RngPurpose::kTest);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < columns; ++k) {
-      const auto code = static_cast<std::int8_t>(static_cast<int>(rng.below(16)) - 8);
-      quantized.codes.view().row<std::int8_t>(r)[k] = code;
-      sum += code;
-    }
-    quantized.code_sums.view().as<std::int32_t>()[r] = sum;
-    quantized.steps.view().as<float>()[r] = static_cast<float>(0.1 + rng.uniform());
-  }
-  return quantized;
-}
-
 // Rows at the ends, at the middle and at odd places.
 std::vector<std::int64_t> sampled_rows(std::int64_t rows) {
   std::vector<std::int64_t> sampled;
@@ -32,8 +16,8 @@ std::vector<std::int64_t> sampled_rows(std::int64_t rows) {
 
 TEST(SpeedCases, IntegerProductsAreExact) {
   for (const ProductCase& size : kProductSpeedCases) {
-    const OwnedQuantizedRows x = codes_of_four_bits(size.m, size.k, 1);
-    const OwnedQuantizedRows w = codes_of_four_bits(size.n, size.k, 2);
+    const OwnedQuantizedRows x = random_codes(size.m, size.k, 4, 1);
+    const OwnedQuantizedRows w = random_codes(size.n, size.k, 4, 2);
     on_every_cpu_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor y({size.m, size.n}, DType::kF32);
       backend.quantized_matmul(y, x.view(), w.view(), Write::kSet);
