@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <span>
 
 #include "golden_files.h"
 #include "model/backward.h"
@@ -132,7 +133,7 @@ TEST_P(OneForward, LossesAndLogitsAreBitForBitEqualInTrainingEvaluationAndAfterL
 }
 
 /// |a - b| / |b|.
-double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+double relative_difference(std::span<const float> a, std::span<const float> b) {
   double difference = 0.0;
   double size = 0.0;
   for (std::size_t i = 0; i < b.size(); ++i) {
@@ -153,16 +154,6 @@ TEST_P(OneForward, DecodingTokenByTokenGivesTheLogitsOfOnePass) {
   };
   Passes whole(*backend_, case_, false, {1, kLength, false});
   const std::vector<float> wanted = forward(whole);
-  // Kernels of few rows and of many may round to bf16 in other places, and a value on a rounding
-  // border takes a code along: decoding may be as far from the pass as bf16 is from f32.
-  double tolerance = 2e-3;
-  if (case_.compute == DType::kBF16) {
-    Case wide_case = case_;
-    wide_case.compute = DType::kF32;
-    Passes wide(*backend_, wide_case, false, {1, kLength, false});
-    tolerance = relative_difference(wanted, forward(wide));
-  }
-
   Arena memory(*backend_, std::size_t{1} << 20);
   Activations step = whole.model.llama().make_activations(memory, {1, 1, false});
   KvCache cache(memory, whole.model.config(), case_.compute, 1, kLength);
@@ -175,7 +166,22 @@ TEST_P(OneForward, DecodingTokenByTokenGivesTheLogitsOfOnePass) {
     backend_->synchronize();
     decoded.insert(decoded.end(), logits.as<float>(), logits.as<float>() + kVocab);
   }
-  EXPECT_LT(relative_difference(decoded, wanted), tolerance);
+
+  if (case_.compute == DType::kBF16 && backend_->name() == "cpu amx") {
+    // Tiles round the weights of attention to bf16, one query does not, and a value on a rounding
+    // border takes a code along: decoding may be as far from the pass as bf16 is from f32.
+    Case wide_case = case_;
+    wide_case.compute = DType::kF32;
+    Passes wide(*backend_, wide_case, false, {1, kLength, false});
+    EXPECT_LT(relative_difference(decoded, wanted), relative_difference(wanted, forward(wide)));
+    return;
+  }
+  const auto at = [](const std::vector<float>& logits, std::size_t t) {
+    return std::span(logits).subspan(t * kVocab, kVocab);
+  };
+  for (std::size_t t = 0; t < kLength; ++t) {
+    EXPECT_LT(relative_difference(at(decoded, t), at(wanted, t)), 2e-3) << "position " << t;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OneForward,
