@@ -58,7 +58,10 @@ class GenerateCommand : public Command {
     model_.declare_context(app);
     model_.declare_kv_bits(app);
     model_.declare_machine(app);
-    app.add_flag("--json", json_, "print one JSON object at the end instead of the text");
+    app.add_flag(
+        "--json", json_,
+        "print one JSON object at the end instead of the text; with --prompts, which always "
+        "prints one a prompt, it changes nothing");
   }
 
   int run() override {

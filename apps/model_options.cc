@@ -16,8 +16,7 @@ void ModelOptions::declare_model(CLI::App& app) {
 }
 
 void ModelOptions::declare_context(CLI::App& app) {
-  // The most that ModelConfig::validate takes.
-  add_whole(app, "--context", context_, {.low = 0, .high = 1 << 22},
+  add_whole(app, "--context", context_, {.low = 0, .high = kMostPositions},
             "positions of a sequence, also more than the model was trained with; 0: as many as "
             "that");
 }

@@ -36,10 +36,14 @@ std::string text_of(const Json& value, const std::string& key) {
   return value.get<std::string>();
 }
 
+// Nobody means a larger number, and sums of two of them must not overflow.
+constexpr std::int64_t kMostWhole = std::int64_t{1} << 62;
+
 std::int64_t whole_of(const Json& value, const std::string& key, std::int64_t least) {
-  if (!value.is_number_integer() || value.is_number_float() ||
-      (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{1} << 62) ||
-      value.get<std::int64_t>() < least) {
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{kMostWhole}) {
+    fail("'{}' must be a whole number of at most {}", key, kMostWhole);
+  }
+  if (!value.is_number_integer() || value.get<std::int64_t>() < least) {
     fail("'{}' must be a whole number of at least {}", key, least);
   }
   return value.get<std::int64_t>();

@@ -199,6 +199,9 @@ for index, (prompt, result) in enumerate(zip(prompts, results)):
 EOF
 check "--prompts gives the texts of single prompts, in order" python3 "$folder/compare.py" \
   "$folder" "$quest"
+"$quest" generate "${model[@]}" --prompts "$folder/prompts.jsonl" --batch 4 --json >"$folder/again" \
+  2>/dev/null
+check "--json beside --prompts changes nothing" cmp "$folder/results" "$folder/again"
 "$quest" generate "${model[@]}" --prompts - --batch 2 >"$folder/again" 2>/dev/null \
   <"$folder/prompts.jsonl"
 check "--prompts - reads standard input" cmp "$folder/results" "$folder/again"

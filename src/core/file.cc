@@ -20,6 +20,7 @@ namespace quest {
 namespace {
 
 constexpr std::size_t kWriteBufferBytes = std::size_t{1} << 20;
+constexpr int kTemporaryNames = 1000;
 
 std::string reason() { return std::strerror(errno); }
 
@@ -72,9 +73,13 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
-  descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // A name that is taken belongs to someone: the user, another run, or one that was killed.
+  for (int number = 1; number <= kTemporaryNames && descriptor_ < 0; ++number) {
+    temporary_ = path_.string() + (number == 1 ? ".tmp" : fmt::format(".tmp-{}", number));
+    descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (descriptor_ < 0 && errno != EEXIST) break;
+  }
   if (descriptor_ < 0) fail("cannot create {}: {}", temporary_.string(), reason());
   buffer_.reserve(kWriteBufferBytes);
 }

@@ -31,8 +31,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Writes to `path` + ".tmp"; `commit` flushes to disk and renames. Without `commit` (an error, an
-/// exception) the temporary file is removed and whatever stood at `path` is untouched.
+/// Writes to a new file beside `path`, `path` + ".tmp" where that name is free; `commit` flushes to
+/// disk and renames. Without `commit` (an error, an exception) the new file is removed and whatever
+/// stood at `path` is untouched.
 /// Every member throws Error with the system's reason, for instance on a full disk.
 class AtomicFile {
  public:

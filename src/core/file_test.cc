@@ -30,6 +30,15 @@ TEST_F(FileTest, UncommittedWriteLeavesTheOldFileAndNoTemporary) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "a.tmp"));
 }
 
+TEST_F(FileTest, ATemporaryFileOfAnotherIsKept) {
+  write_file(folder_ / "a.tmp", "another's");
+  { AtomicFile(folder_ / "a").write("dropped"); }
+  write_file(folder_ / "a", "new");
+  EXPECT_EQ(read_file(folder_ / "a"), "new");
+  EXPECT_EQ(read_file(folder_ / "a.tmp"), "another's");
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "a.tmp-2"));
+}
+
 TEST_F(FileTest, WriteAtChangesOnlyThoseBytes) {
   AtomicFile file(folder_ / "a");
   file.write("0123456789");

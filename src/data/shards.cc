@@ -10,6 +10,8 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/file.h"
+#include "core/new_folder.h"
 #include "data/text_source.h"
 
 namespace quest {
@@ -58,42 +60,6 @@ PrepareReport tokenize(const std::vector<std::string>& patterns, const Tokenizer
   }
   return report;
 }
-
-/// A folder that disappears with what is in it unless `keep` is called.
-class TemporaryFolder {
- public:
-  explicit TemporaryFolder(fs::path path) : path_(std::move(path)) {
-    std::error_code error;
-    if (!fs::create_directory(path_, error)) {
-      if (error) fail("cannot create the folder {}: {}", path_.string(), error.message());
-      fail("{} exists: either another run is preparing this folder, or one was killed; delete it",
-           path_.string());
-    }
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!kept_) fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const fs::path& path() const { return path_; }
-
-  /// Renames the folder to `target`, which is absent or empty.
-  void keep(const fs::path& target) {
-    std::error_code error;
-    fs::rename(path_, target, error);
-    if (error) {
-      fail("cannot rename {} to {}: {}", path_.string(), target.string(), error.message());
-    }
-    kept_ = true;
-    sync_directory(target.parent_path());
-  }
-
- private:
-  fs::path path_;
-  bool kept_ = false;
-};
 
 /// Splits a stream of tokens into shard files and lists them.
 class ShardWriter {
@@ -215,19 +181,14 @@ std::string seal_index(std::string index_text) {
 PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tokenizer& tokenizer,
                              const fs::path& folder, std::int64_t shard_tokens,
                              const std::function<void(double)>& on_progress) {
-  fs::path target = folder.lexically_normal();
-  if (!target.has_filename()) target = target.parent_path();
-  if (fs::exists(target) && !(fs::is_directory(target) && fs::is_empty(target))) {
-    fail("{} exists and is not an empty folder: delete it or choose another name", target.string());
-  }
-  TemporaryFolder temporary(target.string() + ".tmp");
+  NewFolder target(folder);
   const std::size_t width = token_width(tokenizer.vocab_size());
-  ShardWriter writer(temporary.path(), width, shard_tokens);
+  ShardWriter writer(target.path(), width, shard_tokens);
   PrepareReport report = tokenize(
       patterns, tokenizer, [&](const auto& ids) { writer.write(ids); }, on_progress);
   const auto& shards = writer.finish();
   report.shards = static_cast<std::int64_t>(shards.size());
-  tokenizer.save(temporary.path());
+  tokenizer.save(target.path());
   nlohmann::ordered_json index;
   index["format"] = kFormat;
   index["version"] = kVersion;
@@ -239,8 +200,8 @@ PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tok
   index["text_bytes"] = report.text_bytes;
   index["documents"] = report.documents;
   index["shards"] = shards;
-  write_file(temporary.path() / kIndexFile, seal_index(index.dump(2) + "\n"));
-  temporary.keep(target);
+  write_file(target.path() / kIndexFile, seal_index(index.dump(2) + "\n"));
+  target.commit();
   return report;
 }
 

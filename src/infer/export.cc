@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/new_folder.h"
 #include "infer/model_folder.h"
 #include "model/packed_model.h"
 #include "quant/packing.h"
@@ -276,47 +277,6 @@ TensorPlan dense_tensors(Weights& weights, const ModelDescription& description) 
   }
   return plan;
 }
-
-// A folder that is filled beside its place and then moved there.
-class NewFolder {
- public:
-  explicit NewFolder(const fs::path& path)
-      : path_(path.has_filename() ? path : path.parent_path()),
-        temporary_(path_.string() + ".tmp") {
-    std::error_code error;
-    if (fs::exists(path_, error) &&
-        !(fs::is_directory(path_, error) && fs::is_empty(path_, error))) {
-      fail("{} exists and is not an empty folder; choose another --out, or remove it",
-           path_.string());
-    }
-    fs::remove_all(temporary_, error);
-    if (!fs::create_directories(temporary_, error)) {
-      fail("cannot make the folder {}: {}", temporary_.string(), error.message());
-    }
-  }
-  ~NewFolder() {
-    std::error_code ignored;
-    if (!committed_) fs::remove_all(temporary_, ignored);
-  }
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-
-  const fs::path& path() const { return temporary_; }
-  void commit() {
-    std::error_code error;
-    fs::remove(path_, error);  // an empty folder
-    fs::rename(temporary_, path_, error);
-    if (error)
-      fail("cannot move {} to {}: {}", temporary_.string(), path_.string(), error.message());
-    committed_ = true;
-    sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
-  }
-
- private:
-  fs::path path_;
-  fs::path temporary_;
-  bool committed_ = false;
-};
 
 std::string generation_config(const Tokenizer& tokenizer, const ModelConfig& config) {
   Json json;

@@ -260,7 +260,7 @@ TEST_F(PackedFolder, RefusesALongContextAsFoldersOfTrainingDo) {
     return "";
   };
   ModelConfig config = small_config();
-  config.max_positions = (1 << 22) + 1;
+  config.max_positions = kMostPositions + 1;
   try {
     config.validate();
     FAIL() << "accepted";
@@ -387,6 +387,14 @@ TEST_F(PackedFolder, ExportTakesTheTrainingFolderOnlyAndNeverWritesOver) {
   EXPECT_THROW(export_packed(*model_, *load_tokenizer("bytes"), {}, other), NonFiniteError);
   EXPECT_FALSE(fs::exists(other));
   EXPECT_FALSE(fs::exists(root_.path() / "other.tmp"));
+}
+
+TEST_F(PackedFolder, ExportRefusesATemporaryFolderThatItDidNotMake) {
+  const fs::path other = root_.path() / "other.tmp";
+  fs::create_directory(other);
+  write_file(other / "work", "another's");
+  EXPECT_THROW(export_packed(*model_, *load_tokenizer("bytes"), {}, root_.path() / "other"), Error);
+  EXPECT_EQ(read_file(other / "work"), "another's");
 }
 
 TEST_F(PackedFolder, DamageIsNamed) {

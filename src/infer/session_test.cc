@@ -161,5 +161,21 @@ TEST(Session, RefusesTokensThatItCannotTakeAndStaysUsable) {
   EXPECT_EQ(session.length(), 40);
 }
 
+TEST(Session, AnglesAreTheSameWhetherTheTablesGrowOrAreFilledAtOnce) {
+  const auto backend = backend_for_test("cpu");
+  ModelConfig config = tiny_config();
+  config.max_positions = 700;  // three times what the first pass fills
+  const auto tokens = random_tokens(640, config.vocab);
+  std::vector<float> logits[2];
+  for (const bool at_once : {false, true}) {
+    const auto model = tiny_model(*backend, config, "w4a4");
+    if (at_once) training_logits(*model, random_tokens(700, config.vocab));
+    Session session(*model);
+    const auto row = session.prefill(tokens);
+    logits[at_once].assign(row.begin(), row.end());
+  }
+  EXPECT_EQ(logits[0], logits[1]);
+}
+
 }  // namespace
 }  // namespace quest

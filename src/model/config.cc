@@ -76,7 +76,7 @@ void ModelConfig::validate() const {
   check_positive("head_dim", head_dim);
   check_positive("hidden", hidden);
   check_positive("vocab", vocab);
-  check_positive("max_positions", max_positions, 1 << 22);
+  check_positive("max_positions", max_positions, kMostPositions);
   if (heads % kv_heads != 0) {
     fail("model.heads = {} must be a multiple of model.kv_heads = {}", heads, kv_heads);
   }

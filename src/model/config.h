@@ -11,6 +11,9 @@
 
 namespace quest {
 
+/// The most positions that a model may have.
+inline constexpr std::int64_t kMostPositions = std::int64_t{1} << 22;
+
 /// The architecture, without the quantization scheme.
 struct ModelConfig {
   std::int64_t layers = 0;           ///< L

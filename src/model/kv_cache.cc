@@ -1,6 +1,7 @@
 // KvCache: where each sequence's positions lie.
 #include "model/kv_cache.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace quest {
@@ -33,6 +34,12 @@ void KvCache::begin_pass(std::span<const PassPart> parts) {
     spans_.push_back({row, part.count, length(part.slot), part.slot * capacity_});
     row += part.count;
   }
+}
+
+std::int64_t KvCache::pass_end() const {
+  std::int64_t end = 0;
+  for (const SequenceSpan& span : spans_) end = std::max(end, span.position + span.count);
+  return end;
 }
 
 void KvCache::append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const {

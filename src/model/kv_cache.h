@@ -39,6 +39,8 @@ class KvCache {
   void begin_pass(std::span<const PassPart> parts);
   /// Where those rows lie; valid until the next pass begins.
   std::span<const SequenceSpan> spans() const { return spans_; }
+  /// One more than the last position of any of them.
+  std::int64_t pass_end() const;
   /// Keeps a layer's k, v [rows of the pass, Hkv*D].
   void append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const;
   const CacheRows& keys(std::int64_t layer) const { return at(layer).k; }

@@ -7,6 +7,9 @@
 namespace quest {
 namespace {
 
+// Positions of the rotary tables that the first pass fills at least.
+constexpr std::int64_t kFirstPositions = 256;
+
 // Takes the same shape from the parameters' and, where the model trains, the gradients' arena.
 struct Weight {
   Tensor value;
@@ -233,22 +236,28 @@ void Llama<Linear>::prepare_weights(
 }
 
 template <typename Linear>
-void Llama<Linear>::prepare_tables(Backend& backend) const {
-  std::vector<float> cos(static_cast<std::size_t>(rope_cos_.numel()));
-  std::vector<float> sin(cos.size());
+void Llama<Linear>::fill_tables(Backend& backend, std::int64_t positions) const {
+  if (positions <= filled_positions_) return;
+  // Twice as many as before, so that a text that grows by tokens comes here rarely.
+  const std::int64_t begin = filled_positions_;
+  const std::int64_t end =
+      std::min(std::max({positions, 2 * begin, kFirstPositions}), config_.max_positions);
   const std::int64_t half = config_.head_dim / 2;
+  std::vector<float> cos(static_cast<std::size_t>((end - begin) * half));
+  std::vector<float> sin(cos.size());
   for (std::int64_t i = 0; i < half; ++i) {
     const double turn = std::pow(config_.rope_theta, -static_cast<double>(i) / double(half));
-    for (std::int64_t position = 0; position < config_.max_positions; ++position) {
+    for (std::int64_t position = begin; position < end; ++position) {
       const double angle = static_cast<double>(position) * turn;
-      const auto index = static_cast<std::size_t>(position * half + i);
+      const auto index = static_cast<std::size_t>((position - begin) * half + i);
       cos[index] = static_cast<float>(std::cos(angle));
       sin[index] = static_cast<float>(std::sin(angle));
     }
   }
-  backend.copy(rope_cos_, view_of(cos.data(), rope_cos_.shape));
-  backend.copy(rope_sin_, view_of(sin.data(), rope_sin_.shape));
+  backend.copy(rope_cos_.rows_slice(begin, end), view_of(cos.data(), {end - begin, half}));
+  backend.copy(rope_sin_.rows_slice(begin, end), view_of(sin.data(), {end - begin, half}));
   backend.synchronize();
+  filled_positions_ = end;
 }
 
 template <typename Linear>
@@ -342,6 +351,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
                        linear.input_error(backend, input, a.error_sums)});
   };
 
+  fill_tables(backend, cache.keeps() ? cache.pass_end() : a.shape.length);
   embedding_.look_up(backend, a.residual(0, c.layers), tokens);
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];

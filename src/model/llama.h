@@ -80,9 +80,6 @@ class Llama {
   /// The memory of a pass; with a measuring arena this only counts.
   Activations make_activations(Arena& arena, const PassShape& shape) const;
 
-  /// Fills the tables of rotary angles; once, before the first forward pass.
-  void prepare_tables(Backend& backend) const;
-
   /// Quantizes or casts all weights; once after every change of them.
   void prepare_weights(Backend& backend) const requires std::is_same_v<Linear, QuantLinear>;
 
@@ -131,6 +128,9 @@ class Llama {
 
  private:
   void take_tables(Arena& prepared);
+  // Fills the rotary tables for so many positions: a context may be far larger than what is ever
+  // read of it. Passes of a backend come one after another, so no two come here at once.
+  void fill_tables(Backend& backend, std::int64_t positions) const;
   // From s.qkv to s.attn_out: rotary embedding, then attention over what the cache keeps or, where
   // it keeps nothing, over this pass.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
@@ -152,8 +152,9 @@ class Llama {
   Tensor final_norm_;  // f32 [C]
   Tensor d_final_norm_;
   std::vector<Linear> head_;  // exactly one; built after the tensors above
-  Tensor rope_cos_;           // f32 [positions, D/2]
+  Tensor rope_cos_;           // f32 [max_positions, D/2], filled by fill_tables
   Tensor rope_sin_;
+  mutable std::int64_t filled_positions_ = 0;
 };
 
 template <typename Linear>

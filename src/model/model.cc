@@ -17,7 +17,6 @@ Model::Model(Backend& backend, const ModelConfig& config, const Scheme& scheme, 
   if (trains) arenas_.gradients = Arena(backend, bytes.gradients);
   arenas_.prepared = Arena(backend, bytes.prepared);
   llama_ = std::make_unique<Llama<QuantLinear>>(config, scheme, compute, trains, arenas_);
-  llama_->prepare_tables(backend);
 }
 
 ModelBytes Model::measure(const ModelConfig& config, const Scheme& scheme, DType compute,

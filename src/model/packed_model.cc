@@ -205,7 +205,6 @@ PackedModel::PackedModel(Backend& backend, const ModelDescription& description,
   build(measuring);
   memory_ = Arena(backend, measuring.used_bytes());
   llama_ = build(memory_);
-  llama_->prepare_tables(backend);
 }
 
 }  // namespace quest
