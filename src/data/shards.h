@@ -29,9 +29,9 @@ struct PrepareReport {
 
 /// Tokenizes the documents of `patterns` (see TextSource) into the new folder `folder`, with an
 /// end-of-text token between documents (none at the end). Streams: memory does not grow with the
-/// corpus. `on_progress`, where given, learns the share of the input that is done. The folder appears
-/// as NewFolder says; an error leaves nothing behind, nor does what `on_progress` throws. Throws
-/// Error on bad input and when the folder cannot be made.
+/// corpus. `on_progress`, where given, learns the share of the input that is done. The folder
+/// appears as NewFolder says; an error leaves nothing behind, nor does what `on_progress` throws.
+/// Throws Error on bad input and when the folder cannot be made.
 PrepareReport prepare_shards(const std::vector<std::string>& patterns, const Tokenizer& tokenizer,
                              const std::filesystem::path& folder,
                              std::int64_t shard_tokens = kShardTokens,

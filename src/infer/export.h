@@ -11,8 +11,8 @@ namespace quest {
 
 /// Writes `folder` with the codes that training computes from the model's weights, packed, as
 /// docs/format.md describes; matrices that no scheme quantizes get the bits of `bits`. The folder
-/// must be absent or empty, and appears as NewFolder says. Throws Error when it cannot be written or a
-/// weight is not finite.
+/// must be absent or empty, and appears as NewFolder says. Throws Error when it cannot be written
+/// or a weight is not finite.
 void export_packed(const Model& model, const Tokenizer& tokenizer, const StoredBits& bits,
                    const std::filesystem::path& folder);
 
