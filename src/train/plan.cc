@@ -68,12 +68,9 @@ int64_t chunk_rows(int64_t rows, int64_t columns, int64_t element) {
   return std::min(rows, std::max<int64_t>(1, kOperandChunkBytes / (columns * element)));
 }
 
-// Values of K in a group of a packed operand: pairs widened to 16 bits, four bytes, or a tile's
-// row.
-int64_t group_values() {
-  const Isa isa = choose_isa();
-  return isa < Isa::kAvx512 ? 2 : isa == Isa::kAmx ? 64 : 4;
-}
+// Values of K in a group of a packed operand without tiles: pairs widened to 16 bits, or four
+// bytes.
+int64_t group_values() { return choose_isa() < Isa::kAvx512 ? 2 : 4; }
 int64_t packed_bytes(int64_t values) {
   return round_up(values, group_values()) * (group_values() == 2 ? 2 : 1);
 }

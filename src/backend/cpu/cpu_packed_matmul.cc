@@ -6,6 +6,7 @@
 #include "backend/cpu/packed_dots.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/tile_codes.h"
 
 namespace quest {
 namespace {
@@ -276,13 +277,15 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
-  // Many rows of signs: AMX tiles of bytes are 2.6 times as fast as xor and popcount on one thread
-  // of a Sapphire Rapids Xeon, so unpacking pays there.
-  if (p.signs && isa_ != Isa::kAmx) {
+  const QuantKernels& kernels = quant_kernels(isa_);
+  if (kernels.tiles != nullptr) {
+    return multiply_codes({workspace_, threads_, *kernels.tiles}, y, x, w, write);
+  }
+  if (p.signs) {
     return p.kernels.xor_tile != nullptr ? multiply_signs(p, workspace_, threads_)
                                          : multiply_few_rows(p, isa_, workspace_, threads_);
   }
-  multiply_many_rows(p, workspace_, threads_, quant_kernels(isa_).product);
+  multiply_many_rows(p, workspace_, threads_, kernels.product);
 }
 
 }  // namespace quest

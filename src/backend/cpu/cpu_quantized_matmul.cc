@@ -6,7 +6,7 @@
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
-#include "backend/cpu/tile_product.h"
+#include "backend/cpu/tile_codes.h"
 
 namespace quest {
 namespace {
@@ -182,29 +182,6 @@ void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels&
   }
 }
 
-void multiply_on_tiles(const TileContext& context, Tensor y, const QuantizedRows& x,
-                       const QuantizedRows& w, Write write) {
-  const std::int64_t m = x.codes.rows();
-  const std::int64_t n = w.codes.rows();
-  const auto k = static_cast<std::int32_t>(x.codes.cols());
-  // T = 4 sum qx qw + 2 sum qx + (2 sum qw + K).
-  const std::int64_t width = divide_up(n, kTileLanes) * kTileLanes;
-  const Tensor numbers =
-      context.workspace.tensor(Workspace::Slot::kRows, {2 * width + m}, DType::kF32);
-  float* const column_scales = numbers.as<float>();
-  auto* const column_biases = reinterpret_cast<std::int32_t*>(column_scales + width);
-  std::int32_t* const row_biases = column_biases + width;
-  for (std::int64_t j = 0; j < width; ++j) {
-    column_scales[j] = j < n ? w.steps.as<float>()[j] * 0.25f : 0.0f;
-    column_biases[j] = j < n ? 2 * w.code_sums.as<std::int32_t>()[j] + k : 0;
-  }
-  for (std::int64_t i = 0; i < m; ++i) row_biases[i] = 2 * x.code_sums.as<std::int32_t>()[i];
-  const TileScales scales{2, row_biases, column_biases, x.steps.as<float>(), column_scales};
-  multiply_tiles(context,
-                 {rows_source(x.codes, context.kernels.pack_rows_bytes),
-                  rows_source(w.codes, context.kernels.pack_transposed_bytes), y, write, &scales});
-}
-
 /// w of one bit as a packed file has it.
 PackedRows pack_signs(Workspace& workspace, int threads, const PackedKernels& kernels,
                       const QuantizedRows& w) {
@@ -240,7 +217,7 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
     return multiply_few_rows(workspace_, threads_, product, y, x, w, write);
   }
   if (kernels.tiles != nullptr) {
-    return multiply_on_tiles({workspace_, threads_, *kernels.tiles}, y, x, w, write);
+    return multiply_codes({workspace_, threads_, *kernels.tiles}, y, x, w, write);
   }
   multiply_many_rows(workspace_, threads_, product, y, x, w, write);
 }

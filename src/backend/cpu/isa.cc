@@ -24,8 +24,9 @@ std::optional<Isa> isa_from_name(std::string_view name) {
 }
 
 #if defined(__x86_64__)
-/// Whether the CPU multiplies tiles of bytes and of bf16, and the system lets this process use
-/// tiles; it must be asked once, for their state makes what it saves of a thread 8 KiB larger.
+/// Whether the CPU multiplies tiles of bytes and of bf16 (all that do have VBMI), and the system
+/// lets this process use tiles; it must be asked once, for their state makes what it saves of a
+/// thread 8 KiB larger.
 bool may_use_tiles() {
   static const bool may = [] {
     constexpr unsigned kBf16Bit = 1u << 22, kTileBit = 1u << 24, kInt8Bit = 1u << 25;
@@ -34,7 +35,10 @@ bool may_use_tiles() {
     constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-    if ((d & kAll) != kAll || !__builtin_cpu_supports("avx512bf16")) return false;
+    if ((d & kAll) != kAll || !__builtin_cpu_supports("avx512bf16") ||
+        !__builtin_cpu_supports("avx512vbmi")) {
+      return false;
+    }
     return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();
   return may;

@@ -13,10 +13,6 @@ constexpr std::int64_t kTilesOfX = 3;
 /// Bytes ahead of which packed rows are asked for, as in packed_avx512.inc.h.
 constexpr std::int64_t kAhead = 16384;
 
-inline __mmask64 first_bytes(std::int64_t count) {
-  return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
-}
-
 std::int64_t tiles_of(std::int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
 std::int64_t tile_bytes(std::int64_t x_row_bytes, std::int64_t rows) {

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/simd16_avx512.h"
+#include "backend/cpu/spread_avx512.h"
 // The shared text stands on the names of the headers above.
 #include "backend/cpu/packed_rows.inc.h"
 // Stands on all.

@@ -10,12 +10,9 @@ namespace quest {
 namespace {
 
 /// Those of AVX-512, with tiles for all but a few rows of x.
-QuantKernels with_product_amx() {
+QuantKernels with_tiles() {
   QuantKernels kernels = kQuantKernelsAvx512Bf16;
-  kernels.product = kProductAmx;
   kernels.tiles = &kTileKernelsAmx;
-  kernels.product.pack_dot_row = kQuantKernelsAvx512Bf16.product.pack_dot_row;
-  kernels.product.dot_tile = kQuantKernelsAvx512Bf16.product.dot_tile;
   return kernels;
 }
 
@@ -25,7 +22,7 @@ QuantKernels with_product_amx() {
 const QuantKernels& quant_kernels(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAmx) {
-    static const QuantKernels amx = with_product_amx();
+    static const QuantKernels amx = with_tiles();
     return amx;
   }
   if (isa == Isa::kAvx512) {

@@ -91,8 +91,8 @@ struct DotTile {
   bool add;
 };
 
-/// The integer product of one instruction set. Operands are cut along K into groups: four codes of
-/// 8 bits, two odd integers of 16, or a tile's width of codes.
+/// The integer product of one instruction set on vectors. Operands are cut along K into groups:
+/// four codes of 8 bits, or two odd integers of 16.
 struct ProductKernels {
   std::int32_t tile_rows;
   std::int32_t panel_columns;
@@ -145,7 +145,5 @@ extern const QuantKernels kQuantKernelsAvx2;
 extern const QuantKernels kQuantKernelsAvx512;
 /// The same bits from a CPU that converts to bf16 by itself.
 extern const QuantKernels kQuantKernelsAvx512Bf16;
-/// Without pack_dot_row and dot_tile, which are those of AVX-512.
-extern const ProductKernels kProductAmx;
 
 }  // namespace quest

@@ -31,6 +31,7 @@ struct TileSource {
   bool lanes_are_rows;  ///< in memory; else they are columns there
   const float* steps;   ///< [summed] scales of codes, where packing expands them
   PackTiles pack;
+  int bits = 8;  ///< of packed codes, whose rows are `stride` bytes apart
 };
 
 /// How sums become an output: value = sum for bf16 products; for bytes
@@ -68,6 +69,8 @@ struct TileKernels {
   // Packers of the second operand: memory rows are its columns, or its rows.
   PackTiles pack_transposed_bf16;
   PackTiles pack_transposed_bytes;
+  /// Rows of packed weights, unpacked to codes.
+  PackTiles pack_transposed_packed;
   PackTiles pack_pairs_bf16;
   /// The values (codes + 1/2) step, rounded to bf16, of rows of codes.
   PackTiles pack_pairs_codes;

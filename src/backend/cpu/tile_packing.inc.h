@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/amx_tiles.h"
+#include "backend/cpu/spread_avx512.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
 
@@ -51,6 +52,13 @@ void pack_rows(std::uint8_t* out, const TileSource& source, std::int64_t lane, s
   }
 }
 
+/// Sixteen rows of 64 bytes as a tile of columns.
+inline void store_transposed(std::uint8_t* tile, __m512i (&block)[16]) {
+  transpose16(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + kTileBytes * i, block[i]);
+}
+
 template <int value_bytes>
 void pack_transposed(std::uint8_t* out, const TileSource& source, std::int64_t lane,
                      std::int64_t group, std::int64_t groups) {
@@ -60,11 +68,112 @@ void pack_transposed(std::uint8_t* out, const TileSource& source, std::int64_t l
       __m512i block[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) block[i] = rows.load(16 * half + i, g * kTileDepthBytes);
-      transpose16(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) _mm512_store_si512(out + kTileBytes * i, block[i]);
+      store_transposed(out, block);
     }
   }
+}
+
+// --- Packed rows of weights ---
+
+/// Fields as codes. What stands where a row has no codes meets zeros of the first operand.
+template <int bits>
+inline __m512i unpacked(__m512i fields) {
+  return _mm512_sub_epi8(fields, _mm512_set1_epi8(static_cast<char>(1 << (bits - 1))));
+}
+
+/// Four fields of every dword from field 4 * place on, as bytes.
+template <int bits, int place>
+inline __m512i fields_of_dwords(__m512i dwords) {
+  alignas(64) static constexpr auto kShifts = [] {
+    struct {
+      std::uint8_t shifts[64];
+    } table{};
+    for (int i = 0; i < 64; ++i) {
+      table.shifts[i] = static_cast<std::uint8_t>(i / 4 % 2 * 32 + (4 * place + i % 4) * bits);
+    }
+    return table;
+  }();
+  const __m512i moved = _mm512_multishift_epi64_epi8(_mm512_load_si512(kShifts.shifts), dwords);
+  return _mm512_and_si512(moved, _mm512_set1_epi8(static_cast<char>((1 << bits) - 1)));
+}
+
+/// The fields of dwords as rows of a tile, four fields a row.
+template <int bits, int place = 0>
+inline void store_places(std::uint8_t* rows, __m512i dwords) {
+  _mm512_store_si512(rows, unpacked<bits>(fields_of_dwords<bits, place>(dwords)));
+  if constexpr (place + 1 < 8 / bits) store_places<bits, place + 1>(rows + kTileBytes, dwords);
+}
+
+/// Sixteen packed rows.
+struct SixteenPackedRows {
+  const std::uint8_t* data;
+  std::int64_t stride;
+  std::int64_t count;  ///< rows that exist
+  std::int64_t bytes;  ///< of a row
+
+  __m512i load(std::int64_t i, std::int64_t at, std::int64_t width) const {
+    if (i >= count) return _mm512_setzero_si512();
+    return _mm512_maskz_loadu_epi8(first_bytes(least(width, bytes - at)), data + i * stride + at);
+  }
+};
+
+/// Fields that fill bytes: dwords are transposed as they are packed, half the shuffles of bytes
+/// with 4 bits, and their fields spread then.
+template <int bits>
+void pack_narrow(std::uint8_t* out, const SixteenPackedRows& rows, std::int64_t group,
+                 std::int64_t groups) {
+  constexpr int kPlaces = 8 / bits;             // tile rows in a dword; groups in 64 bytes
+  constexpr int kDwords = kTileRows / kPlaces;  // in a group
+  for (std::int64_t g = 0; g < groups; g += kPlaces) {
+    __m512i block[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) block[i] = rows.load(i, (group + g) * 8 * bits, 64);
+    transpose16(block);
+#pragma GCC unroll 8
+    for (int part = 0; part < kPlaces; ++part) {
+      if (g + part == groups) return;
+      std::uint8_t* tile = out + (g + part) * kTileGroupBytes;
+#pragma GCC unroll 8
+      for (int i = 0; i < kDwords; ++i, tile += kPlaces * kTileBytes) {
+        store_places<bits>(tile, block[part * kDwords + i]);
+      }
+    }
+  }
+}
+
+/// Other fields are spread to bytes before the transpose.
+template <int bits>
+void pack_wide(std::uint8_t* out, const SixteenPackedRows& rows, std::int64_t group,
+               std::int64_t groups) {
+  for (std::int64_t g = 0; g < groups; ++g) {
+    __m512i block[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      const __m512i stream = rows.load(i, (group + g) * 8 * bits, 8 * bits);
+      block[i] = unpacked<bits>(bits == 8 ? stream : spread<bits>(stream));
+    }
+    store_transposed(out + g * kTileGroupBytes, block);
+  }
+}
+
+template <int bits>
+void pack_unpacked(std::uint8_t* out, const TileSource& s, std::int64_t lane, std::int64_t group,
+                   std::int64_t groups) {
+  for (std::int64_t half = 0; half < 2; ++half) {
+    const std::int64_t first = lane + half * kTileRows;
+    const SixteenPackedRows rows{static_cast<const std::uint8_t*>(s.data) + first * s.stride,
+                                 s.stride, s.lanes - first, (s.summed * bits + 7) / 8};
+    constexpr auto kPack = 8 % bits == 0 && bits < 8 ? pack_narrow<bits> : pack_wide<bits>;
+    kPack(out + half * kTileSize, rows, group, groups);
+  }
+}
+
+void pack_transposed_packed(std::uint8_t* out, const TileSource& source, std::int64_t lane,
+                            std::int64_t group, std::int64_t groups) {
+  static constexpr PackTiles kByBits[8] = {pack_unpacked<1>, pack_unpacked<2>, pack_unpacked<3>,
+                                           pack_unpacked<4>, pack_unpacked<5>, pack_unpacked<6>,
+                                           pack_unpacked<7>, pack_unpacked<8>};
+  kByBits[source.bits - 1](out, source, lane, group, groups);
 }
 
 /// Memory rows of a group of a source whose lanes are the columns.

@@ -10,20 +10,20 @@
 namespace quest {
 namespace {
 
-/// Groups of a packed bundle of rows, which shall stay in the first-level cache beside the sums: at
-/// 32 groups a product takes up to 1.3 times as long. More than fit one pass are cut into smaller
-/// ones, for sums between passes need room as well.
-constexpr std::int64_t kMostGroupsInOnePass = 20;
+/// Groups of a packed bundle of rows. Sums between passes cost up to 10 ns a step of 25; where more
+/// groups than these are one pass, too few columns fit beside each other, and rows are packed too
+/// often. More are cut into passes that leave room for the sums.
+constexpr std::int64_t kMostGroupsInOnePass = 34;
 constexpr std::int64_t kMostGroups = 16;
 /// Bytes of packed columns, in one pass and in several, and of these with the sums between passes.
 /// Of 2 MiB of second-level cache 1.25 MiB are read at full speed, and what streams through takes a
 /// part of them.
-constexpr std::int64_t kColumnBytesOnePass = 832 << 10;
+constexpr std::int64_t kColumnBytesOnePass = 1024 << 10;
 constexpr std::int64_t kColumnBytes = 640 << 10;
 constexpr std::int64_t kCacheBytes = 1280 << 10;
 constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
-/// Bundles of rows that are packed together, so that whole lines are read where they are columns in
-/// memory.
+/// Bundles of rows that are packed together where they are columns in memory, so that whole lines
+/// are read.
 constexpr std::int64_t kRowsAtOnce = 4;
 constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kLargePageBytes = 2 << 20;
@@ -160,8 +160,9 @@ class ThreadProduct {
       if (packed_ == nullptr && (before == nullptr || !same_columns(*before, block))) {
         pack(b_, product_.b, block.columns, block.groups);
       }
-      for (std::int64_t row = block.rows.begin; row < block.rows.end; row += kRowsAtOnce) {
-        const Range rows{row, std::min(row + kRowsAtOnce, block.rows.end)};
+      const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : kRowsAtOnce;
+      for (std::int64_t row = block.rows.begin; row < block.rows.end; row += at_once) {
+        const Range rows{row, std::min(row + at_once, block.rows.end)};
         pack(a_, product_.a, rows, block.groups);
         for (std::int64_t i = rows.begin; i < rows.end; ++i) {
           multiply_strip(block, i, a_ + (i - row) * block.groups.count() * kTileGroupBytes);

@@ -1,0 +1,15 @@
+// Products of codes on tile registers, with plain or packed weights.
+#pragma once
+
+#include "backend/cpu/tile_product.h"
+
+namespace quest {
+
+/// y (= or +=) x w^T, as Backend::quantized_matmul and Backend::packed_matmul say: the integers
+/// are exact and rounded in one way, so plain and packed weights give the same bits.
+void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+                    const QuantizedRows& w, Write write);
+void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+                    const PackedRows& w, Write write);
+
+}  // namespace quest
