@@ -90,8 +90,8 @@ KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
   const Tensor d_y = add_normal(c, {size.m, size.n}, dtype, 1);
   const Tensor x = add_normal(c, {size.m, size.k}, dtype, 2);
   const Tensor d_w = add(c, {size.n, size.k}, DType::kF32);
-  c.bytes = bytes_of({d_y, x, d_w, d_w});
-  c.run = [=](Backend& backend) { backend.matmul_grad_weight(d_w, d_y, x); };
+  c.bytes = bytes_of({d_y, x, d_w});
+  c.run = [=](Backend& backend) { backend.matmul_grad_weight(d_w, d_y, x, Write::kSet); };
   return c;
 }
 
@@ -120,8 +120,8 @@ KernelCase quantized_grad_weight_case(ProductCase size) {
   const Tensor d_y = add_normal(c, {size.m, size.n}, DType::kBF16, 1);
   const QuantizedRows x = add_quantized(c, size.m, size.k, 4, 2);
   const Tensor d_z = add(c, {size.n, size.k}, DType::kF32);
-  c.bytes = bytes_of({d_y, d_z, d_z}) + bytes_of(x);
-  c.run = [=](Backend& backend) { backend.quantized_matmul_grad_weight(d_z, d_y, x); };
+  c.bytes = bytes_of({d_y, d_z}) + bytes_of(x);
+  c.run = [=](Backend& backend) { backend.quantized_matmul_grad_weight(d_z, d_y, x, Write::kSet); };
   return c;
 }
 
@@ -189,10 +189,13 @@ KernelCase rmsnorm_backward_case(RowCase size) {
   const Tensor weight = add_normal(c, {size.columns}, DType::kF32, 2);
   const Tensor d_y = add_normal(c, shape, DType::kBF16, 3);
   const Tensor d_x = add(c, shape, DType::kF32), d_weight = add(c, {size.columns}, DType::kF32);
+  const Tensor rounded = add(c, shape, DType::kBF16);
   const Tensor y = add(c, shape, DType::kBF16), rstd = add(c, {size.rows}, DType::kF32);
   make_cpu_backend(1)->rmsnorm(y, rstd, x, weight, 1e-5f);
-  c.bytes = bytes_of({x, d_y, d_x, d_x});
-  c.run = [=](Backend& backend) { backend.rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd); };
+  c.bytes = bytes_of({x, d_y, d_x, d_x, rounded});
+  c.run = [=](Backend& backend) {
+    backend.rmsnorm_backward(d_x, rounded, d_weight, d_y, x, weight, rstd);
+  };
   return c;
 }
 

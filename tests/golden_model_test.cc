@@ -105,7 +105,7 @@ TEST_P(GoldenMicroLlama, LogitsAndEveryGradientAgree) {
   EXPECT_LT(relative_l2(logits, file.tensor("logits").reshaped({16, 256})), tolerance);
 
   forward_backward(*backend, f.model.llama(), f.activations, f.token_view(), f.target_view(),
-                   1.0f / 16);
+                   1.0f / 16, {nullptr, Write::kSet});
   finish_gradients(*backend, f.model.llama());
   int compared = 0;
   f.model.llama().for_each_parameter([&](const Parameter& parameter) {

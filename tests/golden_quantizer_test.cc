@@ -118,7 +118,7 @@ TEST_P(GoldenQuantizer, CodesMasksOutputAndGradientsAgree) {
   backend_->copy(d_y, file.tensor("in.gy"));
   linear.prepare_weights(*backend_);
   linear.forward(*backend_, y, input, Write::kSet);
-  linear.backward(*backend_, d_x, d_y, input, take(x.shape, DType::kF32), nullptr);
+  linear.backward(*backend_, d_x, d_y, input, take(x.shape, DType::kF32), {});
   linear.finish_gradient(*backend_);
 
   EXPECT_LT(relative_l2(y, file.tensor(name + ".y")), 1e-5);

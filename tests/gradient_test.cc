@@ -96,8 +96,8 @@ class Gradient : public ::testing::TestWithParam<std::tuple<std::string, Case>> 
 
 TEST_P(Gradient, IsTheDerivativeOfTheLossAlongRandomDirections) {
   model_->prepare();
-  backend_->zero(model_->arenas().gradients.flat_f32());
-  forward_backward(*backend_, model_->llama(), activations_, view(tokens_), view(targets_), 1.0f);
+  forward_backward(*backend_, model_->llama(), activations_, view(tokens_), view(targets_), 1.0f,
+                   {nullptr, Write::kSet});
   finish_gradients(*backend_, model_->llama());
   backend_->synchronize();
   Rng rng(6, RngPurpose::kTest);

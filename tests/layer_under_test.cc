@@ -87,7 +87,7 @@ LayerResult LayerUnderTest::pass(const Matrix& x, const Matrix& d_y) {
   set(backend_, input.x, x);
   set(backend_, output_gradient, d_y);
   linear_.forward(backend_, y, input, Write::kSet);
-  linear_.backward(backend_, d_x, output_gradient, input, d_z, nullptr);
+  linear_.backward(backend_, d_x, output_gradient, input, d_z, {});
   const LayerResult result{to_matrix(backend_, y), to_matrix(backend_, d_x), {}};
   memory_.rewind(mark);
   return result;

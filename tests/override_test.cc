@@ -40,8 +40,8 @@ class Override : public ::testing::TestWithParam<std::string> {
     for (std::int32_t i = 0; i < 12; ++i) ids[static_cast<std::size_t>(i)] = i * 5 % 29;
     const Tensor tokens = view_of(ids.data(), {12});
     errors_.clear();
-    forward_backward(*backend_, model_->llama(), activations_, tokens, tokens, 1.0f, nullptr,
-                     &errors_);
+    forward_backward(*backend_, model_->llama(), activations_, tokens, tokens, 1.0f,
+                     {nullptr, Write::kSet}, &errors_);
     finish_gradients(*backend_, model_->llama());
   }
   Parameter parameter(const std::string& name) {

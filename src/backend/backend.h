@@ -3,9 +3,9 @@
 // Legend: B sequences, T positions, R = B*T rows (tokens), C width, F hidden width, H and Hkv
 // heads, D head size, V vocabulary; products have M rows, N outputs and K summed values. "float"
 // tensors are f32 or bf16; all arithmetic inside a kernel is f32 or better, and a bf16 output is
-// rounded once, to nearest even. Outputs stand first. `=` sets an output, `+=` adds to it;
-// parameter gradients are added to, activation gradients are set. Tensors are contiguous unless
-// "may be a column slice" is said, and do not overlap unless "may alias" is said.
+// rounded once, to nearest even. Outputs stand first. `=` sets an output, `+=` adds to it,
+// "= or +=" does what `write` says. Tensors are contiguous unless "may be a column slice" is said,
+// and do not overlap unless "may alias" is said.
 // ReferenceBackend is the executable form of this file: plain loops with sums in double.
 #pragma once
 
@@ -130,9 +130,9 @@ class Backend {
   /// d_x [M, K] (= or +=) d_y [M, N] w [N, K]. d_y and w of one float type, d_y may be a column
   /// slice; d_x float.
   virtual void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) = 0;
-  /// d_w [N, K] += d_y [M, N]^T x [M, K]. d_y and x of one float type, d_y may be a column slice;
-  /// d_w f32.
-  virtual void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) = 0;
+  /// d_w [N, K] (= or +=) d_y [M, N]^T x [M, K]. d_y and x of one float type, d_y may be a column
+  /// slice; d_w f32.
+  virtual void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) = 0;
 
   /// As `matmul`, on quantized operands with sums of integers:
   /// y[i,j] (= or +=) step_i step_j / 4 * sum_k (2 qx_ik + 1)(2 qw_jk + 1). The integer is exact;
@@ -144,9 +144,10 @@ class Backend {
   /// to bf16: the value of w, or d_y times w's step.
   virtual void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                            Write write) = 0;
-  /// d_z [N, K] += d_y [M, N]^T Zx, where Zx are x's quantized values: the weight gradient in the
-  /// rotated domain, not yet masked. d_z f32; d_y as above.
-  virtual void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) = 0;
+  /// d_z [N, K] (= or +=) d_y [M, N]^T Zx, where Zx are x's quantized values: the weight gradient
+  /// in the rotated domain, not yet masked. d_z f32; d_y as above.
+  virtual void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                            Write write) = 0;
 
   /// As quantized_matmul_grad_input, on integers throughout: G = d_y[m,n] step_n / 2 in f32 is
   /// rounded to integers g with one scale a row m (see LineRounding; the bits are those of `key` at
@@ -155,10 +156,10 @@ class Backend {
   virtual void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                          const RoundingKey& key, Write write) = 0;
   /// As quantized_matmul_grad_weight, likewise: G = d_y[m,n] step_m / 2, one scale a column n and
-  /// block of kRoundedRows rows m; d_z[n,k] += scale_n * sum_m g_mn (2 qx_mk + 1) for each block in
-  /// turn.
+  /// block of kRoundedRows rows m; d_z[n,k] (= or +=) the sum over blocks, added in turn, of
+  /// scale_n * sum_m g_mn (2 qx_mk + 1).
   virtual void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
-                                          const RoundingKey& key) = 0;
+                                          const RoundingKey& key, Write write) = 0;
 
   // --- Packed weights ---
   // A device that cannot run packed models has none of these: they throw Error that says so.
@@ -192,9 +193,10 @@ class Backend {
   /// quantizer) set them, bit for bit. y is scratch; its type is that of what is quantized.
   virtual void rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                 Tensor weight, float epsilon, const RowQuantizer& quantizer);
-  /// d_x f32 [R, C] += ..., d_weight f32 [C] += ...; d_y float [R, C].
-  virtual void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
-                                Tensor rstd) = 0;
+  /// d_x f32 [R, C] += ..., d_weight f32 [C] += ...; d_y float [R, C]. rounded bf16 [R, C] = d_x as
+  /// it then stands; may be null.
+  virtual void rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y, Tensor x,
+                                Tensor weight, Tensor rstd) = 0;
 
   /// In place on x, float [R, heads * D], may be a column slice: each pair of values of each head
   /// is turned by the angle of its position. cos and sin f32 [positions, D/2]; row r has position

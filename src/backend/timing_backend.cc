@@ -70,9 +70,9 @@ void TimingBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write wr
         [&] { inner_.matmul_grad_input(d_x, d_y, w, write); });
 }
 
-void TimingBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) {
+void TimingBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
   timed(Work::kBackwardProduct, product_flops(d_w, d_y.rows()),
-        [&] { inner_.matmul_grad_weight(d_w, d_y, x); });
+        [&] { inner_.matmul_grad_weight(d_w, d_y, x, write); });
 }
 
 void TimingBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
@@ -87,9 +87,10 @@ void TimingBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Qu
         [&] { inner_.quantized_matmul_grad_input(d_z, d_y, w, write); });
 }
 
-void TimingBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) {
+void TimingBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                                 Write write) {
   timed(Work::kBackwardProduct, product_flops(d_z, d_y.rows()),
-        [&] { inner_.quantized_matmul_grad_weight(d_z, d_y, x); });
+        [&] { inner_.quantized_matmul_grad_weight(d_z, d_y, x, write); });
 }
 
 void TimingBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
@@ -99,9 +100,9 @@ void TimingBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quan
 }
 
 void TimingBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
-                                               const RoundingKey& key) {
+                                               const RoundingKey& key, Write write) {
   timed(Work::kBackwardProduct, product_flops(d_z, d_y.rows()),
-        [&] { inner_.integer_matmul_grad_weight(d_z, d_y, x, key); });
+        [&] { inner_.integer_matmul_grad_weight(d_z, d_y, x, key, write); });
 }
 
 void TimingBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
@@ -144,9 +145,10 @@ void TimingBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor
         [&] { inner_.rmsnorm_quantize(rows, y, rstd, x, weight, epsilon, quantizer); });
 }
 
-void TimingBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x,
-                                     Tensor weight, Tensor rstd) {
-  timed(Work::kNorm, 0, [&] { inner_.rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd); });
+void TimingBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y,
+                                     Tensor x, Tensor weight, Tensor rstd) {
+  timed(Work::kNorm, 0,
+        [&] { inner_.rmsnorm_backward(d_x, rounded, d_weight, d_y, x, weight, rstd); });
 }
 
 void TimingBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,

@@ -6,10 +6,22 @@
 namespace quest {
 namespace {
 
+// Zeroes the parameter gradients that are sums over rows: those of norms and of the embedding.
+void zero_sums(Backend& backend, const Llama<QuantLinear>& model) {
+  // A tied head sets the embedding's gradient first.
+  if (!model.config().tied_head) backend.zero(model.d_embedding());
+  for (const Block<QuantLinear>& block : model.blocks()) {
+    backend.zero(block.d_attn_norm);
+    backend.zero(block.d_mlp_norm);
+  }
+  backend.zero(model.d_final_norm());
+}
+
 // Head and loss in chunks of rows; the rows of d_final are set to the gradient of a.final_x.
 void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activations& a,
-               Tensor targets, float loss_scale, Tensor d_final, RoundingKeys* rounding) {
+               Tensor targets, float loss_scale, Tensor d_final, const GradientOptions& options) {
   const std::int64_t rows = a.shape.rows();
+  GradientOptions chunk_options = options;
   for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {
     const std::int64_t end = std::min(begin + a.head.rows, rows);
     LinearInput input;
@@ -19,20 +31,18 @@ void head_loss(Backend& backend, const Llama<QuantLinear>& model, const Activati
                           d_logits, logits, targets.rows_slice(begin, end), loss_scale);
     const Tensor d_rotated = scratch_view(a.scratch.d_rotated, end - begin, d_final.cols());
     model.head().backward(backend, d_final.rows_slice(begin, end), d_logits, input, d_rotated,
-                          rounding);
+                          chunk_options);
+    chunk_options.weights = Write::kAdd;
   }
 }
 
-// The gradient of the residual stream as the compute type: what linear layers read.
-Tensor as_output_gradient(Backend& backend, const BackwardScratch& scratch) {
-  if (scratch.d_output.data != scratch.d_residual.data) {
-    backend.cast(scratch.d_output, scratch.d_residual);
-  }
-  return scratch.d_output;
+// Where the gradient of the residual stream is rounded to the compute type; null if it need not be.
+Tensor rounded_residual(const BackwardScratch& scratch) {
+  return scratch.d_output.data == scratch.d_residual.data ? Tensor() : scratch.d_output;
 }
 
 void mlp_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_t layer,
-                  const Activations& a, RoundingKeys* rounding) {
+                  const Activations& a, const GradientOptions& options) {
   const ModelConfig& c = model.config();
   const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
   const LayerActivations& s = a.slot(layer);
@@ -41,21 +51,21 @@ void mlp_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_
   const std::int64_t rows = a.shape.rows();
   if (remake) model.fill_down_in(backend, layer, s, false);
   const Tensor d_hidden = scratch_view(scratch.d_wide, rows, c.hidden);
-  block.down.backward(backend, d_hidden, as_output_gradient(backend, scratch), s.down_in,
-                      scratch_view(scratch.d_rotated, rows, c.hidden), rounding);
+  block.down.backward(backend, d_hidden, scratch.d_output, s.down_in,
+                      scratch_view(scratch.d_rotated, rows, c.hidden), options);
   const Tensor gate = s.gate_up.columns(0, c.hidden);
   const Tensor up = s.gate_up.columns(c.hidden, 2 * c.hidden);
   backend.swiglu_backward(gate, up, d_hidden, gate, up);  // in place: gate_up becomes its gradient
   if (remake) model.fill_gate_up_in(backend, layer, s, false);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.gate_up.backward(backend, d_x, s.gate_up, s.gate_up_in,
-                         scratch_view(scratch.d_rotated, rows, c.width), rounding);
-  backend.rmsnorm_backward(scratch.d_residual, block.d_mlp_norm, d_x, s.mid_residual,
-                           block.mlp_norm, s.mlp_rstd);
+                         scratch_view(scratch.d_rotated, rows, c.width), options);
+  backend.rmsnorm_backward(scratch.d_residual, rounded_residual(scratch), block.d_mlp_norm, d_x,
+                           s.mid_residual, block.mlp_norm, s.mlp_rstd);
 }
 
 void attention_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_t layer,
-                        const Activations& a, RoundingKeys* rounding) {
+                        const Activations& a, const GradientOptions& options) {
   const ModelConfig& c = model.config();
   const Block<QuantLinear>& block = model.blocks()[static_cast<std::size_t>(layer)];
   const LayerActivations& s = a.slot(layer);
@@ -63,8 +73,8 @@ void attention_backward(Backend& backend, const Llama<QuantLinear>& model, std::
   const BackwardScratch& scratch = a.scratch;
   const std::int64_t rows = shape.rows();
   const Tensor d_out = scratch_view(scratch.d_wide, rows, c.query_width());
-  block.out.backward(backend, d_out, as_output_gradient(backend, scratch), s.out_in,
-                     scratch_view(scratch.d_rotated, rows, c.query_width()), rounding);
+  block.out.backward(backend, d_out, scratch.d_output, s.out_in,
+                     scratch_view(scratch.d_rotated, rows, c.query_width()), options);
   const std::int64_t q_end = c.query_width();
   const std::int64_t k_end = q_end + c.kv_width();
   const std::int64_t v_end = c.qkv_width();
@@ -79,31 +89,32 @@ void attention_backward(Backend& backend, const Llama<QuantLinear>& model, std::
   if (shape.recompute == Recompute::kNorm) model.fill_qkv_in(backend, layer, s, false);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.qkv.backward(backend, d_x, d_qkv, s.qkv_in, scratch_view(scratch.d_rotated, rows, c.width),
-                     rounding);
-  backend.rmsnorm_backward(scratch.d_residual, block.d_attn_norm, d_x, s.residual, block.attn_norm,
-                           s.attn_rstd);
+                     options);
+  backend.rmsnorm_backward(scratch.d_residual, rounded_residual(scratch), block.d_attn_norm, d_x,
+                           s.residual, block.attn_norm, s.attn_rstd);
 }
 
 }  // namespace
 
 void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activations& a,
-                      Tensor tokens, Tensor targets, float loss_scale, RoundingKeys* rounding,
-                      std::vector<LayerError>* errors) {
+                      Tensor tokens, Tensor targets, float loss_scale,
+                      const GradientOptions& options, std::vector<LayerError>* errors) {
   KvCache pass_through;
   model.forward(backend, tokens, a, pass_through, errors);
 
+  if (options.weights == Write::kSet) zero_sums(backend, model);
   const BackwardScratch& scratch = a.scratch;
   const Tensor d_final = scratch_view(scratch.d_wide, a.shape.rows(), model.config().width);
-  head_loss(backend, model, a, targets, loss_scale, d_final, rounding);
+  head_loss(backend, model, a, targets, loss_scale, d_final, options);
   backend.zero(scratch.d_residual);
-  backend.rmsnorm_backward(scratch.d_residual, model.d_final_norm(), d_final, a.last_residual,
-                           model.final_norm(), a.final_rstd);
+  backend.rmsnorm_backward(scratch.d_residual, rounded_residual(scratch), model.d_final_norm(),
+                           d_final, a.last_residual, model.final_norm(), a.final_rstd);
   for (std::int64_t layer = model.config().layers - 1; layer >= 0; --layer) {
     // The last block's values still lie where forward left them.
     const bool last = layer + 1 == model.config().layers;
     if (a.shape.recompute == Recompute::kBlock && !last) model.remake_block(backend, layer, a);
-    mlp_backward(backend, model, layer, a, rounding);
-    attention_backward(backend, model, layer, a, rounding);
+    mlp_backward(backend, model, layer, a, options);
+    attention_backward(backend, model, layer, a, options);
   }
   backend.embedding_backward(model.d_embedding(), scratch.d_residual, tokens);
 }

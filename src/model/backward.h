@@ -5,13 +5,13 @@
 
 namespace quest {
 
-/// Forward and backward of one micro-batch. tokens and targets i32 [B * T]; gradients += those of
-/// loss_scale * sum of the rows' losses (for a mean over all micro-batches, pass 1 / all tokens).
-/// `a.losses` and `a.correct` hold the rows' results. Weights must be prepared; call
-/// `finish_gradients` after the last micro-batch. `rounding` as in QuantLinear::backward.
+/// Forward and backward of one micro-batch. tokens and targets i32 [B * T]; gradients (= or +=)
+/// those of loss_scale * sum of the rows' losses (for a mean over all micro-batches, pass 1 / all
+/// tokens). `a.losses` and `a.correct` hold the rows' results. Weights must be prepared; call
+/// `finish_gradients` after the last micro-batch.
 void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activations& a,
                       Tensor tokens, Tensor targets, float loss_scale,
-                      RoundingKeys* rounding = nullptr, std::vector<LayerError>* errors = nullptr);
+                      const GradientOptions& options, std::vector<LayerError>* errors = nullptr);
 
 /// Forward alone: `a.losses` and `a.correct` of one batch, computed exactly as in training.
 void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,

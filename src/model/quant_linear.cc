@@ -95,20 +95,21 @@ void QuantLinear::multiply(Backend& backend, Tensor y, const LinearInput& input,
 
 // Both gradients of a segment whose product is one of integers.
 void QuantLinear::integer_gradients(Backend& backend, const Segment& segment, Tensor target,
-                                    Tensor d_out, const QuantizedRows& x, RoundingKeys* rounding,
-                                    Write write) const {
+                                    Tensor d_out, const QuantizedRows& x,
+                                    const GradientOptions& options, Write write) const {
   const Tensor gradient = gradient_of(segment);
+  RoundingKeys* const rounding = options.rounding;
   if (rounding == nullptr) {
     backend.quantized_matmul_grad_input(target, d_out, segment.rows, write);
-    backend.quantized_matmul_grad_weight(gradient, d_out, x);
+    backend.quantized_matmul_grad_weight(gradient, d_out, x, options.weights);
   } else {
     backend.integer_matmul_grad_input(target, d_out, segment.rows, rounding->next(), write);
-    backend.integer_matmul_grad_weight(gradient, d_out, x, rounding->next());
+    backend.integer_matmul_grad_weight(gradient, d_out, x, rounding->next(), options.weights);
   }
 }
 
 void QuantLinear::backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input,
-                           Tensor d_z, RoundingKeys* rounding) const {
+                           Tensor d_z, const GradientOptions& options) const {
   Write write = Write::kSet;
   for (std::size_t i = 0; i < forms_.all().size(); ++i) {
     const InputForm& form = forms_.all()[i];
@@ -120,10 +121,10 @@ void QuantLinear::backward(Backend& backend, Tensor d_x, Tensor d_y, const Linea
       if (segment.form != i) continue;
       const Tensor d_out = d_y.columns(segment.begin, segment.end);
       if (form.integer_product) {
-        integer_gradients(backend, segment, target, d_out, prepared.rows, rounding, target_write);
+        integer_gradients(backend, segment, target, d_out, prepared.rows, options, target_write);
       } else {
         backend.matmul_grad_input(target, d_out, segment.dense, target_write);
-        backend.matmul_grad_weight(gradient_of(segment), d_out, prepared.dense);
+        backend.matmul_grad_weight(gradient_of(segment), d_out, prepared.dense, options.weights);
       }
       target_write = Write::kAdd;
     }

@@ -23,6 +23,15 @@ struct Parameter {
   double init_std;   ///< standard deviation of the initial normal values; 0: all ones
 };
 
+/// How the gradients of a micro-batch are made.
+struct GradientOptions {
+  /// Where a product is one of integers, so are those of its gradients if there are keys; without
+  /// (null) they are float products.
+  RoundingKeys* rounding = nullptr;
+  /// Parameter gradients are set by a step's first micro-batch, and added to by the others.
+  Write weights = Write::kAdd;
+};
+
 /// y = x W^T for the joined rows W [N, K] of one or more named parts that read the same x.
 ///
 /// Consecutive parts of one scheme are one product. Where both sides are quantized the product is
@@ -51,12 +60,11 @@ class QuantLinear {
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   const InputForms& forms() const { return forms_; }
 
-  /// d_x float [R, K] = the input's gradient, and the weight's gradient += its share in the domain
-  /// in which it adds up; `finish_gradient` ends it. `d_z` is scratch shaped as d_x and of the
-  /// compute type; it may not alias d_x. Where the product is one of integers, so are those of the
-  /// gradients if there are `rounding` keys; without (null) they are float products.
+  /// d_x float [R, K] = the input's gradient, and the weight's gradient (= or +=) its share in the
+  /// domain in which it adds up; `finish_gradient` ends it. `d_z` is scratch shaped as d_x and of
+  /// the compute type; it may not alias d_x.
   void backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input, Tensor d_z,
-                RoundingKeys* rounding) const;
+                const GradientOptions& options) const;
   /// Masks and rotates the summed weight gradient: once a step, after the last micro-batch.
   void finish_gradient(Backend& backend) const;
 
@@ -94,7 +102,7 @@ class QuantLinear {
 
   void take_prepared(Segment& segment, Arena& prepared) const;
   void integer_gradients(Backend& backend, const Segment& segment, Tensor target, Tensor d_out,
-                         const QuantizedRows& x, RoundingKeys* rounding, Write write) const;
+                         const QuantizedRows& x, const GradientOptions& options, Write write) const;
   Tensor gradient_of(const Segment& segment) const;
 
   LinearLayout layout_;

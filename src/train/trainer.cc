@@ -80,7 +80,6 @@ StepReport Trainer::step(bool measure_errors) {
   report.learning_rate = config_.schedule.rate(steps_done_);
 
   model_.prepare();  // quantized once a step, shared by all micro-batches
-  backend_.zero(model_.arenas().gradients.flat_f32());
   for (std::int64_t micro = 0; micro < config_.grad_accum; ++micro) {
     const bool measured = measure_errors && micro == 0;
     report.loss += run_micro_batch(micro, measured ? &report.errors : nullptr);
@@ -104,9 +103,10 @@ double Trainer::run_micro_batch(std::int64_t micro, std::vector<LayerError>* err
   const double loss_scale = 1.0 / static_cast<double>(config_.tokens_per_step());
   RoundingKeys keys(config_.seed, static_cast<std::uint32_t>(steps_done_),
                     static_cast<std::uint32_t>(micro));
+  const GradientOptions options{config_.backward == GradientProducts::kInt8 ? &keys : nullptr,
+                                micro == 0 ? Write::kSet : Write::kAdd};
   forward_backward(backend_, model_.llama(), activations_, tokens_, targets_,
-                   static_cast<float>(loss_scale),
-                   config_.backward == GradientProducts::kInt8 ? &keys : nullptr, errors);
+                   static_cast<float>(loss_scale), options, errors);
   backend_.zero(loss_sum_);
   backend_.sum(loss_sum_, activations_.losses);
   double loss_sum = 0.0;

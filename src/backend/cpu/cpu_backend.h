@@ -33,11 +33,12 @@ class CpuBackend : public Backend {
                         Write write) override;
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
-  void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) override;
+  void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                    Write write) override;
   void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                  const RoundingKey& key, Write write) override;
   void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
-                                  const RoundingKey& key) override;
+                                  const RoundingKey& key, Write write) override;
 
   void* allocate(std::size_t bytes) override;
   void deallocate(void* data, std::size_t bytes) noexcept override;
@@ -48,7 +49,7 @@ class CpuBackend : public Backend {
 
   void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
   void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
-  void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) override;
+  void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) override;
 
   void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                      Write write) override;
@@ -63,8 +64,8 @@ class CpuBackend : public Backend {
   void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;
   void rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x, Tensor weight,
                         float epsilon, const RowQuantizer& quantizer) override;
-  void rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
-                        Tensor rstd) override;
+  void rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y, Tensor x,
+                        Tensor weight, Tensor rstd) override;
   void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
             std::int64_t length, bool inverse) override;
   void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,

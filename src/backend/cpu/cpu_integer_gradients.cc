@@ -194,7 +194,7 @@ void CpuBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quantiz
 }
 
 void CpuBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
-                                            const RoundingKey& key) {
+                                            const RoundingKey& key, Write write) {
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols());
   assert(d_z.cols() == x.codes.cols());
   const QuantKernels& kernels = quant_kernels(isa_);
@@ -202,7 +202,8 @@ void CpuBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quanti
   for (std::int64_t first = 0; first < d_y.rows(); first += kRoundedRows) {
     const std::int64_t last = std::min(first + kRoundedRows, d_y.rows());
     const RoundedGradient g = round_columns(rounding, d_y, first, last, x.steps.as<float>(), key);
-    multiply(workspace_, threads_, kernels, {d_z, g, x.codes.rows_slice(first, last), Write::kAdd});
+    multiply(workspace_, threads_, kernels,
+             {d_z, g, x.codes.rows_slice(first, last), first == 0 ? write : Write::kAdd});
   }
 }
 

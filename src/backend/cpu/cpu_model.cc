@@ -45,8 +45,8 @@ void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float e
   });
 }
 
-void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x, Tensor weight,
-                                  Tensor rstd) {
+void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y, Tensor x,
+                                  Tensor weight, Tensor rstd) {
   const std::int64_t cols = x.cols();
   const std::int64_t blocks = (x.rows() + kNormBlock - 1) / kNormBlock;
   const Tensor sums = workspace_.tensor(Workspace::Slot::kSums, {blocks, cols}, DType::kF32);
@@ -59,6 +59,7 @@ void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tenso
         float_kernels_.rmsnorm_backward(d_x.row<float>(r), block_sums, row_of(d_y, r),
                                         x.row<float>(r), weight.as<float>(), rstd.as<float>()[r],
                                         cols);
+        if (rounded) float_kernels_.cast(row_of(rounded, r), row_of(d_x, r), cols);
       }
     }
   });

@@ -31,13 +31,13 @@ void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write
   products_.multiply(d_x, {d_y}, {w}, write, workspace_);
 }
 
-void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) {
+void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
   if (const TileKernels* const tiles = tiles_for(isa_, d_y)) {
     return multiply_tiles({workspace_, threads_, *tiles},
                           {columns_source(d_y, tiles->pack_columns_bf16),
-                           columns_source(x, tiles->pack_pairs_bf16), d_w, Write::kAdd});
+                           columns_source(x, tiles->pack_pairs_bf16), d_w, write});
   }
-  products_.multiply(d_w, {d_y, true}, {x}, Write::kAdd, workspace_);
+  products_.multiply(d_w, {d_y, true}, {x}, write, workspace_);
 }
 
 }  // namespace quest

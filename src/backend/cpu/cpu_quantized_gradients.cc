@@ -86,7 +86,8 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   }
 }
 
-void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x) {
+void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                              Write write) {
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t n = d_y.cols();
   const std::int64_t k = x.codes.cols();
@@ -94,9 +95,8 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   if (d_y.dtype == DType::kBF16 && kernels.tiles != nullptr) {
     TileSource values = columns_source(x.codes, kernels.tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
-    multiply_tiles(
-        {workspace_, threads_, *kernels.tiles},
-        {columns_source(d_y, kernels.tiles->pack_columns_bf16), values, d_z, Write::kAdd});
+    multiply_tiles({workspace_, threads_, *kernels.tiles},
+                   {columns_source(d_y, kernels.tiles->pack_columns_bf16), values, d_z, write});
     return;
   }
   const float* const steps = x.steps.as<float>();
@@ -117,7 +117,7 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
             }
           });
     }
-    matmul_grad_weight(d_z, operand, values);
+    matmul_grad_weight(d_z, operand, values, first == 0 ? write : Write::kAdd);
   }
 }
 

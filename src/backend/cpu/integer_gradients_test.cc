@@ -151,12 +151,14 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
           EXPECT_TRUE(actual.same_margins(expected));
         }
       }
-      const Sliced actual(size.n, size.k, DType::kF32, 6);
-      const Sliced expected(size.n, size.k, DType::kF32, 6);
-      cpu_.integer_matmul_grad_weight(actual, d_y, x.view(), kKey);
-      reference_->integer_matmul_grad_weight(expected, d_y, x.view(), kKey);
-      expect_close(actual, expected, 0x1p-21 * 4,
-                   fmt::format("d_w {} {} {}", size.m, size.n, size.k));
+      for (const Write write : {Write::kSet, Write::kAdd}) {
+        const Sliced actual(size.n, size.k, DType::kF32, 6);
+        const Sliced expected(size.n, size.k, DType::kF32, 6);
+        cpu_.integer_matmul_grad_weight(actual, d_y, x.view(), kKey, write);
+        reference_->integer_matmul_grad_weight(expected, d_y, x.view(), kKey, write);
+        expect_close(actual, expected, 0x1p-21 * 4,
+                     fmt::format("d_w {} {} {}", size.m, size.n, size.k));
+      }
     }
   }
 }
@@ -173,7 +175,8 @@ TEST_P(IntegerGradients, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThrea
     CpuBackend backend(threads, isa);
     backend.integer_matmul_grad_input(both.view().rows_slice(0, kM), d_y, w.view(), kKey,
                                       Write::kSet);
-    backend.integer_matmul_grad_weight(both.view().rows_slice(kM, kM + kN), d_y, x.view(), kKey);
+    backend.integer_matmul_grad_weight(both.view().rows_slice(kM, kM + kN), d_y, x.view(), kKey,
+                                       Write::kSet);
     return both;
   };
   EXPECT_TRUE(run(GetParam(), 1).same_bytes(run(Isa::kGeneric, 3)));
@@ -215,7 +218,7 @@ TEST_P(IntegerGradients, BrokenRowsAndColumnsShowAndNothingElseDoes) {
     }
     OwnedTensor d_x({kM, kK}, DType::kF32), d_w({kN, kK}, DType::kF32);
     cpu_.integer_matmul_grad_input(d_x, d_y, w.view(), kKey, Write::kSet);
-    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), kKey);
+    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), kKey, Write::kSet);
     for (std::int64_t k = 0; k < kK; ++k) {
       for (std::int64_t m = 0; m < kM; ++m) {
         EXPECT_EQ(std::isnan(element(d_x, m, k)), m == 1 || m == 3) << m;
@@ -295,8 +298,7 @@ TEST_P(IntegerGradients, TheMeanOverKeysIsTheExactGradientAndTheVarianceThatOfIn
   for (std::uint32_t step = 0; step < kKeys; ++step) {
     RoundingKeys keys(11, step, 0);
     cpu_.integer_matmul_grad_input(d_x, d_y, w.view(), keys.next(), Write::kSet);
-    cpu_.zero(d_w);
-    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), keys.next());
+    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), keys.next(), Write::kSet);
     of_x.add(d_x);
     of_w.add(d_w);
   }

@@ -91,7 +91,7 @@ TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
         const OwnedTensor d_x({rows, cols}, DType::kF32), d_weight({cols}, DType::kF32);
         fill_normal(d_x, 4);
         fill_normal(d_weight, 5);
-        make_reference_backend()->rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd);
+        make_reference_backend()->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
         // Values of d_y, x and weight stay below 5; rstd is large for narrow rows.
         const auto bound = [&](auto r, auto) {
           return 32 * kEpsilon * (1 + 25 * double{rstd.view().as<float>()[r]});
@@ -106,7 +106,11 @@ TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
           const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
           fill_normal(got, 4);
           fill_normal(got_weight, 5);
-          backend.rmsnorm_backward(got, got_weight, d_y, x, weight, rstd);
+          const OwnedTensor rounded({rows, cols}, DType::kBF16);
+          backend.rmsnorm_backward(got, rounded, got_weight, d_y, x, weight, rstd);
+          const OwnedTensor cast({rows, cols}, DType::kBF16);
+          backend.cast(cast, got);
+          EXPECT_TRUE(rounded.same_bytes(cast)) << at(cols, type, label);
           expect_close(got, d_x, bound, "rmsnorm d_x" + at(cols, type, label));
           expect_close(got_weight, d_weight, weight_bound,
                        "rmsnorm d_weight" + at(cols, type, label));

@@ -96,10 +96,12 @@ TEST(CpuProducts, WeightGradientIsTheReferences) {
       const OwnedTensor x({c.m, c.k}, type);
       fill_normal(x, 2);
       const Bound bound = sum_bound(c.m, column_norms(d_y), column_norms(x));
-      check([](Backend& backend, Tensor d_w, Tensor a,
-               Tensor b) { backend.matmul_grad_weight(d_w, a, b); },
-            d_y, x, c.n, c.k, DType::kF32, bound,
-            "weight gradient " + describe(c, type, DType::kF32));
+      for (const Write write : {Write::kSet, Write::kAdd}) {
+        check([write](Backend& backend, Tensor d_w, Tensor a,
+                      Tensor b) { backend.matmul_grad_weight(d_w, a, b, write); },
+              d_y, x, c.n, c.k, DType::kF32, bound,
+              "weight gradient " + describe(c, type, DType::kF32));
+      }
     }
   }
 }
@@ -140,10 +142,12 @@ TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
   const Sliced d_y(c.m, c.n, DType::kBF16, 1);
   const OwnedTensor x({c.m, c.k}, DType::kBF16);
   fill_normal(x, 2);
-  check([](Backend& backend, Tensor d_w, Tensor a,
-           Tensor b) { backend.matmul_grad_weight(d_w, a, b); },
-        d_y, x, c.n, c.k, DType::kF32, sum_bound(c.m, column_norms(d_y), column_norms(x)),
-        "weight gradient " + describe(c, DType::kBF16, DType::kF32));
+  for (const Write write : {Write::kSet, Write::kAdd}) {
+    check([write](Backend& backend, Tensor d_w, Tensor a,
+                  Tensor b) { backend.matmul_grad_weight(d_w, a, b, write); },
+          d_y, x, c.n, c.k, DType::kF32, sum_bound(c.m, column_norms(d_y), column_norms(x)),
+          "weight gradient " + describe(c, DType::kBF16, DType::kF32));
+  }
 }
 
 // Where tiles multiply, the order of sums does not depend on who adds them.
@@ -161,7 +165,7 @@ TEST(CpuProducts, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
     OwnedTensor d_w({c.n, c.k}, DType::kF32);
     backend.matmul(y, x, w, Write::kSet);
     backend.matmul_grad_input(d_x, d_y, w, Write::kSet);
-    backend.matmul_grad_weight(d_w, d_y, x);
+    backend.matmul_grad_weight(d_w, d_y, x, Write::kSet);
     return std::array{std::move(y), std::move(d_x), std::move(d_w)};
   };
   const auto alone = run(1);
@@ -193,8 +197,8 @@ TEST(CpuProducts, ProductsAreTheSameBitsAgain) {
   fill_normal(x, 2);
   on_every_cpu_backend([&](Backend& backend, const std::string& label) {
     const OwnedTensor first({70, 256}, DType::kF32), second({70, 256}, DType::kF32);
-    backend.matmul_grad_weight(first, d_y, x);
-    backend.matmul_grad_weight(second, d_y, x);
+    backend.matmul_grad_weight(first, d_y, x, Write::kSet);
+    backend.matmul_grad_weight(second, d_y, x, Write::kSet);
     EXPECT_TRUE(first.same_bytes(second)) << label;
   });
 }

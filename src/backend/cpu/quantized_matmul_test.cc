@@ -175,22 +175,24 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
           }
         }
       }
-      OwnedTensor actual({size.n, size.k}, DType::kF32);
-      OwnedTensor expected({size.n, size.k}, DType::kF32);
-      fill_normal(actual, 6);
-      fill_normal(expected, 6);
-      cpu_.quantized_matmul_grad_weight(actual, d_y, x.view());
-      reference_->quantized_matmul_grad_weight(expected, d_y, x.view());
-      for (std::int64_t j = 0; j < size.n; ++j) {
-        for (std::int64_t k = 0; k < size.k; ++k) {
-          double magnitude = 1.0;
-          for (std::int64_t i = 0; i < size.m; ++i) {
-            magnitude += std::abs(element(d_y, i, j) * level(x, i, k));
+      for (const Write write : {Write::kSet, Write::kAdd}) {
+        OwnedTensor actual({size.n, size.k}, DType::kF32);
+        OwnedTensor expected({size.n, size.k}, DType::kF32);
+        fill_normal(actual, 6);
+        fill_normal(expected, 6);
+        cpu_.quantized_matmul_grad_weight(actual, d_y, x.view(), write);
+        reference_->quantized_matmul_grad_weight(expected, d_y, x.view(), write);
+        for (std::int64_t j = 0; j < size.n; ++j) {
+          for (std::int64_t k = 0; k < size.k; ++k) {
+            double magnitude = 1.0;
+            for (std::int64_t i = 0; i < size.m; ++i) {
+              magnitude += std::abs(element(d_y, i, j) * level(x, i, k));
+            }
+            const double wanted = element(expected, j, k);
+            ASSERT_NEAR(element(actual, j, k), wanted,
+                        gradient_bound(magnitude, wanted, in, DType::kF32, size.m))
+                << name(in) << " at " << j << ", " << k;
           }
-          const double wanted = element(expected, j, k);
-          ASSERT_NEAR(element(actual, j, k), wanted,
-                      gradient_bound(magnitude, wanted, in, DType::kF32, size.m))
-              << name(in) << " at " << j << ", " << k;
         }
       }
     }
@@ -210,7 +212,7 @@ TEST_P(QuantizedMatmul, GradientsOfMoreRowsThanAChunkOfScratchHoldAreTheSame) {
   cpu_.quantized_matmul_grad_input(d_z, d_y, w.view(), Write::kSet);
   const OwnedQuantizedRows x = random_codes(kMany, 1, -8, 7, 5, true);
   OwnedTensor d_w({kWide, 1}, DType::kF32);
-  cpu_.quantized_matmul_grad_weight(d_w, d_y, x.view());
+  cpu_.quantized_matmul_grad_weight(d_w, d_y, x.view(), Write::kSet);
   // Small integers, so every sum is exact in f32 in any order.
   for (const std::int64_t i : {std::int64_t{0}, kMany / 2, kMany - 1}) {
     double expected = 0;

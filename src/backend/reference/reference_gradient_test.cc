@@ -77,7 +77,7 @@ TEST(ReferenceGradient, RmsnormIsTheDerivativeAndAdds) {
   loss();
   const OwnedTensor d_x = zeros({3, 7}), d_weight = zeros({1, 7});
   d_x.view().as<float>()[0] = 1.0f;
-  backend->rmsnorm_backward(d_x, d_weight, d_y, x, weight, rstd);
+  backend->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
   d_x.view().as<float>()[0] -= 1.0f;
   expect_gradient(x, d_x, loss, "d_x");
   expect_gradient(weight, d_weight, loss, "d_weight");

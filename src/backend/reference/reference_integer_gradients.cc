@@ -47,11 +47,12 @@ void ReferenceBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Q
 }
 
 void ReferenceBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
-                                                  const RoundingKey& key) {
+                                                  const RoundingKey& key, Write write) {
   const float* const steps = x.steps.as<float>();
   std::vector<std::int64_t> g(static_cast<std::size_t>(std::min(kRoundedRows, d_y.rows())));
   for (std::int64_t begin = 0; begin < d_y.rows(); begin += kRoundedRows) {
     const std::int64_t end = std::min(begin + kRoundedRows, d_y.rows());
+    const bool adds = write == Write::kAdd || begin > 0;
     for (std::int64_t n = 0; n < d_y.cols(); ++n) {
       float largest = 0.0f;
       for (std::int64_t m = begin; m < end; ++m) {
@@ -68,7 +69,8 @@ void ReferenceBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const 
           total +=
               g[static_cast<std::size_t>(m - begin)] * (2 * x.codes.row<std::int8_t>(m)[k] + 1);
         }
-        store(d_z, n, k, load(d_z, n, k) + double{line.scale} * static_cast<double>(total));
+        const double before = adds ? load(d_z, n, k) : 0.0;
+        store(d_z, n, k, before + double{line.scale} * static_cast<double>(total));
       }
     }
   }

@@ -41,8 +41,8 @@ void ReferenceBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, f
   }
 }
 
-void ReferenceBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y, Tensor x,
-                                        Tensor weight, Tensor rstd) {
+void ReferenceBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y,
+                                        Tensor x, Tensor weight, Tensor rstd) {
   const std::int64_t width = x.cols();
   std::vector<double> weight_sums(static_cast<std::size_t>(width), 0.0);
   for (std::int64_t r = 0; r < x.rows(); ++r) {
@@ -59,6 +59,7 @@ void ReferenceBackend::rmsnorm_backward(Tensor d_x, Tensor d_weight, Tensor d_y,
       const double gradient =
           inverse * (load(d_y, r, c) * weight.as<float>()[c] - normalized * projection);
       store(d_x, r, c, load(d_x, r, c) + gradient);
+      if (rounded) store(rounded, r, c, load(d_x, r, c));
     }
   }
   for (std::int64_t c = 0; c < width; ++c) {

@@ -33,8 +33,8 @@ void ReferenceBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write
           [&](auto i, auto j, auto n) { return load(d_y, i, n) * load(w, n, j); });
 }
 
-void ReferenceBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x) {
-  product(d_w, d_y.rows(), Write::kAdd,
+void ReferenceBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
+  product(d_w, d_y.rows(), write,
           [&](auto i, auto j, auto m) { return load(d_y, m, i) * load(x, m, j); });
 }
 
@@ -61,9 +61,9 @@ void ReferenceBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const
           [&](auto i, auto j, auto n) { return load(d_y, i, n) * level(w, n, j); });
 }
 
-void ReferenceBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y,
-                                                    const QuantizedRows& x) {
-  product(d_z, d_y.rows(), Write::kAdd,
+void ReferenceBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                                    Write write) {
+  product(d_z, d_y.rows(), write,
           [&](auto i, auto j, auto m) { return load(d_y, m, i) * level(x, m, j); });
 }
 
