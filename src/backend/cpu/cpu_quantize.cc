@@ -62,18 +62,33 @@ void CpuBackend::quantize_each_row(const QuantizedRows& rows, const RowQuantizer
   const std::int64_t columns = rows.codes.cols();
   const QuantKernels& kernels = quant_kernels(isa_);
   const RowRule rule = make_rule(quantizer, columns);
-  const ScratchRows scratch(workspace_, threads_, columns);
+  const ScratchRows scratch(workspace_, 2 * threads_, columns);
+  // A row's codes are made once the next row is rotated: the CPU takes the step's root and
+  // divisions, which nothing else waits for then, along with that.
+  struct Rotated {
+    RowCodes to;
+    CodeScale scale;
+  };
+  const auto rotate = [&](std::int64_t r, int thread) {
+    RowCodes to{};
+    to.codes = rows.codes.row<std::int8_t>(r);
+    to.mask = rows.mask ? rows.mask.row<std::uint8_t>(r) : nullptr;
+    to.step = rows.steps.as<float>() + r;
+    to.code_sum = rows.code_sums.as<std::int32_t>() + r;
+    to.rotated = scratch.row(2 * thread + static_cast<int>(r % 2));
+    return Rotated{to, kernels.rows.rotate_for_codes(to, source(r, thread), rule)};
+  };
   parallel_for(threads_, rows.codes.rows(), quantize_grain(columns),
                [&](std::int64_t begin, std::int64_t end, int thread) {
-                 for (std::int64_t r = begin; r < end; ++r) {
-                   RowCodes to{};
-                   to.codes = rows.codes.row<std::int8_t>(r);
-                   to.mask = rows.mask ? rows.mask.row<std::uint8_t>(r) : nullptr;
-                   to.step = rows.steps.as<float>() + r;
-                   to.code_sum = rows.code_sums.as<std::int32_t>() + r;
-                   to.rotated = scratch.row(thread);
-                   kernels.quantize_row(to, source(r, thread), rule);
+                 kernels.rows.begin();
+                 Rotated row = rotate(begin, thread);
+                 for (std::int64_t r = begin + 1; r < end; ++r) {
+                   const Rotated next = rotate(r, thread);
+                   kernels.rows.codes_of_rotated(row.to, rule, row.scale);
+                   row = next;
                  }
+                 kernels.rows.codes_of_rotated(row.to, rule, row.scale);
+                 kernels.rows.end();
                });
 }
 
@@ -109,10 +124,12 @@ void CpuBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std
   parallel_for(
       threads_, d_z.rows(), quantize_grain(d_z.cols()),
       [&](std::int64_t begin, std::int64_t end, int thread) {
+        kernels.rows.begin();
         for (std::int64_t r = begin; r < end; ++r) {
           const RotatedRow to{float_row(d_x, r), write == Write::kAdd, scratch.row(thread)};
-          kernels.rotate_row(to, float_row(d_z, r), mask_row(mask, r), d_z.cols(), block);
+          kernels.rows.rotate_row(to, float_row(d_z, r), mask_row(mask, r), d_z.cols(), block);
         }
+        kernels.rows.end();
       });
 }
 

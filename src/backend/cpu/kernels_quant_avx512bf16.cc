@@ -5,7 +5,10 @@
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the header above.
+#include "backend/cpu/rotate_rows.inc.h"
+// Stand on both.
 #include "backend/cpu/quantize_rows.inc.h"
+#include "backend/cpu/scale_rows.inc.h"
 // Stands on both.
 #include "backend/cpu/product_tile.inc.h"
 // Stands on all three.
@@ -17,7 +20,7 @@ const QuantKernels kQuantKernelsAvx512Bf16 = {
     .product = kVnniProduct,
     .rounding = &kRoundingAvx512,
     .tiles = nullptr,
-    .quantize_row = quantize_row,
+    .rows = kRowKernels,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,
     .odd_codes_bf16 = odd_codes_bf16,

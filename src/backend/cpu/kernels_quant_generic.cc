@@ -3,7 +3,10 @@
 #include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/simd16_generic.h"
 // The shared text stands on the names of the header above.
+#include "backend/cpu/rotate_rows.inc.h"
+// Stand on both.
 #include "backend/cpu/quantize_rows.inc.h"
+#include "backend/cpu/scale_rows.inc.h"
 // Stands on both.
 #include "backend/cpu/product_tile.inc.h"
 // Stands on all three.
@@ -15,7 +18,7 @@ const QuantKernels kQuantKernelsGeneric = {
     .product = kWordsProduct,
     .rounding = &kRoundingGeneric,
     .tiles = nullptr,
-    .quantize_row = quantize_row,
+    .rows = kRowKernels,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,
     .odd_codes_bf16 = odd_codes_bf16,

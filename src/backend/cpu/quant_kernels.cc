@@ -13,6 +13,7 @@ namespace {
 QuantKernels with_tiles() {
   QuantKernels kernels = kQuantKernelsAvx512Bf16;
   kernels.tiles = &kTileKernelsAmx;
+  kernels.rows = kRowKernelsAmx;
   return kernels;
 }
 

@@ -2,57 +2,19 @@
 //
 // Included by the files that are compiled for one instruction set, so nothing but plain types may
 // stand here: no standard containers and no inline functions. Every function works on one row (or
-// one tile) on the calling thread, and gives the same bits in every instruction set.
+// one tile) on the calling thread, and gives the same bits in every instruction set (RowKernels of
+// AMX alone round in an order of their own).
 #pragma once
 
 #include <cstdint>
+
+#include "backend/cpu/row_kernels.h"
 
 namespace quest {
 
 enum class Isa : std::uint8_t;
 struct RoundingKernels;
 struct TileKernels;
-
-/// A row of f32 or bf16 values.
-struct FloatRow {
-  void* data;
-  bool bf16;
-};
-
-/// A RowQuantizer as plain numbers.
-struct RowRule {
-  enum Mask : std::uint8_t { kTrust, kClip, kAll };
-
-  std::int64_t columns;  ///< K
-  std::int64_t block;    ///< Hadamard block; a power of two that divides K, 1 for no rotation
-  double alpha;
-  double epsilon;
-  double kappa;
-  std::int32_t min_code;
-  std::int32_t max_code;
-  Mask mask;
-};
-
-/// Where a quantized row goes.
-struct RowCodes {
-  std::int8_t* codes;      ///< [K]
-  std::uint8_t* mask;      ///< [ceil(K/8)] or null
-  float* step;             ///< [1]
-  std::int32_t* code_sum;  ///< [1]
-  float* rotated;          ///< scratch [scratch_columns(K)], aligned to 64 bytes
-};
-
-/// Floats of scratch memory that a row of `columns` needs.
-static constexpr std::int64_t scratch_columns(std::int64_t columns) {
-  return (columns + 127) / 64 * 64;
-}
-
-/// Where a rotated row goes: out = (or +=, where `add`) the row.
-struct RotatedRow {
-  FloatRow out;
-  bool add;
-  float* scratch;  ///< [scratch_columns(K)], aligned to 64 bytes
-};
 
 /// Rows of an integer product against one panel: y[i,j] (= or +=) T[i,j] x_steps[i] w_scales[j],
 /// where T[i,j] = sum_k (2 qx_ik + 1)(2 qw_jk + 1).
@@ -119,9 +81,7 @@ struct QuantKernels {
   ProductKernels product;
   const RoundingKernels* rounding;
   const TileKernels* tiles;  ///< null where the CPU has no tile registers
-  /// One row of Backend::quantize_rows. The sum of squares is taken in f32 over a Hadamard block
-  /// and in f64 over blocks; a row whose squares overflow f32 counts as infinite.
-  void (*quantize_row)(const RowCodes& to, FloatRow x, const RowRule& rule);
+  RowKernels rows;
   /// to = (mask * d_z) H. `mask` null passes everything. The output may be the input.
   void (*rotate_row)(const RotatedRow& to, FloatRow d_z, const std::uint8_t* mask,
                      std::int64_t columns, std::int64_t block);

@@ -120,9 +120,9 @@ class CodeMaker {
       : low_(_mm256_set1_epi8(static_cast<char>(low))),
         high_(_mm256_set1_epi8(static_cast<char>(high))) {}
 
-  void make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
-    make32(codes, u0, u1);
-    make32(codes + 32, u2, u3);
+  std::uint64_t make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
+    const std::uint64_t low = make32(codes, u0, u1);
+    return low | std::uint64_t{make32(codes + 32, u2, u3)} << 32;
   }
   std::int32_t sum() const {
     alignas(32) std::int32_t lanes[8];
@@ -134,15 +134,16 @@ class CodeMaker {
 
  private:
   static __m256i floor(__m256 u) { return _mm256_cvtps_epi32(_mm256_floor_ps(u)); }
-  void make32(std::int8_t* codes, F16 a, F16 b) {
+  std::uint32_t make32(std::int8_t* codes, F16 a, F16 b) {
     const __m256i words_a = _mm256_packs_epi32(floor(a.lo), floor(a.hi));
     const __m256i words_b = _mm256_packs_epi32(floor(b.lo), floor(b.hi));
-    __m256i bytes = _mm256_packs_epi16(words_a, words_b);
-    bytes = _mm256_min_epi8(_mm256_max_epi8(bytes, low_), high_);
-    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), bytes);
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words_a, words_b),
+                                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i clamped = _mm256_min_epi8(_mm256_max_epi8(bytes, low_), high_);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), clamped);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), clamped);
     sums_ = _mm256_add_epi32(sums_, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, clamped)));
   }
   __m256i low_;
   __m256i high_;

@@ -79,18 +79,20 @@ inline F16 add_exact_square(F16 sum, F16 x) { return {_mm512_fmadd_ps(x.v, x.v, 
 /// with 1 or -1 is exact, so the fused operation rounds once, as an addition does.
 template <int h>
 inline F16 butterfly(F16 x) {
-  __m512 swapped;
+  __m512 swapped, signs;
   if constexpr (h == 1) {
     swapped = _mm512_permute_ps(x.v, 0xb1);
+    signs = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
   } else if constexpr (h == 2) {
     swapped = _mm512_permute_ps(x.v, 0x4e);
+    signs = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
   } else if constexpr (h == 4) {
     swapped = _mm512_shuffle_f32x4(x.v, x.v, 0xb1);
+    signs = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
   } else {
     swapped = _mm512_shuffle_f32x4(x.v, x.v, 0x4e);
+    signs = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
   }
-  constexpr int kUpper = h == 1 ? 0xaaaa : h == 2 ? 0xcccc : h == 4 ? 0xf0f0 : 0xff00;
-  const __m512 signs = _mm512_mask_blend_ps(kUpper, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
   return {_mm512_fmadd_ps(x.v, signs, swapped)};
 }
 
@@ -113,22 +115,23 @@ inline void store_d16(double* p, D16 x) {
   _mm512_storeu_pd(p + 8, x.hi);
 }
 
-/// Turns 64 values into codes clamp(floor(u), low, high), and sums codes.
+/// Turns 64 values into codes clamp(floor(u), low, high), and sums codes. Bit i of what `make`
+/// returns: the code of value i needed no clamp, unless low and high are those of 8 bits.
 class CodeMaker {
  public:
   CodeMaker(int low, int high)
       : low_(_mm512_set1_epi8(static_cast<char>(low))),
         high_(_mm512_set1_epi8(static_cast<char>(high))) {}
 
-  void make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
+  std::uint64_t make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
     const __m512i words01 = _mm512_packs_epi32(floor(u0), floor(u1));
     const __m512i words23 = _mm512_packs_epi32(floor(u2), floor(u3));
-    __m512i bytes = _mm512_packs_epi16(words01, words23);
-    bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, low_), high_);
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    bytes = _mm512_permutexvar_epi32(order, bytes);
-    _mm512_storeu_si512(codes, bytes);
-    sums_ = _mm512_dpbusd_epi32(sums_, _mm512_set1_epi8(1), bytes);
+    const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(words01, words23));
+    const __m512i clamped = _mm512_min_epi8(_mm512_max_epi8(bytes, low_), high_);
+    _mm512_storeu_si512(codes, clamped);
+    sums_ = _mm512_dpbusd_epi32(sums_, _mm512_set1_epi8(1), clamped);
+    return _mm512_cmpeq_epi8_mask(bytes, clamped);
   }
   std::int32_t sum() const { return _mm512_reduce_add_epi32(sums_); }
 

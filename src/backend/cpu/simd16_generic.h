@@ -121,7 +121,7 @@ class CodeMaker {
  public:
   CodeMaker(int low, int high) : low_(low), high_(high) {}
 
-  void make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
+  std::uint64_t make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
     const F16 values[4] = {u0, u1, u2, u3};
     std::int32_t floors[64];
     for (int i = 0; i < 16; ++i) {
@@ -131,12 +131,15 @@ class CodeMaker {
       const I4 floor = truncated + (__builtin_convertvector(truncated, F4) > u);
       __builtin_memcpy(floors + 4 * i, &floor, sizeof floor);
     }
+    std::uint64_t unclamped = 0;
     for (int i = 0; i < 64; ++i) {
       const std::int32_t above = floors[i] < low_ ? low_ : floors[i];
       const std::int32_t code = above > high_ ? high_ : above;
       codes[i] = static_cast<std::int8_t>(code);
       sum_ += code;
+      unclamped |= static_cast<std::uint64_t>(code == floors[i]) << i;
     }
+    return unclamped;
   }
   std::int32_t sum() const { return sum_; }
 
