@@ -9,11 +9,9 @@
 
 #include "backend/backend.h"
 #include "backend/kernel_cases.h"
+#include "backend/roofline.h"
 
 namespace quest::app {
-
-/// The unit that a kernel's products need; what has no products is bound by memory alone.
-enum class Unit : std::uint8_t { kNone, kF32, kBF16, kInt8, kBinary };
 
 /// One kernel at one size: its operands, what it computes and what it moves.
 struct KernelCase {

@@ -72,12 +72,19 @@ double StepTimes::median_other_ms() const {
   return median(values);
 }
 
-std::vector<StepTimes> time_training(Backend& backend, std::span<const TrainerConfig> configs,
-                                     std::int64_t warmup, std::int64_t steps,
+double StepTimes::bound_ms(Work kind) const {
+  return 1e3 * work.front().bound_seconds[static_cast<std::size_t>(kind)];
+}
+double StepTimes::bound_ms() const { return 1e3 * work.front().total_bound_seconds(); }
+
+std::vector<StepTimes> time_training(Backend& backend, const Roofline& roofline,
+                                     std::span<const TrainerConfig> configs, std::int64_t warmup,
+                                     std::int64_t steps,
                                      const std::function<void(double, double)>& on_step) {
   std::vector<std::unique_ptr<Trainer>> trainers;
   for (const TrainerConfig& config : configs) {
     trainers.push_back(std::make_unique<Trainer>(backend, config, random_tokens(config)));
+    trainers.back()->set_roofline(roofline);
   }
   std::vector<StepTimes> times(configs.size());
   const auto total =
@@ -102,14 +109,6 @@ double paired_speedup(const StepTimes& base, const StepTimes& other) {
     ratios.push_back(base.seconds[i] / other.seconds[i]);
   }
   return median(ratios);
-}
-
-UnitPeak float_peak(const Peaks& peaks, DType compute) {
-  UnitPeak best{"f32 FMA", peaks.f32_gflops};
-  if (compute != DType::kBF16) return best;
-  if (peaks.bf16_gflops > best.gflops) best = {"AVX-512 bf16", peaks.bf16_gflops};
-  if (peaks.amx_bf16_gflops > best.gflops) best = {"AMX bf16", peaks.amx_bf16_gflops};
-  return best;
 }
 
 }  // namespace quest::app

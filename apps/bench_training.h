@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "apps/settings.h"
-#include "backend/cpu/peaks.h"
 #include "train/trainer.h"
 
 namespace quest::app {
@@ -33,25 +32,20 @@ struct StepTimes {
   /// Median milliseconds of one kind of work, and of what is booked nowhere.
   double median_ms(Work kind) const;
   double median_other_ms() const;
+  /// Milliseconds that the roofline allows that kind of work, and the step.
+  double bound_ms(Work kind) const;
+  double bound_ms() const;
 };
 
 /// Takes `warmup` and then `steps` timed training steps of each configuration on random tokens, one
 /// step of each in turn; all models are in memory together. `on_step(done, total)` after each.
-std::vector<StepTimes> time_training(Backend& backend, std::span<const TrainerConfig> configs,
-                                     std::int64_t warmup, std::int64_t steps,
+std::vector<StepTimes> time_training(Backend& backend, const Roofline& roofline,
+                                     std::span<const TrainerConfig> configs, std::int64_t warmup,
+                                     std::int64_t steps,
                                      const std::function<void(double, double)>& on_step);
 
 /// Median over the rounds of `base`'s seconds divided by `other`'s in the same round: how many
 /// times as fast `other` is.
 double paired_speedup(const StepTimes& base, const StepTimes& other);
-
-/// A unit of the CPU and its measured rate.
-struct UnitPeak {
-  std::string name;  ///< "AMX bf16"
-  double gflops;
-};
-
-/// The fastest unit that multiplies operands of type `compute`; f32's where there is none for bf16.
-UnitPeak float_peak(const Peaks& peaks, DType compute);
 
 }  // namespace quest::app

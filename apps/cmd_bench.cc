@@ -7,6 +7,7 @@
 #include "apps/backends.h"
 #include "apps/bench_training.h"
 #include "apps/command.h"
+#include "apps/cpu_roofline.h"
 #include "apps/machine.h"
 #include "apps/model_settings.h"
 #include "apps/options.h"
@@ -127,6 +128,7 @@ struct TrainingResult {
   double tokens_per_second(double seconds) const {
     return static_cast<double>(config.tokens_per_step()) / seconds;
   }
+  double share_of_roofline() const { return 1e-3 * times.bound_ms() / times.median_seconds(); }
   double gflops() const {
     return 3e-9 * config.model.forward_flops_per_token(config.seq_len) *
            tokens_per_second(times.median_seconds());
@@ -182,10 +184,11 @@ class BenchTrainCommand : public Command {
         make_backend(settings.run.device, settings.run.threads);
     Progress progress;
     progress.update(0, "peaks");
-    peak_ = float_peak(measure_peaks(backend->threads()), compute_dtype(settings));
+    const Roofline roofline = cpu_roofline(measure_peaks(backend->threads()), choose_isa());
+    peak_ = roofline.rate(compute_dtype(settings) == DType::kBF16 ? Unit::kBF16 : Unit::kF32);
     product_gflops_ = 1e-9 * measure_product_rate(*backend, compute_dtype(settings));
-    const std::vector<StepTimes> times =
-        time_training(*backend, configs, kWarmupSteps, steps_, [&](double done, double total) {
+    const std::vector<StepTimes> times = time_training(
+        *backend, roofline, configs, kWarmupSteps, steps_, [&](double done, double total) {
           progress.update(done / total, fmt::format("{:.0f} of {:.0f} steps", done, total));
         });
     progress.finish();
@@ -255,13 +258,17 @@ class BenchTrainCommand : public Command {
     json["step_ms"] = 1e3 * result.times.median_seconds();
     for (std::size_t kind = 0; kind < kWorkKinds; ++kind) {
       const auto work = static_cast<Work>(kind);
-      json["ms_by_phase"][std::string(work_name(work))] = result.times.median_ms(work);
+      const std::string name(work_name(work));
+      json["ms_by_phase"][name] = result.times.median_ms(work);
+      json["roofline_ms_by_phase"][name] = result.times.bound_ms(work);
     }
     json["ms_by_phase"]["other"] = result.times.median_other_ms();
+    json["roofline_ms"] = result.times.bound_ms();
+    json["share_of_roofline"] = result.share_of_roofline();
     json["gflops"] = result.gflops();
     json["peak"] = peak_.name;
-    json["peak_gflops"] = peak_.gflops;
-    json["share_of_peak"] = peak_.gflops > 0 ? Json(result.gflops() / peak_.gflops) : Json();
+    json["peak_gflops"] = peak_gflops();
+    json["share_of_peak"] = peak_gflops() > 0 ? Json(result.gflops() / peak_gflops()) : Json();
     json["product_gflops"] = product_gflops_;
     json["share_of_product"] = result.gflops() / product_gflops_;
     json["ratio_to_none"] = result.speedup > 0 ? Json(result.speedup) : Json();
@@ -275,14 +282,16 @@ class BenchTrainCommand : public Command {
     std::string text = fmt::format(
         "model     {}: {} parameters, {} layers, width {}, vocabulary {}\n"
         "step      {} x {} tokens in {} on {}, {} threads; medians of {}\n"
-        "peak      {:.0f} GFLOP/s: {}, measured just now; a dense product reaches {:.0f}\n\n",
+        "peak      {:.0f} GFLOP/s: {}, measured just now; a dense product reaches {:.0f}\n"
+        "roofline  each kernel's operations at the measured peak of its unit or its bytes at the\n"
+        "          rate of the memory that holds them, whichever takes longer; ms in brackets\n\n",
         settings.model.preset, with_commas(model.parameters()), model.layers, model.width,
         with_commas(model.vocab), config.batch_size * config.grad_accum, config.seq_len,
-        settings.run.dtype, backend.name(), backend.threads(), steps_, peak_.gflops, peak_.name,
+        settings.run.dtype, backend.name(), backend.threads(), steps_, peak_gflops(), peak_.name,
         product_gflops_);
     const auto row = [&](std::string_view label, auto value) {
       text += fmt::format("{:<20}", label);
-      for (const TrainingResult& result : results) text += fmt::format("{:>14}", value(result));
+      for (const TrainingResult& result : results) text += fmt::format("{:>20}", value(result));
       text += "\n";
     };
     const auto speed = [](double value) { return fmt::format("{:.0f}", value); };
@@ -299,21 +308,26 @@ class BenchTrainCommand : public Command {
     row("  fastest step", [&](R r) { return speed(r.tokens_per_second(r.times.least_seconds())); });
     row("times none",
         [](R r) { return r.speedup > 0 ? fmt::format("{:.3f}", r.speedup) : std::string("-"); });
-    row("share of peak", [&](R r) { return percent(r.gflops() / peak_.gflops); });
+    row("share of peak", [&](R r) { return percent(r.gflops() / peak_gflops()); });
+    row("share of roofline", [&](R r) { return percent(r.share_of_roofline()); });
     row("ms a step", [&](R r) { return ms(1e3 * r.times.median_seconds()); });
     for (std::size_t kind = 0; kind < kWorkKinds; ++kind) {
       const auto work = static_cast<Work>(kind);
-      row(fmt::format("  {}", work_name(work)), [&](R r) { return ms(r.times.median_ms(work)); });
+      row(fmt::format("  {}", work_name(work)), [&](R r) {
+        return fmt::format("({:.2f}) {:>7.2f}", r.times.bound_ms(work), r.times.median_ms(work));
+      });
     }
     row("  other", [&](R r) { return ms(r.times.median_other_ms()); });
     return text;
   }
 
+  double peak_gflops() const { return 1e-9 * peak_.operations_per_second; }
+
   SettingsFlags settings_;
   std::vector<std::string> schemes_, backwards_;
   std::int64_t steps_ = 7;
   bool json_ = false;
-  UnitPeak peak_{};
+  Roofline::UnitRate peak_;
   double product_gflops_ = 0;
 };
 

@@ -9,69 +9,17 @@
 #include "apps/bench_inference.h"
 #include "apps/bench_kernels.h"
 #include "apps/command.h"
+#include "apps/cpu_roofline.h"
 #include "apps/machine.h"
 #include "apps/options.h"
 #include "apps/output.h"
 #include "apps/progress.h"
-#include "backend/cpu/isa.h"
-#include "backend/cpu/peaks.h"
 #include "core/error.h"
 
 namespace quest::app {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// What a kernel cannot beat: the slower of its products at the unit's peak and its bytes at the
-/// read rate of the level of memory that holds them.
-struct Bound {
-  double seconds = 0;
-  std::string name;  ///< "AMX int8", "memory"
-};
-
-struct UnitRate {
-  const char* name;
-  double gops;
-};
-
-UnitRate unit_rate(Unit unit, const Peaks& peaks, Isa isa) {
-  const bool tiles = isa == Isa::kAmx;
-  switch (unit) {
-    case Unit::kF32:
-      return {"f32 FMA", peaks.f32_gflops};
-    case Unit::kBF16:
-      if (tiles) return {"AMX bf16", peaks.amx_bf16_gflops};
-      return {"f32 FMA", peaks.f32_gflops};
-    case Unit::kInt8:
-      if (tiles) return {"AMX int8", peaks.amx_int8_gops};
-      return {"int8", peaks.int8_gops};
-    case Unit::kBinary:
-      if (tiles && peaks.amx_int8_gops > peaks.binary_gops) {
-        return {"AMX int8", peaks.amx_int8_gops};
-      }
-      return {"binary", peaks.binary_gops};
-    case Unit::kNone:
-      break;
-  }
-  return {"", 0};
-}
-
-Bound bound_of(const KernelCase& c, const Peaks& peaks, Isa isa) {
-  Bound bound;
-  const double share = c.bytes / peaks.threads;
-  if (share <= double{512 << 10}) {
-    bound = {c.bytes / (1e9 * peaks.cache_gb_per_s), "L2"};
-  } else if (share <= double{8 << 20}) {
-    bound = {c.bytes / (1e9 * peaks.shared_cache_gb_per_s), "L3"};
-  } else {
-    bound = {c.bytes / (1e9 * peaks.memory_gb_per_s), "memory"};
-  }
-  const UnitRate unit = unit_rate(c.unit, peaks, isa);
-  if (unit.gops > 0 && c.operations / (1e9 * unit.gops) > bound.seconds) {
-    bound = {c.operations / (1e9 * unit.gops), unit.name};
-  }
-  return bound;
-}
 
 // Seconds of one call in each of `samples` samples, which take `sample_seconds` each or one call.
 std::vector<double> time_calls(Backend& backend, const KernelCase& c, std::int64_t samples,
@@ -94,7 +42,7 @@ struct KernelResult {
   std::string kernel, size;
   int threads = 1;
   double operations = 0, elements = 0, bytes = 0;
-  Bound bound;
+  Roofline::Bound bound;
   std::vector<double> seconds;
 
   double share() const { return bound.seconds / median(seconds); }
@@ -140,10 +88,10 @@ class BenchKernelsCommand : public Command {
     std::erase_if(makers, [&](const KernelCaseMaker& maker) { return !wanted(maker.kernel); });
     if (makers.empty()) throw UsageError("no kernel's name holds any of the texts of --only");
     const Isa isa = choose_isa();
-    std::vector<Peaks> peaks;
+    std::vector<Roofline> rooflines;
     std::vector<std::unique_ptr<Backend>> backends;
     for (const int threads : threads_) {
-      peaks.push_back(measure_peaks(threads));
+      rooflines.push_back(cpu_roofline(measure_peaks(threads), isa));
       backends.push_back(make_cpu_backend(threads));
     }
     Progress progress;
@@ -155,7 +103,7 @@ class BenchKernelsCommand : public Command {
       for (std::size_t t = 0; t < backends.size(); ++t) {
         results.push_back(
             {makers[m].kernel, makers[m].size, threads_[t], c.operations, c.elements, c.bytes,
-             bound_of(c, peaks[t], isa),
+             rooflines[t].bound({c.unit, c.operations, c.bytes}),
              time_calls(*backends[t], c, samples_, 1e-3 * static_cast<double>(sample_ms_))});
       }
     }

@@ -4,9 +4,11 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "backend/backend.h"
+#include "backend/roofline.h"
 
 namespace quest {
 
@@ -27,12 +29,15 @@ inline constexpr std::size_t kWorkKinds = 10;
 /// "forward_product", ...
 std::string_view work_name(Work work);
 
-/// Seconds and multiply-adds (times two) by kind of work since the last reset.
+/// Seconds and operations (multiply-adds count two) by kind of work since the last reset.
 struct WorkTimes {
   std::array<double, kWorkKinds> seconds{};
-  std::array<double, kWorkKinds> flops{};
+  std::array<double, kWorkKinds> operations{};
+  /// Sums of the kernels' bounds; zeros where there is no roofline.
+  std::array<double, kWorkKinds> bound_seconds{};
 
   double total_seconds() const;
+  double total_bound_seconds() const;
 };
 
 /// Wraps a backend that outlives it. Waits for each kernel to end, so it is for backends whose
@@ -43,6 +48,8 @@ class TimingBackend : public Backend {
 
   const WorkTimes& times() const { return times_; }
   void reset_times() { times_ = {}; }
+  /// From now on the least time of each kernel is booked too.
+  void set_roofline(const Roofline& roofline) { roofline_ = roofline; }
 
   std::string name() const override { return inner_.name(); }
   Place place() const override { return inner_.place(); }
@@ -112,19 +119,21 @@ class TimingBackend : public Backend {
              Tensor grad_scale, const AdamWStep& step) override;
 
  private:
-  // Runs `kernel` and books its time, and `flops`, under `work`.
+  // Runs `kernel` and books its time, and what it does, under `kind`.
   template <typename Kernel>
-  void timed(Work work, double flops, Kernel kernel) {
+  void timed(Work kind, const KernelWork& work, Kernel kernel) {
     const auto start = std::chrono::steady_clock::now();
     kernel();
     inner_.synchronize();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    times_.seconds[static_cast<std::size_t>(work)] += elapsed.count();
-    times_.flops[static_cast<std::size_t>(work)] += flops;
+    book(kind, work, elapsed.count());
   }
+
+  void book(Work kind, const KernelWork& work, double seconds);
 
   Backend& inner_;
   WorkTimes times_;
+  std::optional<Roofline> roofline_;
 };
 
 }  // namespace quest

@@ -72,6 +72,9 @@ class Trainer {
   /// Throws NonFiniteError that names the first weight that is NaN or infinite.
   void require_finite_weights();
 
+  /// From now on reports hold the least time of each kind of work (WorkTimes::bound_seconds).
+  void set_roofline(const Roofline& roofline) { backend_.set_roofline(roofline); }
+
   std::int64_t steps_done() const { return steps_done_; }
   const TrainerConfig& config() const { return config_; }
   Model& model() { return model_; }

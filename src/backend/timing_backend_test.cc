@@ -1,0 +1,63 @@
+// TimingBackend and Roofline: what is booked for a kernel, and the bound that follows.
+#include "backend/timing_backend.h"
+
+#include <gtest/gtest.h>
+
+#include "backend/kernel_cases.h"
+
+namespace quest {
+namespace {
+
+Roofline two_levels() {
+  Roofline roofline;
+  roofline.units[static_cast<std::size_t>(Unit::kF32)] = {"f32 FMA", 1e9};
+  roofline.levels = {{"L2", 1000, 1e6}, {"memory", 0, 1e3}};
+  return roofline;
+}
+
+TEST(Roofline, TheSlowerOfOperationsAndBytesBounds) {
+  const Roofline roofline = two_levels();
+  const Roofline::Bound products = roofline.bound({Unit::kF32, 2e9, 500});
+  EXPECT_EQ(products.name, "f32 FMA");
+  EXPECT_DOUBLE_EQ(products.seconds, 2.0);
+  const Roofline::Bound cached = roofline.bound({Unit::kF32, 1, 500});
+  EXPECT_EQ(cached.name, "L2");
+  EXPECT_DOUBLE_EQ(cached.seconds, 500 / 1e6);
+}
+
+TEST(Roofline, WhatNoLevelHoldsIsReadFromTheLast) {
+  const Roofline::Bound bound = two_levels().bound({Unit::kNone, 0, 1001});
+  EXPECT_EQ(bound.name, "memory");
+  EXPECT_DOUBLE_EQ(bound.seconds, 1001 / 1e3);
+}
+
+TEST(Roofline, AUnitWithoutARateBoundsNothing) {
+  EXPECT_EQ(two_levels().bound({Unit::kInt8, 1e20, 10}).name, "L2");
+}
+
+TEST(TimingBackend, BooksOperationsAndTheBoundOfAProductUnderItsKind) {
+  const auto reference = make_reference_backend();
+  TimingBackend backend(*reference);
+  backend.set_roofline(two_levels());
+  const OwnedTensor x({3, 5}, DType::kF32), w({4, 5}, DType::kF32), y({3, 4}, DType::kF32);
+  backend.matmul(y, x, w, Write::kAdd);
+  const auto product = static_cast<std::size_t>(Work::kForwardProduct);
+  EXPECT_EQ(backend.times().operations[product], 2.0 * 3 * 4 * 5);
+  // 15 and 20 values are read, 12 read and written.
+  EXPECT_DOUBLE_EQ(backend.times().bound_seconds[product], 4.0 * (15 + 20 + 2 * 12) / 1e6);
+  EXPECT_DOUBLE_EQ(backend.times().total_bound_seconds(),
+                   backend.times().bound_seconds[product]);
+  backend.reset_times();
+  EXPECT_EQ(backend.times().total_bound_seconds(), 0);
+}
+
+TEST(TimingBackend, WithoutARooflineThereAreNoBounds) {
+  const auto reference = make_reference_backend();
+  TimingBackend backend(*reference);
+  const OwnedTensor x({3, 5}, DType::kF32);
+  backend.zero(x);
+  EXPECT_EQ(backend.times().total_bound_seconds(), 0);
+}
+
+}  // namespace
+}  // namespace quest
