@@ -2,11 +2,13 @@
 
 add_library(quest_options INTERFACE)
 target_include_directories(quest_options INTERFACE "${CMAKE_SOURCE_DIR}/src" "${CMAKE_BINARY_DIR}/src")
-target_compile_options(quest_options INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
-                                               -Wshadow -fno-math-errno -fno-trapping-math)
+target_compile_options(quest_options INTERFACE
+  "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wall;-Wextra;-Wconversion;-Wno-sign-conversion;-Wshadow>"
+  "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-fno-math-errno;-fno-trapping-math>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # g++ 12 reports members of std::string and std::optional that it has inlined.
-  target_compile_options(quest_options INTERFACE -Wno-maybe-uninitialized -Wno-restrict)
+  target_compile_options(quest_options INTERFACE
+    "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wno-maybe-uninitialized;-Wno-restrict>")
 endif()
 if(QUEST_BUILD_FUZZERS)
   # Every library reports its branches to the fuzzer and is watched by the sanitizers.

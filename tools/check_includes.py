@@ -23,7 +23,7 @@ ALLOWED = {
 DEVICE_HEADERS = [
     ("SIMD", re.compile(r"^(\w*intrin\.h|arm_\w+\.h)$"), ("src/backend/cpu/",)),
     ("oneDNN", re.compile(r"^(oneapi/dnnl/.*|dnnl.*)$"), ("src/backend/cpu/",)),
-    ("CUDA", re.compile(r"^(cu[a-z]+\w*\.(h|hpp|cuh)|cuda/.*|cub/.*)$"), ("src/backend/cuda/",)),
+    ("CUDA", re.compile(r"^(cu[a-z]+\w*\.(h|hpp|cuh)|cuda/.*|cub/.*)$"), ("src/backend/cuda/", "tests/cuda_on_host/")),
     ("MPI", re.compile(r"^mpi\.h$"), ("src/dist/mpi/",)),
     ("NCCL", re.compile(r"^nccl\.h$"), ("src/dist/nccl/",)),
 ]

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "backend/cpu/closeness.h"
+#include "backend/cpu/cpu_backend.h"
 
 namespace quest {
 namespace {
@@ -45,7 +46,7 @@ void expect_forward(const AttentionShape& s, const Inputs& in, DType dtype) {
   Sliced out(rows, width, dtype, 5);
   const OwnedTensor log_sums({s.batch * s.heads, s.query_length}, DType::kF32);
   make_reference_backend()->attention(out, log_sums, in.q, in.k, in.v, s);
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     Sliced got(rows, width, dtype, 5), again(rows, width, dtype, 5);
     const OwnedTensor got_sums({s.batch * s.heads, s.query_length}, DType::kF32);
     backend.attention(got, got_sums, in.q, in.k, in.v, s);
@@ -131,7 +132,7 @@ void expect_backward(const AttentionShape& s, DType dtype) {
   // and more for the first keys, and scores of normal inputs reach sqrt(D) in d_out v.
   const double size = std::sqrt(static_cast<double>(s.head_dim)) + 4;
   const double bound = tolerance(s, dtype) * size;
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     const Gradients got(s, dtype), again(s, dtype);
     backend.attention_backward(got.d_q, got.d_k, got.d_v, in.d_out, in.q, in.k, in.v, out, log_sums,
                                s);
@@ -163,7 +164,7 @@ TEST(CpuAttention, GradientOfLongSequencesIsTheReferences) {
   }
 }
 
-TEST(CpuAttention, TheNumberOfThreadsChangesNoBit) {
+TEST(AttentionOnCpu, TheNumberOfThreadsChangesNoBit) {
   const AttentionShape s{2, 550, 550, 550, 4, 2, 32};
   const Inputs in(s, DType::kBF16);
   const std::int64_t rows = s.batch * s.query_length;

@@ -74,7 +74,7 @@ TEST(CpuCache, FloatsAreRoundedAndNoOtherRowChanges) {
         OwnedCache wanted(c.cache_rows, c.shape, cache_type);
         fill_cache(wanted, c, 5);
         make_reference_backend()->cache_append(wanted.view(), x, c.spans);
-        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        on_every_backend([&](Backend& backend, const std::string& label) {
           OwnedCache got(c.cache_rows, c.shape, cache_type);
           fill_cache(got, c, 5);
           backend.cache_append(got.view(), x, c.spans);
@@ -91,7 +91,7 @@ TEST(CpuCache, CodesOfEightBitsAreTheNearestOnes) {
       const Sliced x(c.rows, c.kv_width(), type, 4);
       OwnedCache wanted(c.cache_rows, c.shape, DType::kI8);
       make_reference_backend()->cache_append(wanted.view(), x, c.spans);
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         OwnedCache got(c.cache_rows, c.shape, DType::kI8);
         backend.cache_append(got.view(), x, c.spans);
         // Two roundings of f32 at most: to the inverse scale and to the product.
@@ -134,7 +134,7 @@ TEST(CpuCache, ZerosStayZerosAndBrokenRowsBecomeNaN) {
     EXPECT_TRUE(scales[4] == 0.0f && std::isnan(scales[5])) << label;
   };
   expect_scales(*make_reference_backend(), "reference");
-  on_every_cpu_backend(expect_scales);
+  on_every_backend(expect_scales);
 }
 
 // As in attention_test.cc.
@@ -153,7 +153,7 @@ TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
         const Sliced q(c.rows, c.width(), type, 8);
         const OwnedTensor wanted({c.rows, c.width()}, type);
         make_reference_backend()->cached_attention(wanted, q, k.view(), v.view(), c.spans, c.shape);
-        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        on_every_backend([&](Backend& backend, const std::string& label) {
           const OwnedTensor got({c.rows, c.width()}, type);
           backend.cached_attention(got, q, k.view(), v.view(), c.spans, c.shape);
           expect_close(got, wanted, tolerance(c.shape, type),
@@ -172,7 +172,7 @@ TEST(CpuCachedAttention, ASequenceComputesTheSameBitsAloneAndBesideOthers) {
       fill_cache(v, c, 7);
       const OwnedTensor q({c.rows, c.width()}, DType::kF32);
       fill_normal(q, 8);
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         const OwnedTensor together({c.rows, c.width()}, DType::kF32);
         const OwnedTensor alone({c.rows, c.width()}, DType::kF32);
         backend.cached_attention(together, q, k.view(), v.view(), c.spans, c.shape);

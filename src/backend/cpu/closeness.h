@@ -8,7 +8,7 @@
 #include <functional>
 #include <string>
 
-#include "backend/cpu/cpu_backend.h"
+#include "backend/backends_under_test.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -73,18 +73,5 @@ class Sliced {
   OwnedTensor whole_;
   Tensor view_;
 };
-
-/// Runs body(backend, label) in every instruction set of this machine, in the best one also on 2
-/// threads. oneDNN
-/// can be held to an instruction set once a process only, so it runs in the CPU's best in all of
-/// them; what differs is whether bf16 operands are widened first.
-inline void on_every_cpu_backend(const std::function<void(Backend&, const std::string&)>& body) {
-  for (const Isa isa : available_isas()) {
-    for (int threads = 1; threads <= (isa == available_isas().back() ? 2 : 1); ++threads) {
-      CpuBackend backend(threads, isa);
-      body(backend, fmt::format("{} {} thread(s)", backend.name(), threads));
-    }
-  }
-}
 
 }  // namespace quest

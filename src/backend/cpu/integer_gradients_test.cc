@@ -43,9 +43,9 @@ void fill_gradient(Tensor d_y, std::uint64_t seed) {
   }
 }
 
-class IntegerGradients : public testing::TestWithParam<Isa> {
+class IntegerGradients : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> backend_ = GetParam().make();
   std::unique_ptr<Backend> reference_ = make_reference_backend();
 };
 
@@ -70,7 +70,9 @@ struct RowUnderTest {
 constexpr std::array<std::int64_t, 14> kCounts{1,  2,   31,  32,  33,  63,  64,
                                                65, 127, 129, 255, 256, 257, 1000};
 
-TEST_P(IntegerGradients, TheLargestValuesAreThoseOfTheDefinition) {
+class IntegerGradientsOnCpu : public testing::TestWithParam<Isa> {};
+
+TEST_P(IntegerGradientsOnCpu, TheLargestValuesAreThoseOfTheDefinition) {
   const RoundingKernels& kernels = *quant_kernels(GetParam()).rounding;
   for (const std::int64_t count : kCounts) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -89,7 +91,7 @@ TEST_P(IntegerGradients, TheLargestValuesAreThoseOfTheDefinition) {
   }
 }
 
-TEST_P(IntegerGradients, RoundedValuesAreThoseOfTheDefinition) {
+TEST_P(IntegerGradientsOnCpu, RoundedValuesAreThoseOfTheDefinition) {
   constexpr std::int64_t kPlace = 70000;
   const RoundingKernels& kernels = *quant_kernels(GetParam()).rounding;
   for (const std::int64_t count : kCounts) {
@@ -142,7 +144,7 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
         for (const Write write : {Write::kSet, Write::kAdd}) {
           const Sliced actual(size.m, size.k, out, 5);
           const Sliced expected(size.m, size.k, out, 5);
-          cpu_.integer_matmul_grad_input(actual, d_y, w.view(), kKey, write);
+          backend_->integer_matmul_grad_input(actual, d_y, w.view(), kKey, write);
           reference_->integer_matmul_grad_input(expected, d_y, w.view(), kKey, write);
           // The integers are the same: what is left are roundings of terms as large as what was
           // there.
@@ -154,7 +156,7 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
       for (const Write write : {Write::kSet, Write::kAdd}) {
         const Sliced actual(size.n, size.k, DType::kF32, 6);
         const Sliced expected(size.n, size.k, DType::kF32, 6);
-        cpu_.integer_matmul_grad_weight(actual, d_y, x.view(), kKey, write);
+        backend_->integer_matmul_grad_weight(actual, d_y, x.view(), kKey, write);
         reference_->integer_matmul_grad_weight(expected, d_y, x.view(), kKey, write);
         expect_close(actual, expected, 0x1p-21 * 4,
                      fmt::format("d_w {} {} {}", size.m, size.n, size.k));
@@ -163,7 +165,7 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
   }
 }
 
-TEST_P(IntegerGradients, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
+TEST_P(IntegerGradientsOnCpu, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   // More rows than one block of the weight gradient, and columns that are no whole groups.
   constexpr std::int64_t kM = kRoundedRows + 90, kN = 260, kK = 200;
   const OwnedQuantizedRows x = random_codes(kM, kK, 8, 3);
@@ -194,7 +196,7 @@ TEST_P(IntegerGradients, TheLargestSumsDoNotOverflow) {
       }
       for (std::int64_t j = 0; j < kLongest; ++j) w.steps.view().as<float>()[j] = 2.0f;
       OwnedTensor d_z({2, 3}, DType::kF32);
-      cpu_.integer_matmul_grad_input(d_z, d_y, w.view(), kKey, Write::kSet);
+      backend_->integer_matmul_grad_input(d_z, d_y, w.view(), kKey, Write::kSet);
       const auto sum = static_cast<float>(std::int64_t{127} * (2 * code + 1) * kLongest);
       for (std::int64_t i = 0; i < 6; ++i) ASSERT_EQ(d_z.view().as<float>()[i], sign * sum);
     }
@@ -217,8 +219,8 @@ TEST_P(IntegerGradients, BrokenRowsAndColumnsShowAndNothingElseDoes) {
       }
     }
     OwnedTensor d_x({kM, kK}, DType::kF32), d_w({kN, kK}, DType::kF32);
-    cpu_.integer_matmul_grad_input(d_x, d_y, w.view(), kKey, Write::kSet);
-    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), kKey, Write::kSet);
+    backend_->integer_matmul_grad_input(d_x, d_y, w.view(), kKey, Write::kSet);
+    backend_->integer_matmul_grad_weight(d_w, d_y, x.view(), kKey, Write::kSet);
     for (std::int64_t k = 0; k < kK; ++k) {
       for (std::int64_t m = 0; m < kM; ++m) {
         EXPECT_EQ(std::isnan(element(d_x, m, k)), m == 1 || m == 3) << m;
@@ -228,7 +230,7 @@ TEST_P(IntegerGradients, BrokenRowsAndColumnsShowAndNothingElseDoes) {
       }
     }
     OwnedTensor zero({kM, kN}, in);
-    cpu_.integer_matmul_grad_input(d_x, zero, w.view(), kKey, Write::kSet);
+    backend_->integer_matmul_grad_input(d_x, zero, w.view(), kKey, Write::kSet);
     for (std::int64_t i = 0; i < kM * kK; ++i) ASSERT_EQ(d_x.view().as<float>()[i], 0.0f);
   }
 }
@@ -297,8 +299,8 @@ TEST_P(IntegerGradients, TheMeanOverKeysIsTheExactGradientAndTheVarianceThatOfIn
   Moments of_x, of_w;
   for (std::uint32_t step = 0; step < kKeys; ++step) {
     RoundingKeys keys(11, step, 0);
-    cpu_.integer_matmul_grad_input(d_x, d_y, w.view(), keys.next(), Write::kSet);
-    cpu_.integer_matmul_grad_weight(d_w, d_y, x.view(), keys.next(), Write::kSet);
+    backend_->integer_matmul_grad_input(d_x, d_y, w.view(), keys.next(), Write::kSet);
+    backend_->integer_matmul_grad_weight(d_w, d_y, x.view(), keys.next(), Write::kSet);
     of_x.add(d_x);
     of_w.add(d_w);
   }
@@ -314,7 +316,9 @@ TEST_P(IntegerGradients, TheMeanOverKeysIsTheExactGradientAndTheVarianceThatOfIn
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, IntegerGradients, testing::ValuesIn(available_isas()),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, IntegerGradients, testing::ValuesIn(backends_under_test()),
+                         [](const auto& isa) { return isa.param.name; });
+INSTANTIATE_TEST_SUITE_P(EveryIsa, IntegerGradientsOnCpu, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 
 }  // namespace

@@ -24,7 +24,7 @@ TEST(CpuModelKernels, CastsRoundToNearestEvenBothWaysOnSlices) {
         if (from == DType::kF32) src.view().row<float>(1)[0] = std::nanf("");
         Sliced expected(kRows, cols, to, 2);
         make_reference_backend()->cast(expected, src);
-        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        on_every_backend([&](Backend& backend, const std::string& label) {
           Sliced actual(kRows, cols, to, 2);
           backend.cast(actual, src);
           for (std::int64_t r = 0; r < kRows; ++r) {
@@ -42,7 +42,7 @@ TEST(CpuModelKernels, CastsRoundToNearestEvenBothWaysOnSlices) {
 }
 
 TEST(CpuModelKernels, CopyAndZeroKeepWhatLiesBesideASlice) {
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     const Sliced src(300, 129, DType::kBF16, 1);
     Sliced dst(300, 129, DType::kBF16, 2);
     const Sliced before(300, 129, DType::kBF16, 2);
@@ -67,7 +67,7 @@ TEST(CpuModelKernels, RmsnormIsTheReferences) {
       make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
       const auto bound = [&](auto r, auto c) { return relative * std::abs(element(y, r, c)); };
       const auto rstd_bound = [&](auto r, auto) { return relative * element(rstd, r, 0); };
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         const OwnedTensor got({kRows, cols}, out), got_rstd({kRows, 1}, DType::kF32);
         backend.rmsnorm(got, got_rstd, x, weight, 1e-5f);
         expect_close(got, y, bound, "rmsnorm" + at(cols, out, label));
@@ -102,7 +102,7 @@ TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
         }
         const double weight_bound =
             8 * static_cast<double>(rows) * kEpsilon * (1 + 5 * largest_rstd);
-        on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+        on_every_backend([&](Backend& backend, const std::string& label) {
           const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
           fill_normal(got, 4);
           fill_normal(got_weight, 5);
@@ -134,7 +134,7 @@ TEST(CpuModelKernels, RopeTurnsAsTheReferenceInBothLayoutsAndBack) {
           const std::int64_t cols = 2 * half * heads;
           Sliced expected(rows, cols, type, 1);
           make_reference_backend()->rope(expected, cos, sin, layout, 2, 3, inverse);
-          on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+          on_every_backend([&](Backend& backend, const std::string& label) {
             Sliced actual(rows, cols, type, 1);
             backend.rope(actual, cos, sin, layout, 2, 3, inverse);
             expect_close(actual, expected, 20 * kEpsilon, "rope" + at(cols, type, label));
@@ -163,7 +163,7 @@ TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
         const double size = std::abs(element(up, r, c)) + std::abs(element(d_h, r, c)) + 1;
         return 16 * kEpsilon * size * size * (1 + std::abs(element(gate, r, c)));
       };
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         const OwnedTensor got({kRows, cols}, type);
         backend.swiglu(got, gate, up);
         expect_close(got, h, bound, "swiglu" + at(cols, type, label));
@@ -194,7 +194,7 @@ TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
       const OwnedTensor losses({rows, 1}, DType::kF32), correct({rows}, DType::kU8);
       const OwnedTensor d_logits({rows, vocab}, type);
       make_reference_backend()->cross_entropy(losses, correct, d_logits, logits, targets, 0.25f);
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         const OwnedTensor got_losses({rows, 1}, DType::kF32), got_correct({rows}, DType::kU8);
         const OwnedTensor apart({rows, vocab}, type);
         backend.cross_entropy(got_losses, got_correct, apart, logits, targets, 0.25f);
@@ -217,7 +217,7 @@ TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
 }
 
 TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     const OwnedTensor logits({1, 40}, DType::kF32), targets({1}, DType::kI32);
     const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
     for (const std::int64_t broken : {5, 39}) {
@@ -243,7 +243,7 @@ TEST(CpuModelKernels, EmbeddingCopiesRowsAndAddsGradientsOfEqualTokensInOrder) {
     const OwnedTensor x({rows, cols}, DType::kF32), d_table({vocab, cols}, DType::kF32);
     reference->embedding(x, tokens, table);
     reference->embedding_backward(d_table, d_x, tokens);
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor got({rows, cols}, DType::kF32), got_table({vocab, cols}, DType::kF32);
       backend.embedding(got, tokens, table);
       backend.embedding_backward(got_table, d_x, tokens);

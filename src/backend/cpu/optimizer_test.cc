@@ -16,7 +16,7 @@ TEST(CpuOptimizer, SumsAreExactToDoubleAndAddToTheTotal) {
     make_reference_backend()->sum(view_of(&expected[0], {1}), x);
     make_reference_backend()->sum_squares(view_of(&expected[1], {1}), x);
     double first[2] = {0, 0};
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       double got[2] = {0.5, 0.5};
       backend.sum(view_of(&got[0], {1}), x);
       backend.sum_squares(view_of(&got[1], {1}), x);
@@ -41,9 +41,12 @@ TEST(CpuOptimizer, ClipScaleIsTheReferences) {
       double sum = squares;
       float expected = 0.0f, got = 0.0f;
       make_reference_backend()->clip_scale(view_of(&expected, {1}), view_of(&sum, {1}), max_norm);
-      CpuBackend(1).clip_scale(view_of(&got, {1}), view_of(&sum, {1}), max_norm);
-      EXPECT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected)))
-          << squares << " " << max_norm << ": " << got << " instead of " << expected;
+      on_every_backend([&](Backend& backend, const std::string& label) {
+        backend.clip_scale(view_of(&got, {1}), view_of(&sum, {1}), max_norm);
+        EXPECT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected)))
+            << squares << " " << max_norm << ": " << got << " instead of " << expected << " on "
+            << label;
+      });
     }
   }
 }
@@ -80,7 +83,7 @@ TEST(CpuOptimizer, AdamwIsTheReferencesAtEarlyAndLateSteps) {
       make_reference_backend()->adamw(expected.parameter, {expected.first, {}},
                                       {expected.second, {}}, expected.gradient,
                                       view_of(&scale, {1}), settings);
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         const AdamState got(count);
         backend.adamw(got.parameter, {got.first, {}}, {got.second, {}}, got.gradient,
                       view_of(&scale, {1}), settings);
@@ -127,7 +130,7 @@ TEST(CpuOptimizer, NarrowMomentsAreTheReferences) {
       NarrowState expected(count, bits);
       const std::unique_ptr<Backend> reference = make_reference_backend();
       for (std::int64_t step = 1; step <= 3; ++step) expected.update(*reference, step);
-      on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
         NarrowState got(count, bits);
         for (std::int64_t step = 1; step <= 3; ++step) got.update(backend, step);
         std::int64_t other_codes = 0;
@@ -151,7 +154,7 @@ TEST(CpuOptimizer, NarrowMomentsAreTheReferences) {
 }
 
 TEST(CpuOptimizer, EightBitsNeverLoseAValueFromTheDenominator) {
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     NarrowState state(256, 8);
     float scale = 1.0f;
     state.gradient.view().as<float>()[0] = 1e6f;
@@ -167,7 +170,7 @@ TEST(CpuOptimizer, EightBitsNeverLoseAValueFromTheDenominator) {
 }
 
 TEST(CpuOptimizer, AdamwWithABrokenGradientChangesNothing) {
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     float scale = std::numeric_limits<float>::quiet_NaN();
     const AdamState before(100), state(100);
     backend.adamw(state.parameter, {state.first, {}}, {state.second, {}}, state.gradient,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/kernel_cases.h"
@@ -44,9 +45,9 @@ constexpr ProductCase kCases[] = {{1, 1, 1},    {1, 5, 127},   {1, 70, 1030}, {2
                                   {3, 9, 64},   {4, 129, 512}, {7, 33, 640},  {16, 66, 200},
                                   {17, 40, 96}, {25, 70, 130}, {40, 33, 513}};
 
-class PackedMatmul : public testing::TestWithParam<Isa> {
+class PackedMatmul : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> backend_ = GetParam().make();
   std::unique_ptr<Backend> reference_ = make_reference_backend();
 };
 
@@ -59,8 +60,8 @@ TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
         const OwnedQuantizedRows x = random_codes(size.m, size.k, x_bits, 1);
         OwnedTensor actual({size.m, size.n}, DType::kF32);
         OwnedTensor expected({size.m, size.n}, DType::kF32);
-        cpu_.packed_matmul(actual, x.view(), x_bits, packed.rows, Write::kSet);
-        cpu_.quantized_matmul(expected, x.view(), w.view(), Write::kSet);
+        backend_->packed_matmul(actual, x.view(), x_bits, packed.rows, Write::kSet);
+        backend_->quantized_matmul(expected, x.view(), w.view(), Write::kSet);
         for (std::int64_t i = 0; i < size.m * size.n; ++i) {
           ASSERT_EQ(actual.view().as<float>()[i], expected.view().as<float>()[i])
               << "M " << size.m << " N " << size.n << " K " << size.k << ", w" << w_bits << "a"
@@ -84,8 +85,9 @@ TEST_P(PackedMatmul, TypesSlicesAndAddingAreThoseOfThePlainProduct) {
           fill_normal(actual, 5);
           fill_normal(expected, 5);
           const std::int64_t end = 3 + size.n;
-          cpu_.packed_matmul(actual.view().columns(3, end), x.view(), bits, packed.rows, write);
-          cpu_.quantized_matmul(expected.view().columns(3, end), x.view(), w.view(), write);
+          backend_->packed_matmul(actual.view().columns(3, end), x.view(), bits, packed.rows,
+                                  write);
+          backend_->quantized_matmul(expected.view().columns(3, end), x.view(), w.view(), write);
           ASSERT_TRUE(actual.same_bytes(expected))
               << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(dtype);
         }
@@ -113,7 +115,7 @@ TEST_P(PackedMatmul, TheLargestSumsDoNotOverflow) {
           fill(x, x_code);
           fill(w, w_code);
           OwnedTensor y({m, 3}, DType::kF32);
-          cpu_.packed_matmul(y, x.view(), 8, OwnedPackedRows(w, bits).rows, Write::kSet);
+          backend_->packed_matmul(y, x.view(), 8, OwnedPackedRows(w, bits).rows, Write::kSet);
           const auto expected =
               static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
           for (std::int64_t i = 0; i < 3 * m; ++i) {
@@ -135,7 +137,7 @@ TEST_P(PackedMatmul, WeightOnlyProductsAreTheReferences) {
         OwnedTensor expected({size.m, size.n}, DType::kF32);
         fill_normal(x, 7);
         for (const Write write : {Write::kSet, Write::kAdd}) {
-          cpu_.packed_dense_matmul(actual, x, w.rows, block, write);
+          backend_->packed_dense_matmul(actual, x, w.rows, block, write);
           reference_->packed_dense_matmul(expected, x, w.rows, block, write);
           // Roundings of sums of K terms of the size of a level.
           const double level = (1 << (bits - 1)) * 1.1;
@@ -161,7 +163,7 @@ TEST_P(PackedMatmul, StoredWeightsOfEitherTypeMultiplyAsTheReferenceDoes) {
         OwnedTensor expected({size.m, size.n}, DType::kF32);
         fill_normal(x, 8);
         fill_normal(w, 9);
-        cpu_.stored_matmul(actual, x, w, Write::kSet);
+        backend_->stored_matmul(actual, x, w, Write::kSet);
         reference_->stored_matmul(expected, x, w, Write::kSet);
         // A bf16 product of many rows rounds w to the type of x.
         const double eps = x_type == w_type || x_type == DType::kF32 ? 0x1p-22 : 0x1p-8;
@@ -183,7 +185,7 @@ TEST_P(PackedMatmul, EmbeddingRowsAreTheReferences) {
     OwnedTensor actual({5, 192}, DType::kF32);
     OwnedTensor expected({5, 192}, DType::kF32);
     const Tensor ids = view_of(tokens.data(), {5});
-    cpu_.packed_embedding(actual, ids, table.rows, 64);
+    backend_->packed_embedding(actual, ids, table.rows, 64);
     reference_->packed_embedding(expected, ids, table.rows, 64);
     for (std::int64_t i = 0; i < 5 * 192; ++i) {
       ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i],
@@ -192,8 +194,8 @@ TEST_P(PackedMatmul, EmbeddingRowsAreTheReferences) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PackedMatmul, testing::ValuesIn(available_isas()),
-                         [](const auto& test) { return std::string(isa_name(test.param)); });
+INSTANTIATE_TEST_SUITE_P(All, PackedMatmul, testing::ValuesIn(backends_under_test()),
+                         [](const auto& test) { return test.param.name; });
 
 // --- The tables themselves, also those that this CPU would not choose ---
 
@@ -208,7 +210,7 @@ std::vector<std::pair<std::string, const PackedKernels*>> all_tables() {
   return tables;
 }
 
-TEST(PackedKernels, EveryTableGivesTheExactIntegers) {
+TEST(PackedKernelsOnCpu, EveryTableGivesTheExactIntegers) {
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const std::int64_t k : {1, 7, 8, 63, 64, 65, 129, 511, 513, 700}) {
       for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
@@ -260,7 +262,7 @@ TEST(PackedKernels, EveryTableGivesTheExactIntegers) {
   }
 }
 
-TEST(PackedKernels, EveryTableCountsDifferingSigns) {
+TEST(PackedKernelsOnCpu, EveryTableCountsDifferingSigns) {
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const std::int64_t k : {1, 8, 31, 33, 64, 200, 511, 513, 1025}) {
       const OwnedQuantizedRows w = random_codes(6, k, 1, 13);

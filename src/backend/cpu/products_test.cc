@@ -1,5 +1,6 @@
 // Tests of the dense products against the reference.
 #include "backend/cpu/closeness.h"
+#include "backend/cpu/cpu_backend.h"
 
 namespace quest {
 namespace {
@@ -42,7 +43,7 @@ void check(const Kernel& kernel, Tensor a, Tensor b, std::int64_t rows, std::int
            DType out_type, const Bound& bound, const std::string& what) {
   Sliced expected(rows, cols, out_type, 3);
   kernel(*make_reference_backend(), expected, a, b);
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     Sliced actual(rows, cols, out_type, 3);
     kernel(backend, actual, a, b);
     expect_close(actual, expected, bound, what + " on " + label);
@@ -151,7 +152,7 @@ TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
 }
 
 // Where tiles multiply, the order of sums does not depend on who adds them.
-TEST(CpuProducts, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
+TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
   if (available_isas().back() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
   const ProductCase c = kSeveralBlocks;
   const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
@@ -195,7 +196,7 @@ TEST(CpuProducts, ProductsAreTheSameBitsAgain) {
   const OwnedTensor d_y({130, 70}, DType::kBF16), x({130, 256}, DType::kBF16);
   fill_normal(d_y, 1);
   fill_normal(x, 2);
-  on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+  on_every_backend([&](Backend& backend, const std::string& label) {
     const OwnedTensor first({70, 256}, DType::kF32), second({70, 256}, DType::kF32);
     backend.matmul_grad_weight(first, d_y, x, Write::kSet);
     backend.matmul_grad_weight(second, d_y, x, Write::kSet);
@@ -203,7 +204,7 @@ TEST(CpuProducts, ProductsAreTheSameBitsAgain) {
   });
 }
 
-TEST(CpuProducts, NoRowsAreNoWork) {
+TEST(ProductsOnCpu, NoRowsAreNoWork) {
   CpuBackend backend(1);
   const OwnedTensor w({3, 4}, DType::kF32);
   backend.matmul(Tensor(nullptr, {0, 3}, DType::kF32), Tensor(nullptr, {0, 4}, DType::kF32), w,

@@ -127,9 +127,9 @@ std::int64_t expect_same_rows(Tensor x, const OwnedQuantizedRows& actual,
   return excluded;
 }
 
-class QuantizeKernels : public testing::TestWithParam<Isa> {
+class QuantizeKernels : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> backend_ = GetParam().make();
   std::unique_ptr<Backend> reference_ = make_reference_backend();
 };
 
@@ -150,7 +150,7 @@ TEST_P(QuantizeKernels, CodesMaskStepsAndSumsAreTheReferences) {
         OwnedQuantizedRows actual(kRows, columns);
         OwnedQuantizedRows expected(kRows, columns);
         std::memset(actual.mask.view().data, 0x5a, actual.mask.view().bytes());
-        cpu_.quantize_rows(actual.view(), x, quantizer);
+        backend_->quantize_rows(actual.view(), x, quantizer);
         reference_->quantize_rows(expected.view(), x, quantizer);
         excluded += expect_same_rows(x, actual, expected, quantizer);
         values += kRows * columns;
@@ -169,7 +169,7 @@ TEST_P(QuantizeKernels, ABrokenRowHasNoCodesNoMaskAndAStepOfNaN) {
     x.view().as<float>()[150] = bad;
     OwnedQuantizedRows rows(1, 200);
     std::memset(rows.mask.view().data, 0xff, rows.mask.view().bytes());
-    cpu_.quantize_rows(rows.view(), x, quantizers(200)[3]);
+    backend_->quantize_rows(rows.view(), x, quantizers(200)[3]);
     EXPECT_TRUE(std::isnan(rows.steps.view().as<float>()[0]));
     EXPECT_EQ(rows.code_sums.view().as<std::int32_t>()[0], 0);
     for (std::int64_t k = 0; k < 200; ++k) {
@@ -187,7 +187,7 @@ TEST_P(QuantizeKernels, BlocksBeyond128Rotate) {
     quantizer.block = block;
     OwnedQuantizedRows actual(6, 1024);
     OwnedQuantizedRows expected(6, 1024);
-    cpu_.quantize_rows(actual.view(), x, quantizer);
+    backend_->quantize_rows(actual.view(), x, quantizer);
     reference_->quantize_rows(expected.view(), x, quantizer);
     expect_same_rows(x, actual, expected, quantizer);
   }
@@ -234,7 +234,7 @@ TEST_P(QuantizeKernels, BackwardMasksRotatesAndWritesAsTheReferenceDoes) {
             fill_normal(expected, 2);
             const Tensor used_mask = with_mask ? mask.view() : Tensor();
             const std::int64_t block = hadamard_block(columns);
-            cpu_.quantize_rows_backward(actual, d_z, used_mask, block, write);
+            backend_->quantize_rows_backward(actual, d_z, used_mask, block, write);
             reference_->quantize_rows_backward(expected, d_z, used_mask, block, write);
             expect_near_rows(actual, expected, d_z, 12);
             if (HasFailure()) return;
@@ -251,8 +251,8 @@ TEST_P(QuantizeKernels, BackwardMayWriteOverItsInput) {
       OwnedTensor d_z({3, 512}, dtype);
       OwnedTensor apart({3, 512}, dtype);
       fill_normal(d_z, 4);
-      cpu_.quantize_rows_backward(apart, d_z, Tensor(), block, Write::kSet);
-      cpu_.quantize_rows_backward(d_z, d_z, Tensor(), block, Write::kSet);
+      backend_->quantize_rows_backward(apart, d_z, Tensor(), block, Write::kSet);
+      backend_->quantize_rows_backward(d_z, d_z, Tensor(), block, Write::kSet);
       EXPECT_TRUE(d_z.same_bytes(apart)) << name(dtype) << " block " << block;
     }
   }
@@ -268,13 +268,13 @@ TEST_P(QuantizeKernels, DequantizedRowsAndErrorsAreTheReferences) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       OwnedTensor actual({5, columns}, dtype);
       OwnedTensor expected({5, columns}, dtype);
-      cpu_.dequantize_rows(actual, rows.view(), quantizer.block);
+      backend_->dequantize_rows(actual, rows.view(), quantizer.block);
       reference_->dequantize_rows(expected, rows.view(), quantizer.block);
       expect_near_rows(actual, expected, x, 24);
     }
     double actual[3] = {1, 2, 3};
     double expected[3] = {1, 2, 3};
-    cpu_.quantization_error(view_of(actual, {3}), x, rows.view(), quantizer);
+    backend_->quantization_error(view_of(actual, {3}), x, rows.view(), quantizer);
     reference_->quantization_error(view_of(expected, {3}), x, rows.view(), quantizer);
     EXPECT_EQ(actual[0], expected[0]) << "K " << columns;
     EXPECT_NEAR(actual[1], expected[1], 1e-5 * expected[1]) << "K " << columns;
@@ -282,7 +282,9 @@ TEST_P(QuantizeKernels, DequantizedRowsAndErrorsAreTheReferences) {
   }
 }
 
-TEST_P(QuantizeKernels, ResultsAreTheSameBitsInEveryInstructionSetButTilesAndOnAnyThreads) {
+class QuantizeKernelsOnCpu : public testing::TestWithParam<Isa> {};
+
+TEST_P(QuantizeKernelsOnCpu, ResultsAreTheSameBitsInEveryInstructionSetButTilesAndOnAnyThreads) {
   for (const std::int64_t columns : {24L, 129L, 640L}) {
     const std::int64_t count = 70000 / columns + 8;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -311,7 +313,7 @@ TEST_P(QuantizeKernels, ResultsAreTheSameBitsInEveryInstructionSetButTilesAndOnA
 }
 
 #if defined(__x86_64__)
-TEST(QuantizeKernelsAvx512, TheConversionOfTheCpuGivesTheSameBits) {
+TEST(QuantizeKernelsAvx512OnCpu, TheConversionOfTheCpuGivesTheSameBits) {
   if (!__builtin_cpu_supports("avx512bf16")) GTEST_SKIP() << "this CPU does not convert to bf16";
   constexpr std::int64_t kColumns = 48;
   // A vector without denormal values, one with them, and one without but for its last lane.
@@ -337,7 +339,9 @@ TEST(QuantizeKernelsAvx512, TheConversionOfTheCpuGivesTheSameBits) {
 }
 #endif
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernels, testing::ValuesIn(available_isas()),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernels, testing::ValuesIn(backends_under_test()),
+                         [](const auto& isa) { return isa.param.name; });
+INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernelsOnCpu, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 
 // A fused kernel, on every instruction set, against the two that it joins.
@@ -366,7 +370,7 @@ void expect_fused(std::int64_t rows, std::int64_t columns, DType dtype) {
     backend.swiglu_quantize(fused.view(), scratch, gate, up, quantizer);
     EXPECT_TRUE(fused.same_bytes(apart)) << "swiglu " << what;
   };
-  on_every_cpu_backend(check);
+  on_every_backend(check);
   check(*make_reference_backend(), "reference");
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/kernel_cases.h"
 
@@ -26,9 +27,9 @@ QuantizedRows of_bits(const OwnedQuantizedRows& rows, int bits) {
   return view;
 }
 
-class QuantizedMatmul : public testing::TestWithParam<Isa> {
+class QuantizedMatmul : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  CpuBackend cpu_{2, GetParam()};
+  std::unique_ptr<Backend> backend_ = GetParam().make();
   std::unique_ptr<Backend> reference_ = make_reference_backend();
 };
 
@@ -39,7 +40,7 @@ TEST_P(QuantizedMatmul, TheIntegerIsExactAtEveryNumberOfBits) {
       const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 1, true);
       const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 2, true);
       OwnedTensor y({size.m, size.n}, DType::kF32);
-      cpu_.quantized_matmul(y, of_bits(x, bits), of_bits(w, bits), Write::kSet);
+      backend_->quantized_matmul(y, of_bits(x, bits), of_bits(w, bits), Write::kSet);
       for (std::int64_t i = 0; i < size.m; ++i) {
         for (std::int64_t j = 0; j < size.n; ++j) {
           ASSERT_EQ(y.view().row<float>(i)[j], static_cast<float>(odd_product(x, w, i, j)))
@@ -59,7 +60,7 @@ TEST_P(QuantizedMatmul, TheLargestSumsDoNotOverflow) {
         const OwnedQuantizedRows x = random_codes(m, kLongest, x_code, x_code, 1, true);
         const OwnedQuantizedRows w = random_codes(3, kLongest, w_code, w_code, 1, true);
         OwnedTensor y({m, 3}, DType::kF32);
-        cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+        backend_->quantized_matmul(y, x.view(), w.view(), Write::kSet);
         const auto expected =
             static_cast<float>(std::int64_t{2 * x_code + 1} * (2 * w_code + 1) * kLongest);
         for (std::int64_t i = 0; i < 3 * m; ++i) ASSERT_EQ(y.view().as<float>()[i], expected);
@@ -80,8 +81,8 @@ TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
           OwnedTensor expected({size.m, size.n + 7}, dtype);
           fill_normal(actual, 5);
           fill_normal(expected, 5);
-          cpu_.quantized_matmul(actual.view().columns(3, 3 + size.n), of_bits(x, bits),
-                                of_bits(w, bits), write);
+          backend_->quantized_matmul(actual.view().columns(3, 3 + size.n), of_bits(x, bits),
+                                     of_bits(w, bits), write);
           reference_->quantized_matmul(expected.view().columns(3, 3 + size.n), x.view(), w.view(),
                                        write);
           for (std::int64_t i = 0; i < size.m; ++i) {
@@ -102,7 +103,9 @@ TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
   }
 }
 
-TEST_P(QuantizedMatmul, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
+class QuantizedMatmulOnCpu : public testing::TestWithParam<Isa> {};
+
+TEST_P(QuantizedMatmulOnCpu, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {
     for (const int bits : {1, 8}) {
       const int low = -(1 << (bits - 1));
@@ -125,7 +128,7 @@ TEST_P(QuantizedMatmul, ABrokenRowOfXMakesItsRowOfYNaN) {
   const OwnedQuantizedRows w = random_codes(5, 64, -8, 7, 4, false);
   x.steps.view().as<float>()[1] = std::nanf("");
   OwnedTensor y({3, 5}, DType::kF32);
-  cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+  backend_->quantized_matmul(y, x.view(), w.view(), Write::kSet);
   for (std::int64_t j = 0; j < 5; ++j) {
     EXPECT_TRUE(std::isnan(y.view().row<float>(1)[j]));
     EXPECT_FALSE(std::isnan(y.view().row<float>(2)[j]));
@@ -159,7 +162,7 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
           OwnedTensor expected({size.m, size.k}, out);
           fill_normal(actual, 5);
           fill_normal(expected, 5);
-          cpu_.quantized_matmul_grad_input(actual, d_y, w.view(), write);
+          backend_->quantized_matmul_grad_input(actual, d_y, w.view(), write);
           reference_->quantized_matmul_grad_input(expected, d_y, w.view(), write);
           for (std::int64_t i = 0; i < size.m; ++i) {
             for (std::int64_t k = 0; k < size.k; ++k) {
@@ -180,7 +183,7 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
         OwnedTensor expected({size.n, size.k}, DType::kF32);
         fill_normal(actual, 6);
         fill_normal(expected, 6);
-        cpu_.quantized_matmul_grad_weight(actual, d_y, x.view(), write);
+        backend_->quantized_matmul_grad_weight(actual, d_y, x.view(), write);
         reference_->quantized_matmul_grad_weight(expected, d_y, x.view(), write);
         for (std::int64_t j = 0; j < size.n; ++j) {
           for (std::int64_t k = 0; k < size.k; ++k) {
@@ -209,10 +212,10 @@ TEST_P(QuantizedMatmul, GradientsOfMoreRowsThanAChunkOfScratchHoldAreTheSame) {
   }
   const OwnedQuantizedRows w = random_codes(kWide, 1, -8, 7, 4, true);
   OwnedTensor d_z({kMany, 1}, DType::kF32);
-  cpu_.quantized_matmul_grad_input(d_z, d_y, w.view(), Write::kSet);
+  backend_->quantized_matmul_grad_input(d_z, d_y, w.view(), Write::kSet);
   const OwnedQuantizedRows x = random_codes(kMany, 1, -8, 7, 5, true);
   OwnedTensor d_w({kWide, 1}, DType::kF32);
-  cpu_.quantized_matmul_grad_weight(d_w, d_y, x.view(), Write::kSet);
+  backend_->quantized_matmul_grad_weight(d_w, d_y, x.view(), Write::kSet);
   // Small integers, so every sum is exact in f32 in any order.
   for (const std::int64_t i : {std::int64_t{0}, kMany / 2, kMany - 1}) {
     double expected = 0;
@@ -226,22 +229,25 @@ TEST_P(QuantizedMatmul, GradientsOfMoreRowsThanAChunkOfScratchHoldAreTheSame) {
   }
 }
 
-TEST_P(QuantizedMatmul, ScratchMemoryIsReusedOnceItIsLargeEnough) {
+TEST_P(QuantizedMatmulOnCpu, ScratchMemoryIsReusedOnceItIsLargeEnough) {
   const OwnedQuantizedRows x = random_codes(40, 130, -8, 7, 3, false);
   const OwnedQuantizedRows w = random_codes(70, 130, -8, 7, 4, false);
   OwnedTensor y({40, 70}, DType::kF32);
   OwnedTensor d_z({40, 130}, DType::kF32);
+  CpuBackend cpu(2, GetParam());
   const auto run = [&] {
-    cpu_.quantized_matmul(y, x.view(), w.view(), Write::kSet);
-    cpu_.quantized_matmul_grad_input(d_z, y, w.view(), Write::kSet);
-    return cpu_.workspace_bytes();
+    cpu.quantized_matmul(y, x.view(), w.view(), Write::kSet);
+    cpu.quantized_matmul_grad_input(d_z, y, w.view(), Write::kSet);
+    return cpu.workspace_bytes();
   };
   const std::size_t first = run();
   EXPECT_GT(first, 70u * 130u * sizeof(float));
   EXPECT_EQ(run(), first);
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizedMatmul, testing::ValuesIn(available_isas()),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizedMatmul, testing::ValuesIn(backends_under_test()),
+                         [](const auto& isa) { return isa.param.name; });
+INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizedMatmulOnCpu, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 
 }  // namespace

@@ -18,7 +18,7 @@ TEST(SpeedCases, IntegerProductsAreExact) {
   for (const ProductCase& size : kProductSpeedCases) {
     const OwnedQuantizedRows x = random_codes(size.m, size.k, 4, 1);
     const OwnedQuantizedRows w = random_codes(size.n, size.k, 4, 2);
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor y({size.m, size.n}, DType::kF32);
       backend.quantized_matmul(y, x.view(), w.view(), Write::kSet);
       for (const std::int64_t i : sampled_rows(size.m)) {
@@ -47,7 +47,7 @@ TEST(SpeedCases, DenseProductsAreTheirSums) {
     fill_normal(w, 2);
     const double bound =
         8 * std::sqrt(static_cast<double>(size.k)) * 0x1p-24 * static_cast<double>(size.k);
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor y({size.m, size.n}, DType::kF32);
       backend.matmul(y, x, w, Write::kSet);
       for (const std::int64_t i : sampled_rows(size.m)) {
@@ -71,7 +71,7 @@ TEST(SpeedCases, QuantizedRowsAreTheReferences) {
         RowQuantizer::make(SideScheme{4}, Transform::kHadamard, size.columns);
     const OwnedQuantizedRows expected(size.rows, size.columns);
     make_reference_backend()->quantize_rows(expected.view(), x, quantizer);
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedQuantizedRows actual(size.rows, size.columns);
       backend.quantize_rows(actual.view(), x, quantizer);
       std::int64_t other_codes = 0;
@@ -110,7 +110,7 @@ TEST(SpeedCases, AttentionOfOneHeadIsTheReferences) {
       return to;
     };
     make_reference_backend()->attention(expected, log_sums, f32(q), f32(k), f32(v), s);
-    on_every_cpu_backend([&](Backend& backend, const std::string& label) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor actual({s.query_length, s.head_dim}, DType::kBF16), widened = f32(actual);
       const OwnedTensor sums({1, 1, s.query_length}, DType::kF32);
       backend.attention(actual, sums, q, k, v, s);

@@ -1,0 +1,178 @@
+// Kernels of causal attention over blocks of 32 keys: 16 queries of one head a block of threads,
+// eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
+#pragma once
+
+#include "backend/cache_rows.h"
+#include "backend/cuda/device_rows.cuh"
+
+namespace quest::cuda {
+
+inline constexpr int kMostHeadDim = 128;
+inline constexpr int kQueryTile = 16;
+inline constexpr int kKeyTile = 32;
+inline constexpr int kRowThreads = 8;  // of one query
+inline constexpr int kAttentionThreads = kQueryTile * kRowThreads;
+inline constexpr int kValuesAThread = kMostHeadDim / kRowThreads;
+
+/// Keys or values: floats, or codes with a scale for each row and head.
+struct KeyRows {
+  FloatRows floats;
+  const std::int8_t* codes;  ///< null: floats
+  const float* scales;
+  std::int64_t code_stride, scale_stride, head_dim;
+  __device__ float load(std::int64_t row, std::int64_t head, std::int64_t d) const {
+    if (codes == nullptr) return floats.load(row, head * head_dim + d);
+    return static_cast<float>(codes[row * code_stride + head * head_dim + d]) *
+           scales[row * scale_stride + head];
+  }
+};
+
+/// The sequences of a call: a list, or equal ones at equal distances.
+struct Spans {
+  const SequenceSpan* list;  ///< null: equal ones
+  SequenceSpan first;
+  std::int64_t row_step, cache_step;
+  __device__ SequenceSpan at(std::int64_t i) const {
+    if (list != nullptr) return list[i];
+    return {first.first_row + i * row_step, first.count, first.position,
+            first.cache_row + i * cache_step};
+  }
+};
+
+struct Attention {
+  FloatRows out, q;
+  KeyRows k, v;
+  float* log_sums;  ///< [span, H, count of the span], for equal spans; null: none
+  Spans spans;
+  HeadShape shape;
+  float scale;  ///< 1 / sqrt(D)
+};
+
+/// Joins the eight threads of a row.
+template <typename Op>
+__device__ float row_join(float value, Op op) {
+  for (int lanes = 1; lanes < kRowThreads; lanes *= 2) {
+    value = op(value, __shfl_xor_sync(kAllLanes, value, lanes));
+  }
+  return value;
+}
+
+/// tile[i][d] = rows first + i, i < count, of a head; zeros after them.
+template <int kRows, typename Load>
+__device__ void load_head_tile(float (&tile)[kRows][kMostHeadDim + 1], std::int64_t count,
+                               std::int64_t head_dim, Load load) {
+  for (std::int64_t t = threadIdx.x; t < kRows * head_dim; t += blockDim.x) {
+    const std::int64_t i = t / head_dim, d = t % head_dim;
+    tile[i][d] = i < count ? load(i, d) : 0.0f;
+  }
+}
+
+__device__ inline float dot(const float* a, const float* b, std::int64_t count) {
+  float sum = 0.0f;
+  for (std::int64_t d = 0; d < count; ++d) sum = fmaf(a[d], b[d], sum);
+  return sum;
+}
+
+/// Grid: tiles of queries, heads, spans.
+__global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
+  __shared__ float queries[kQueryTile][kMostHeadDim + 1];
+  __shared__ float keys[kKeyTile][kMostHeadDim + 1];
+  __shared__ float values[kKeyTile][kMostHeadDim + 1];
+  __shared__ float weights[kQueryTile][kKeyTile + 1];
+  const SequenceSpan span = a.spans.at(blockIdx.z);
+  const std::int64_t first = std::int64_t{blockIdx.x} * kQueryTile;
+  if (first >= span.count) return;
+  const std::int64_t head = blockIdx.y, kv_head = head / (a.shape.heads / a.shape.kv_heads);
+  const std::int64_t dim = a.shape.head_dim;
+  const std::int64_t count = span.count - first < kQueryTile ? span.count - first : kQueryTile;
+  const int row = static_cast<int>(threadIdx.x) / kRowThreads;
+  const int part = static_cast<int>(threadIdx.x) % kRowThreads;
+  const std::int64_t visible = row < count ? span.position + first + row + 1 : 0;
+  load_head_tile(queries, count, dim, [&](std::int64_t i, std::int64_t d) {
+    return a.q.load(span.first_row + first + i, head * dim + d);
+  });
+
+  float largest = -HUGE_VALF, denominator = 0.0f, sums[kValuesAThread] = {};
+  const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
+  for (std::int64_t key = 0; key < last; key += kKeyTile) {
+    __syncthreads();
+    const std::int64_t left = last - key, from = span.cache_row + key;
+    load_head_tile(keys, left, dim,
+                   [&](std::int64_t i, std::int64_t d) { return a.k.load(from + i, kv_head, d); });
+    load_head_tile(values, left, dim,
+                   [&](std::int64_t i, std::int64_t d) { return a.v.load(from + i, kv_head, d); });
+    __syncthreads();
+    float scores[kKeyTile / kRowThreads], most = largest;
+    for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
+      const int j = part + i * kRowThreads;
+      scores[i] = key + j < visible ? a.scale * dot(queries[row], keys[j], dim) : -HUGE_VALF;
+      most = Larger()(most, scores[i]);
+    }
+    most = row_join(most, Larger());
+    const float shrink = largest == -HUGE_VALF ? 0.0f : expf(largest - most);
+    largest = most;
+    denominator *= shrink;
+    for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
+      const float weight = scores[i] == -HUGE_VALF ? 0.0f : expf(scores[i] - largest);
+      weights[row][part + i * kRowThreads] = weight;
+      denominator += weight;
+    }
+    __syncwarp();  // The threads of a row are in one warp.
+    for (int i = 0; part + i * kRowThreads < dim; ++i) {
+      float sum = sums[i] * shrink;
+      for (int j = 0; j < kKeyTile; ++j) {
+        sum = fmaf(weights[row][j], values[j][part + i * kRowThreads], sum);
+      }
+      sums[i] = sum;
+    }
+  }
+  denominator = row_join(denominator, Plus());
+  if (row >= count) return;
+  for (int i = 0; part + i * kRowThreads < dim; ++i) {
+    a.out.store(span.first_row + first + row, head * dim + part + i * kRowThreads,
+                sums[i] / denominator);
+  }
+  if (a.log_sums != nullptr && part == 0) {
+    a.log_sums[(blockIdx.z * a.shape.heads + head) * span.count + first + row] =
+        largest + logf(denominator);
+  }
+}
+
+struct CacheAppend {
+  KeyRows cache;  ///< its memory is written
+  FloatRows x;
+  Spans spans;
+};
+
+/// Grid: rows of a span, heads, spans; one warp.
+__global__ void cache_append_kernel(CacheAppend a) {
+  const SequenceSpan span = a.spans.at(blockIdx.z);
+  if (blockIdx.x >= span.count) return;
+  const std::int64_t from = span.first_row + blockIdx.x, head = blockIdx.y;
+  const std::int64_t to = span.cache_row + span.position + blockIdx.x;
+  const std::int64_t dim = a.cache.head_dim, first = head * dim;
+  if (a.cache.codes == nullptr) {
+    for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
+      a.cache.floats.store(to, first + d, a.x.load(from, first + d));
+    }
+    return;
+  }
+  float largest = 0.0f;
+  for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
+    largest = Larger()(largest, fabsf(a.x.load(from, first + d)));
+  }
+  largest = warp_join(largest, Larger());
+  const bool finite = largest <= 3.402823466e38f;
+  const bool any = finite && largest > 0.0f;
+  auto* const codes = const_cast<std::int8_t*>(a.cache.codes) + to * a.cache.code_stride + first;
+  for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
+    const float share = any ? a.x.load(from, first + d) / largest : 0.0f;
+    codes[d] = static_cast<std::int8_t>(rintf(share * 127.0f));
+  }
+  if (threadIdx.x == 0) {
+    const_cast<float*>(a.cache.scales)[to * a.cache.scale_stride + head] =
+        finite ? largest / 127.0f : nanf("");
+  }
+}
+
+}  // namespace quest::cuda

@@ -1,0 +1,11 @@
+// The text of CUDA's errors.
+#include "backend/cuda/check.h"
+
+namespace quest {
+
+void fail_cuda(cudaError_t error, const char* call, const std::string& arguments) {
+  cudaGetLastError();  // A launch that failed is remembered until it is asked for.
+  fail("CUDA: {}({}): {}: {}", call, arguments, cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+}  // namespace quest

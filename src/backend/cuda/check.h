@@ -1,0 +1,67 @@
+// CUDA's and cuBLASLt's errors become quest::Error; every kernel is launched through `launch`.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace quest {
+
+[[noreturn]] void fail_cuda(cudaError_t error, const char* call, const std::string& arguments);
+
+/// Throws Error with the call, its arguments and the error's text unless `error` is success.
+template <typename... Args>
+void check_cuda(cudaError_t error, const char* call, fmt::format_string<Args...> format = "",
+                Args&&... args) {
+  if (error != cudaSuccess) {
+    fail_cuda(error, call, fmt::format(format, std::forward<Args>(args)...));
+  }
+}
+
+namespace cuda {
+
+/// A stream that is destroyed with its owner.
+class OwnedStream {
+ public:
+  explicit OwnedStream(cudaStream_t stream) : stream_(stream) {}
+  ~OwnedStream() { cudaStreamDestroy(stream_); }
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_;
+};
+
+}  // namespace cuda
+
+/// Blocks of a kernel and threads of each block, on a stream.
+struct Launch {
+  const char* name;  ///< for the error's text
+  cudaStream_t stream;
+  dim3 grid;
+  unsigned threads;
+};
+
+/// kernel<<<grid, threads, 0, stream>>>(arguments...); nothing where the grid is empty.
+template <typename... Parameters, typename... Arguments>
+void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
+  cudaLaunchConfig_t config{};
+  config.gridDim = how.grid;
+  config.blockDim = dim3(how.threads);
+  config.stream = how.stream;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...),
+             "cudaLaunchKernelEx", "{}, grid {} x {} x {}, {} threads", how.name, how.grid.x,
+             how.grid.y, how.grid.z, how.threads);
+}
+
+/// ceil(count / size), as a number of blocks.
+inline unsigned blocks_of(std::int64_t count, std::int64_t size) {
+  return static_cast<unsigned>((count + size - 1) / size);
+}
+
+}  // namespace quest

@@ -1,0 +1,120 @@
+// CudaBackend: the device, its memory, copies and casts.
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/make_cuda_backend.h"
+
+namespace quest {
+namespace {
+
+struct Cast {
+  cuda::FloatRows dst, src;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    dst.store(r, c, src.load(r, c));
+  }
+};
+
+// Bytes from one row to the next, and of one row.
+std::size_t pitch(const Tensor& tensor) {
+  const std::size_t element = size_bytes(tensor.dtype);
+  // A single row's stride is nobody's business, and may be smaller than the row.
+  const std::int64_t stride = tensor.is_contiguous() ? tensor.cols() : tensor.row_stride;
+  return static_cast<std::size_t>(stride) * element;
+}
+std::size_t width(const Tensor& tensor) {
+  return static_cast<std::size_t>(tensor.cols()) * size_bytes(tensor.dtype);
+}
+
+cudaStream_t stream_on(int device) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    fail("this machine has no CUDA device ({}); use --device cpu", cudaGetErrorString(error));
+  }
+  if (device < 0 || device >= count) {
+    fail("there is no CUDA device {}: this machine has {}, counted from 0", device, count);
+  }
+  check_cuda(cudaSetDevice(device), "cudaSetDevice", "{}", device);
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreate(&stream), "cudaStreamCreate");
+  return stream;
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(int device)
+    : owned_stream_(stream_on(device)),
+      stream_(owned_stream_.get()),
+      workspace_(stream_),
+      products_(stream_, workspace_) {
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", "{}", device);
+  name_ = fmt::format("cuda:{} {} (sm_{}{})", device, properties.name, properties.major,
+                      properties.minor);
+}
+
+void* CudaBackend::allocate(std::size_t bytes) {
+  void* const data = cuda::allocate_device(bytes, stream_);
+  check_cuda(cudaMemset2DAsync(data, bytes, 0, bytes, 1, stream_), "cudaMemset2DAsync", "{} bytes",
+             bytes);
+  return data;
+}
+
+void CudaBackend::deallocate(void* data, std::size_t) noexcept {
+  if (data != nullptr) cudaFreeAsync(data, stream_);
+}
+
+void CudaBackend::synchronize() {
+  check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void CudaBackend::copy(Tensor dst, Tensor src) {
+  const bool to = dst.place == Place::kCuda, from = src.place == Place::kCuda;
+  if (!to && !from) fail("CUDA: copy: neither tensor lies on the device");
+  const cudaMemcpyKind kind = !from ? cudaMemcpyHostToDevice
+                              : !to ? cudaMemcpyDeviceToHost
+                                    : cudaMemcpyDeviceToDevice;
+  const auto rows = static_cast<std::size_t>(dst.rows());
+  if (rows == 0) return;
+  const bool whole = dst.is_contiguous() && src.is_contiguous();
+  const std::size_t bytes = whole ? dst.bytes() : width(dst);
+  check_cuda(cudaMemcpy2DAsync(dst.data, whole ? bytes : pitch(dst), src.data,
+                               whole ? bytes : pitch(src), bytes, whole ? 1 : rows, kind, stream_),
+             "cudaMemcpy2DAsync", "{} x {} bytes, kind {}", rows, width(dst),
+             static_cast<int>(kind));
+  if (kind != cudaMemcpyDeviceToDevice) synchronize();
+}
+
+void CudaBackend::zero(Tensor dst) {
+  cuda::require_device(dst);
+  if (dst.numel() == 0) return;
+  const bool whole = dst.is_contiguous();
+  const std::size_t bytes = whole ? dst.bytes() : width(dst);
+  check_cuda(cudaMemset2DAsync(dst.data, whole ? bytes : pitch(dst), 0, bytes,
+                               whole ? 1 : static_cast<std::size_t>(dst.rows()), stream_),
+             "cudaMemset2DAsync", "{} x {} bytes", dst.rows(), width(dst));
+}
+
+void CudaBackend::cast(Tensor dst, Tensor src) {
+  for_each("cast", dst.rows(), dst.cols(), Cast{cuda::rows_of(dst), cuda::rows_of(src)});
+}
+
+namespace cuda {
+
+void require_device(const Tensor& tensor) {
+  if (tensor && tensor.place != Place::kCuda) {
+    fail("CUDA: a kernel was given a tensor {} in the host's memory", tensor.shape.to_string());
+  }
+}
+
+FloatRows rows_of(const Tensor& tensor) {
+  require_device(tensor);
+  return {tensor.data, tensor.row_stride, tensor.dtype == DType::kBF16};
+}
+
+}  // namespace cuda
+
+std::unique_ptr<Backend> make_cuda_backend(int device) {
+  return std::make_unique<CudaBackend>(device);
+}
+
+}  // namespace quest

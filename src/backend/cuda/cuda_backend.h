@@ -1,0 +1,133 @@
+// CudaBackend: kernels on one CUDA device, in order on one stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/check.h"
+#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/lt_products.h"
+#include "backend/cuda/workspace.h"
+
+namespace quest {
+
+/// See backend.h for what each kernel computes. Copies from and to the host end before they return;
+/// all else is asynchronous, and what the host reads it reads by `copy`. Same inputs, same bits:
+/// no kernel adds atomically. Heads may have up to 128 values.
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(int device);
+  ~CudaBackend() override { cudaStreamSynchronize(stream_); }
+
+  std::string name() const override { return name_; }
+  Place place() const override { return Place::kCuda; }
+  int threads() const override { return 1; }
+  void* allocate(std::size_t bytes) override;
+  void deallocate(void* data, std::size_t bytes) noexcept override;
+  void synchronize() override;
+
+  void copy(Tensor dst, Tensor src) override;
+  void zero(Tensor dst) override;
+  void cast(Tensor dst, Tensor src) override;
+
+  void quantize_rows(const QuantizedRows& rows, Tensor x, const RowQuantizer& quantizer) override;
+  void quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
+                              Write write) override;
+  void dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) override;
+  void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
+                          const RowQuantizer& quantizer) override;
+
+  void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
+  void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) override;
+  void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                        Write write) override;
+  void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                   Write write) override;
+  void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                    Write write) override;
+  void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                 const RoundingKey& key, Write write) override;
+  void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                  const RoundingKey& key, Write write) override;
+
+  void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
+                     Write write) override;
+  void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                           Write write) override;
+  void stored_matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                        std::int64_t block) override;
+
+  void embedding(Tensor x, Tensor tokens, Tensor table) override;
+  void embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) override;
+  void rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) override;
+  void rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x, Tensor weight,
+                        float epsilon, const RowQuantizer& quantizer) override;
+  void rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y, Tensor x,
+                        Tensor weight, Tensor rstd) override;
+  void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
+            std::int64_t length, bool inverse) override;
+  void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
+                 const AttentionShape& shape) override;
+  void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
+                          Tensor v, Tensor out, Tensor log_sums,
+                          const AttentionShape& shape) override;
+  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
+                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
+  void swiglu(Tensor h, Tensor gate, Tensor up) override;
+  void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
+                       const RowQuantizer& quantizer) override;
+  void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
+  void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
+                     float scale) override;
+
+  void sum(Tensor total, Tensor x) override;
+  void sum_squares(Tensor total, Tensor x) override;
+  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
+             Tensor grad_scale, const AdamWStep& step) override;
+
+ private:
+  Launch on(const char* name, dim3 grid, unsigned threads) const {
+    return {name, stream_, grid, threads};
+  }
+  template <typename Body>
+  void for_each(const char* name, std::int64_t rows, std::int64_t columns, const Body& body) {
+    const unsigned column_blocks = blocks_of(columns, cuda::kElementThreads);
+    launch(on(name, dim3(static_cast<unsigned>(rows) * column_blocks), cuda::kElementThreads),
+           cuda::for_each_kernel<Body>, body, columns, column_blocks);
+  }
+  // out (= or +=) the product of two float tensors; `name` is for errors.
+  void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
+                Write write);
+  // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.
+  Tensor widened_codes(const QuantizedRows& rows, DType type);
+  Tensor scaled_gradient(Tensor d_y, Tensor steps, bool by_row);
+  void add_up(Tensor total, Tensor x, bool squares);
+  const SequenceSpan* on_device(std::span<const SequenceSpan> spans);
+
+  cuda::OwnedStream owned_stream_;  // first, so that it outlives what frees memory on it
+  cudaStream_t stream_;
+  std::string name_;
+  cuda::Workspace workspace_;
+  cuda::LtProducts products_;
+  std::vector<SequenceSpan> sent_spans_;  // what Slot::kSpans holds
+};
+
+namespace cuda {
+
+/// The elements of a tensor of this device. Throws Error when it lies on the host.
+void require_device(const Tensor& tensor);
+template <typename T>
+T* data_of(const Tensor& tensor) {
+  require_device(tensor);
+  return tensor ? tensor.as<T>() : nullptr;
+}
+FloatRows rows_of(const Tensor& tensor);
+
+}  // namespace cuda
+}  // namespace quest

@@ -1,0 +1,68 @@
+// CudaBackend: products with packed weights.
+#include "backend/cuda/packed_kernels.cuh"
+#include "backend/cuda/products.h"
+#include "backend/cuda/quantize_launch.h"
+
+namespace quest {
+namespace {
+
+cuda::PackedCodes codes_of(const PackedRows& rows) {
+  return {cuda::data_of<std::uint8_t>(rows.codes), rows.codes.row_stride, rows.codes.cols(),
+          rows.bits};
+}
+
+// Warps of eight columns, blocks of sixteen rows.
+dim3 packed_grid(std::int64_t rows, std::int64_t columns) {
+  return dim3(blocks_of(columns, 8), blocks_of(rows, cuda::kPackedRows));
+}
+
+}  // namespace
+
+void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const PackedRows& w,
+                                Write write) {
+  const std::int64_t count = w.codes.rows();
+  if (y.rows() <= cuda::kPackedRows) {
+    launch(on("packed_matmul", packed_grid(y.rows(), count), 256), cuda::packed_codes_kernel,
+           cuda::words_of(x.codes), codes_of(w),
+           cuda::WriteQuantized{cuda::rows_of(y), write == Write::kAdd,
+                                cuda::data_of<float>(x.steps), cuda::data_of<float>(w.steps),
+                                cuda::data_of<std::int32_t>(x.code_sums),
+                                cuda::data_of<std::int32_t>(w.code_sums), w.columns},
+           y.rows(), count, w.columns);
+    return;
+  }
+  auto* const codes =
+      workspace_.take<std::int8_t>(cuda::Workspace::Slot::kOperand, count * w.columns);
+  for_each("unpack", count, (w.columns + 7) / 8, cuda::Unpack{codes, codes_of(w), w.columns});
+  QuantizedRows plain;
+  plain.codes = Tensor(codes, {count, w.columns}, DType::kI8, Place::kCuda);
+  plain.steps = w.steps;
+  plain.code_sums = w.code_sums;
+  plain.bits = w.bits;
+  quantized_matmul(y, x, plain, write);
+}
+
+void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                      Write write) {
+  // y = x (Zw H)^T = (x H) Zw^T: the few rows of x are rotated.
+  const Tensor rotated(
+      workspace_.take<float>(cuda::Workspace::Slot::kGradient, x.rows() * x.cols()),
+      {x.rows(), x.cols()}, DType::kF32, Place::kCuda);
+  cuda::rotate(on("rotate_rows", cuda::block_a_row(x.rows()), 0),
+               cuda::PlainSource{cuda::rows_of(x)}, rotated, cuda::rotation(x.cols(), block),
+               Write::kSet);
+  const std::int64_t count = w.codes.rows();
+  launch(on("packed_dense_matmul", packed_grid(y.rows(), count), 256), cuda::packed_floats_kernel,
+         cuda::rows_of(rotated), codes_of(w), cuda::data_of<float>(w.steps),
+         cuda::WriteSum{cuda::rows_of(y), write == Write::kAdd}, y.rows(), count, w.columns);
+}
+
+void CudaBackend::packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,
+                                   std::int64_t block) {
+  const cuda::PackedTokenSource source{codes_of(table), cuda::data_of<float>(table.steps),
+                                       cuda::data_of<std::int32_t>(tokens)};
+  cuda::rotate(on("packed_embedding", cuda::block_a_row(x.rows()), 0), source, x,
+               cuda::rotation(x.cols(), block), Write::kSet);
+}
+
+}  // namespace quest

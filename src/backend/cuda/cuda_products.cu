@@ -1,0 +1,116 @@
+// CudaBackend: dense products by cuBLASLt (or, where it has none, by our kernel), and products on
+// codes.
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/products.h"
+
+namespace quest {
+namespace {
+
+using cuda::FloatRows;
+using cuda::ProductSize;
+
+// out = (2 q + 1) as bf16: exact, since an odd number below 256 has 8 digits.
+struct WidenCodes {
+  const std::int8_t* codes;
+  std::int64_t stride;
+  FloatRows out;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    out.store(r, c, static_cast<float>(2 * codes[r * stride + c] + 1));
+  }
+};
+
+// out = x times half the step of its row or of its column.
+struct ScaleBySteps {
+  FloatRows out, x;
+  const float* steps;
+  bool by_row;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    out.store(r, c, x.load(r, c) * (0.5f * steps[by_row ? r : c]));
+  }
+};
+
+}  // namespace
+
+void CudaBackend::multiply(const char* name, Tensor out, const cuda::Factor& left,
+                           const cuda::Factor& right, Write write) {
+  cuda::require_device(out);
+  cuda::require_device(left.tensor);
+  cuda::require_device(right.tensor);
+  const std::int64_t summed = left.rows_are_summed ? left.tensor.rows() : left.tensor.cols();
+  if (out.numel() == 0) return;
+  if (summed > 0 && products_.multiply(out, left, right, summed, write)) return;
+  const ProductSize size{out.rows(), out.cols(), summed};
+  const FloatRows l = cuda::rows_of(left.tensor), r = cuda::rows_of(right.tensor);
+  const cuda::WriteSum sum{cuda::rows_of(out), write == Write::kAdd};
+  using cuda::FloatsByColumn, cuda::FloatsByRow, cuda::Fma, cuda::tile_product;
+  if (!left.rows_are_summed && !right.rows_are_summed) {
+    tile_product<Fma>(name, stream_, FloatsByRow{l}, FloatsByRow{r}, sum, size);
+  } else if (!left.rows_are_summed) {
+    tile_product<Fma>(name, stream_, FloatsByRow{l}, FloatsByColumn{r}, sum, size);
+  } else {
+    tile_product<Fma>(name, stream_, FloatsByColumn{l}, FloatsByColumn{r}, sum, size);
+  }
+}
+
+void CudaBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  multiply("matmul", y, {x, false}, {w, false}, write);
+}
+void CudaBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  multiply("stored_matmul", y, {x, false}, {w, false}, write);
+}
+void CudaBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
+  multiply("matmul_grad_input", d_x, {d_y, false}, {w, true}, write);
+}
+void CudaBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
+  multiply("matmul_grad_weight", d_w, {d_y, true}, {x, true}, write);
+}
+
+void CudaBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                   Write write) {
+  const std::int64_t columns = x.codes.cols();
+  if (columns > 32768) fail("CUDA: quantized_matmul: {} values are summed, at most 32768", columns);
+  const cuda::WriteQuantized write_sum{cuda::rows_of(y),
+                                       write == Write::kAdd,
+                                       cuda::data_of<float>(x.steps),
+                                       cuda::data_of<float>(w.steps),
+                                       cuda::data_of<std::int32_t>(x.code_sums),
+                                       cuda::data_of<std::int32_t>(w.code_sums),
+                                       columns};
+  cuda::tile_product<cuda::DotWords>("quantized_matmul", stream_, cuda::words_of(x.codes),
+                                     cuda::words_of(w.codes), write_sum,
+                                     {y.rows(), y.cols(), (columns + 3) / 4});
+}
+
+Tensor CudaBackend::widened_codes(const QuantizedRows& rows, DType type) {
+  const Tensor codes = rows.codes;
+  const std::int64_t count = codes.numel() * static_cast<std::int64_t>(size_bytes(type));
+  const Tensor wide(workspace_.take<std::byte>(cuda::Workspace::Slot::kOperand, count),
+                    {codes.rows(), codes.cols()}, type, Place::kCuda);
+  for_each("widen_codes", codes.rows(), codes.cols(),
+           WidenCodes{cuda::data_of<std::int8_t>(codes), codes.row_stride, cuda::rows_of(wide)});
+  return wide;
+}
+
+Tensor CudaBackend::scaled_gradient(Tensor d_y, Tensor steps, bool by_row) {
+  const std::int64_t count = d_y.numel() * static_cast<std::int64_t>(size_bytes(d_y.dtype));
+  const Tensor scaled(workspace_.take<std::byte>(cuda::Workspace::Slot::kGradient, count),
+                      {d_y.rows(), d_y.cols()}, d_y.dtype, Place::kCuda);
+  for_each(
+      "scale_by_steps", d_y.rows(), d_y.cols(),
+      ScaleBySteps{cuda::rows_of(scaled), cuda::rows_of(d_y), cuda::data_of<float>(steps), by_row});
+  return scaled;
+}
+
+void CudaBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
+                                              Write write) {
+  multiply("quantized_matmul_grad_input", d_z, {scaled_gradient(d_y, w.steps, false), false},
+           {widened_codes(w, d_y.dtype), true}, write);
+}
+
+void CudaBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
+                                               Write write) {
+  multiply("quantized_matmul_grad_weight", d_z, {scaled_gradient(d_y, x.steps, true), true},
+           {widened_codes(x, d_y.dtype), true}, write);
+}
+
+}  // namespace quest

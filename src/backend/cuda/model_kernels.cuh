@@ -1,0 +1,192 @@
+// Kernels of the model that are no products: embedding, norm, rotary embedding, SwiGLU, loss.
+#pragma once
+
+#include "backend/cuda/row_sources.cuh"
+#include "core/bfloat16.h"
+
+namespace quest::cuda {
+
+struct Embedding {
+  FloatRows x, table;
+  const std::int32_t* tokens;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    x.store(r, c, table.load(tokens[r], c));
+  }
+};
+
+/// d_table += d_x at tokens, in the order of rows: the block of the first row with a token adds all
+/// rows with that token; the others find an earlier one and leave.
+__global__ void __launch_bounds__(256)
+    embedding_backward_kernel(float* d_table, const float* d_x, const std::int32_t* tokens,
+                              std::int64_t rows, std::int64_t columns) {
+  __shared__ unsigned found[8];  // bits of a warp's 32 rows
+  const std::int64_t self = blockIdx.x;
+  const std::int32_t token = tokens[self];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  std::int32_t earlier = 0;
+  for (std::int64_t r = threadIdx.x; r < self; r += blockDim.x) earlier |= tokens[r] == token;
+  if (block_join(earlier, Plus()) != 0) return;
+
+  float* const sums = d_table + token * columns;
+  for (std::int64_t begin = self; begin < rows; begin += blockDim.x) {
+    const std::int64_t r = begin + threadIdx.x;
+    const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
+    __syncthreads();
+    if (lane == 0) found[warp] = bits;
+    __syncthreads();
+    for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) {
+      float sum = sums[c];
+      for (unsigned i = 0; i < blockDim.x; ++i) {
+        if (found[i / kWarp] == 0) {
+          i += kWarp - 1;
+        } else if ((found[i / kWarp] >> i % kWarp & 1u) != 0) {
+          sum += d_x[(begin + i) * columns + c];
+        }
+      }
+      sums[c] = sum;
+    }
+  }
+}
+
+/// y and rstd of a row: one block of threads.
+__global__ void __launch_bounds__(256) rmsnorm_kernel(FloatRows y, NormSource source) {
+  const std::int64_t row = blockIdx.x;
+  source.begin(row);
+  for (std::int64_t c = threadIdx.x; c < source.columns; c += blockDim.x) {
+    y.store(row, c, source.load(row, c));
+  }
+}
+
+/// What the gradient of the norm reads.
+struct NormGradient {
+  FloatRows d_y;
+  const float *x, *weight, *rstd;
+  std::int64_t rows, columns;
+};
+
+__global__ void __launch_bounds__(256)
+    rmsnorm_backward_kernel(float* d_x, BFloat16* rounded, NormGradient g) {
+  const std::int64_t row = blockIdx.x;
+  const float* const x = g.x + row * g.columns;
+  const float inverse = g.rstd[row];
+  float projection = 0.0f;  // mean of d_y * weight * normalized x
+  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
+    projection += g.d_y.load(row, c) * g.weight[c] * (x[c] * inverse);
+  }
+  projection = block_join(projection, Plus()) / static_cast<float>(g.columns);
+  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
+    const float sum = d_x[row * g.columns + c] +
+                      inverse * (g.d_y.load(row, c) * g.weight[c] - x[c] * inverse * projection);
+    d_x[row * g.columns + c] = sum;
+    if (rounded != nullptr) rounded[row * g.columns + c].bits = float_to_bf16(sum);
+  }
+}
+
+/// Rows that one sum of the weight's gradient covers.
+inline constexpr std::int64_t kNormRows = 64;
+
+/// parts[block][c] = sum of d_y * normalized x over a block of rows.
+__global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, NormGradient g) {
+  const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= g.columns) return;
+  const std::int64_t begin = std::int64_t{blockIdx.y} * kNormRows;
+  float sum = 0.0f;
+  for (std::int64_t r = begin; r < g.rows && r < begin + kNormRows; ++r) {
+    sum += g.d_y.load(r, c) * (g.x[r * g.columns + c] * g.rstd[r]);
+  }
+  parts[blockIdx.y * g.columns + c] = sum;
+}
+
+/// out[c] += parts[0][c] + parts[1][c] + ...
+__global__ void __launch_bounds__(256)
+    add_rows_kernel(float* out, const float* parts, std::int64_t rows, std::int64_t columns) {
+  const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= columns) return;
+  float sum = 0.0f;
+  for (std::int64_t r = 0; r < rows; ++r) sum += parts[r * columns + c];
+  out[c] += sum;
+}
+
+/// One pair of values of a head, in place; column = head * D/2 + i.
+struct Rope {
+  FloatRows x;
+  const float *cos, *sin;
+  std::int64_t half, first_position, length;
+  bool interleaved, inverse;
+  __device__ void operator()(std::int64_t r, std::int64_t column) const {
+    const std::int64_t head = column / half, i = column % half;
+    const std::int64_t angle = (first_position + r % length) * half + i;
+    const std::int64_t a = head * 2 * half + (interleaved ? 2 * i : i);
+    const std::int64_t b = interleaved ? a + 1 : a + half;
+    const float c = cos[angle], s = inverse ? -sin[angle] : sin[angle];
+    const float xa = x.load(r, a), xb = x.load(r, b);
+    x.store(r, a, xa * c - xb * s);
+    x.store(r, b, xa * s + xb * c);
+  }
+};
+
+struct Swiglu {
+  FloatRows h;
+  SwigluSource source;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    h.store(r, c, source.load(r, c));
+  }
+};
+
+struct SwigluGradient {
+  FloatRows d_gate, d_up, d_h, gate, up;
+  __device__ void operator()(std::int64_t r, std::int64_t c) const {
+    const float g = gate.load(r, c), u = up.load(r, c), d = d_h.load(r, c);
+    const float s = 1.0f / (1.0f + expf(-g));
+    d_gate.store(r, c, d * u * s * (1.0f + g * (1.0f - s)));
+    d_up.store(r, c, d * g * s);
+  }
+};
+
+struct CrossEntropy {
+  float* losses;
+  std::uint8_t* correct;
+  FloatRows d_logits;  ///< null data: none
+  const float* logits;
+  const std::int32_t* targets;
+  std::int64_t vocab;
+  float scale;
+};
+
+/// One block of threads a row.
+__global__ void __launch_bounds__(256) cross_entropy_kernel(CrossEntropy t) {
+  const std::int64_t row = blockIdx.x;
+  const float* const logits = t.logits + row * t.vocab;
+  const std::int32_t target = t.targets[row];
+  float largest = -HUGE_VALF;
+  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
+    largest = Larger()(largest, logits[v]);
+  }
+  largest = block_join(largest, Larger());
+  float denominator = 0.0f;
+  std::int32_t first = INT32_MAX;  // that has the largest logit
+  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
+    denominator += expf(logits[v] - largest);
+    if (logits[v] == largest) first = Smaller()(first, static_cast<std::int32_t>(v));
+  }
+  denominator = block_join(denominator, Plus());
+  first = block_join(first, Smaller());
+  if (threadIdx.x == 0) {
+    t.losses[row] = target < 0 ? 0.0f : logf(denominator) + largest - logits[target];
+    t.correct[row] = target >= 0 && first == target ? 1 : 0;
+  }
+  if (t.d_logits.data == nullptr) return;
+  // The gradient may take the place of the logits in a narrower type: all threads have read their
+  // logit, and thread 0 the target's, before any writes; later logits lie behind what is written.
+  const float share = t.scale / denominator;
+  for (std::int64_t begin = 0; begin < t.vocab; begin += blockDim.x) {
+    const std::int64_t v = begin + threadIdx.x;
+    const float logit = v < t.vocab ? logits[v] : 0.0f;
+    __syncthreads();
+    if (v >= t.vocab) continue;
+    const float gradient = expf(logit - largest) * share - (v == target ? t.scale : 0.0f);
+    t.d_logits.store(row, v, target < 0 ? 0.0f : gradient);
+  }
+}
+
+}  // namespace quest::cuda

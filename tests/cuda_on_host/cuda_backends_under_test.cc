@@ -1,0 +1,32 @@
+// The CUDA backend under test on the host: threads forwards and backwards, with the library's
+// products and without.
+#include <cublasLt.h>
+
+#include "backend/backends_under_test.h"
+#include "backend/cuda/make_cuda_backend.h"
+#include "tests/staged_backend.h"
+
+namespace quest {
+namespace {
+
+std::unique_ptr<Backend> make(cuda_on_host::Order order, bool library) {
+  cuda_on_host::set_order(order);
+  cuda_on_host::set_library_products(library);
+  return make_staged_backend(make_cuda_backend(0));
+}
+
+}  // namespace
+
+std::vector<BackendUnderTest> backends_under_test() {
+  using cuda_on_host::Order;
+  return {{"forwards", [] { return make(Order::kForwards, true); }},
+          {"backwards", [] { return make(Order::kBackwards, false); }}};
+}
+
+void on_every_backend(const std::function<void(Backend&, const std::string&)>& body) {
+  for (const BackendUnderTest& backend : backends_under_test()) {
+    body(*backend.make(), "cuda on the host, threads " + backend.name);
+  }
+}
+
+}  // namespace quest

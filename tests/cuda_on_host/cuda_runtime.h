@@ -1,0 +1,172 @@
+// The part of the CUDA runtime that src/backend/cuda uses, on the host, for tests without a device.
+//
+// Kernels are compiled by the host's compiler and run by execution.cc: the threads of a block are
+// fibers on one thread of the host, blocks run one after the other, and device memory (memory.cc)
+// can be touched by kernels and copies only.
+//
+// What this shows: that kernels compute what the reference does; that every thread reaches each
+// barrier, at the same line; that nothing depends on the order of threads between two barriers
+// (tests run them forwards and backwards); that no host code touches device memory, nor a copy the
+// wrong side; that launches keep the limits of grids and blocks; what NaN in fresh memory does.
+// What it cannot show: races that neither order brings out, the order of device memory between
+// blocks, registers and occupancy, the instructions that nvcc makes (its transcendental functions
+// differ in the last bits), and anything of cuBLASLt but how we call it (cublasLt.h).
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <source_location>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // blocks run one at a time
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// --- Inside a block ---
+
+namespace cuda_on_host {
+
+/// Waits until every thread of the block, or of the warp, is at this line.
+void block_barrier(const std::source_location& where);
+void warp_barrier(unsigned mask, const std::source_location& where);
+/// The bits that lane `lane` of this warp brings to the same line.
+std::uint64_t exchange(unsigned mask, std::uint64_t bits, unsigned lane,
+                       const std::source_location& where);
+
+}  // namespace cuda_on_host
+
+inline void __syncthreads(std::source_location where = std::source_location::current()) {
+  cuda_on_host::block_barrier(where);
+}
+inline void __syncwarp(unsigned mask = ~0u,
+                       std::source_location where = std::source_location::current()) {
+  cuda_on_host::warp_barrier(mask, where);
+}
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int lane,
+              std::source_location where = std::source_location::current()) {
+  static_assert(sizeof(T) <= 8);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = cuda_on_host::exchange(mask, bits, static_cast<unsigned>(lane), where);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask,
+                  std::source_location where = std::source_location::current()) {
+  return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ lane_mask, where);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate,
+                              std::source_location where = std::source_location::current()) {
+  unsigned bits = (predicate != 0 ? 1u : 0u) << threadIdx.x % 32;
+  for (int lanes = 1; lanes < 32; lanes *= 2) bits |= __shfl_xor_sync(mask, bits, lanes, where);
+  return bits;
+}
+
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
+}
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 32; i += 8) {
+    sum += static_cast<std::int8_t>(a >> i & 0xff) * static_cast<std::int8_t>(b >> i & 0xff);
+  }
+  return sum;
+}
+
+// --- The host's side ---
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+};
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor, multiProcessorCount;
+};
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes);
+
+using cudaStream_t = struct CudaOnHostStream*;
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = nullptr;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice
+};
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
+                              std::size_t from_pitch, std::size_t width, std::size_t height,
+                              cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width,
+                              std::size_t height, cudaStream_t stream);
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+namespace cuda_on_host {
+
+/// While one lives, device memory can be touched.
+class DeviceAccess {
+ public:
+  DeviceAccess();
+  ~DeviceAccess();
+  DeviceAccess(const DeviceAccess&) = delete;
+  DeviceAccess& operator=(const DeviceAccess&) = delete;
+};
+
+/// The order in which the threads of a block take turns.
+enum class Order { kForwards, kBackwards };
+void set_order(Order order);
+/// What a device would have free: the next allocation beyond it fails.
+void set_free_bytes(std::size_t bytes);
+
+cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+
+}  // namespace cuda_on_host
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  return cuda_on_host::run_grid(*config, [&] { kernel(Parameters(arguments)...); });
+}

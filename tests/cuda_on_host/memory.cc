@@ -1,0 +1,131 @@
+// Device memory on the host: pages that are closed while no kernel and no copy runs.
+#include <sys/mman.h>
+
+#include <map>
+
+#include "cuda_runtime.h"
+
+namespace cuda_on_host {
+namespace {
+
+struct Memory {
+  std::map<std::uintptr_t, std::size_t> blocks;  // by address
+  std::size_t free_bytes = std::size_t{4} << 30;
+  int open = 0;
+
+  void protect(int rights) const {
+    for (const auto& [address, bytes] : blocks) {
+      ::mprotect(reinterpret_cast<void*>(address), bytes, rights);
+    }
+  }
+  // Whether all of [data, data + bytes) is device memory, or none of it.
+  bool on_device(const void* data, std::size_t bytes) const {
+    const auto address = reinterpret_cast<std::uintptr_t>(data);
+    auto found = blocks.upper_bound(address);
+    if (found == blocks.begin()) return false;
+    --found;
+    return address + bytes <= found->first + found->second;
+  }
+};
+
+Memory memory;
+
+std::size_t whole_pages(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+std::size_t extent(std::size_t pitch, std::size_t width, std::size_t height) {
+  return height == 0 ? 0 : (height - 1) * pitch + width;
+}
+
+}  // namespace
+
+DeviceAccess::DeviceAccess() {
+  if (memory.open++ == 0) memory.protect(PROT_READ | PROT_WRITE);
+}
+DeviceAccess::~DeviceAccess() {
+  if (--memory.open == 0) memory.protect(PROT_NONE);
+}
+void set_free_bytes(std::size_t bytes) { memory.free_bytes = bytes; }
+
+}  // namespace cuda_on_host
+
+using cuda_on_host::DeviceAccess;
+using cuda_on_host::extent;
+using cuda_on_host::memory;
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    default:
+      return "cudaErrorInvalidValue";
+  }
+}
+const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"emulated on the host", 9, 0, 2};
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
+  *free_bytes = *total_bytes = memory.free_bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
+  const std::size_t size = cuda_on_host::whole_pages(bytes);
+  if (size > memory.free_bytes) return cudaErrorMemoryAllocation;
+  *data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (*data == MAP_FAILED) return cudaErrorMemoryAllocation;
+  std::memset(*data, 0xff, size);  // NaN, until something is written
+  ::mprotect(*data, size, PROT_NONE);
+  memory.blocks[reinterpret_cast<std::uintptr_t>(*data)] = size;
+  memory.free_bytes -= size;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+  const auto found = memory.blocks.find(reinterpret_cast<std::uintptr_t>(data));
+  if (found == memory.blocks.end()) return cudaErrorInvalidValue;
+  ::munmap(data, found->second);
+  memory.free_bytes += found->second;
+  memory.blocks.erase(found);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
+                              std::size_t from_pitch, std::size_t width, std::size_t height,
+                              cudaMemcpyKind kind, cudaStream_t) {
+  if (width == 0 || height == 0) return cudaSuccess;
+  if (to_pitch < width || from_pitch < width) return cudaErrorInvalidValue;
+  const bool to_device = memory.on_device(to, extent(to_pitch, width, height));
+  const bool from_device = memory.on_device(from, extent(from_pitch, width, height));
+  if (to_device != (kind != cudaMemcpyDeviceToHost)) return cudaErrorInvalidValue;
+  if (from_device != (kind != cudaMemcpyHostToDevice)) return cudaErrorInvalidValue;
+  const DeviceAccess access;
+  for (std::size_t row = 0; row < height; ++row) {
+    std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                static_cast<const char*>(from) + row * from_pitch, width);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width,
+                              std::size_t height, cudaStream_t) {
+  if (width == 0 || height == 0) return cudaSuccess;
+  if (pitch < width || !memory.on_device(to, extent(pitch, width, height))) {
+    return cudaErrorInvalidValue;
+  }
+  const DeviceAccess access;
+  for (std::size_t row = 0; row < height; ++row) {
+    std::memset(static_cast<char*>(to) + row * pitch, value, width);
+  }
+  return cudaSuccess;
+}
