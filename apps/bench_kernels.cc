@@ -48,6 +48,7 @@ QuantizedRows add_quantized(KernelCase& c, std::int64_t rows, std::int64_t colum
   QuantizedRows quantized{add(c, {rows, columns}, DType::kI8), add(c, {rows}, DType::kF32),
                           add(c, {rows}, DType::kI32),
                           add(c, {rows, (columns + 7) / 8}, DType::kU8)};
+  quantized.bits = bits;
   KernelCase scratch;
   const Tensor x = add_normal(scratch, {rows, columns}, DType::kF32, seed);
   make_cpu_backend(1)->quantize_rows(quantized, x, quantizer_of(bits, columns));

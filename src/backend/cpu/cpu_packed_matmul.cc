@@ -13,6 +13,8 @@ namespace {
 
 using Slot = Workspace::Slot;
 
+/// Rows of x from which packing panels of signs pays.
+constexpr std::int64_t kSignRows = 5;
 /// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
 
@@ -93,68 +95,86 @@ void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
                          });
 }
 
-/// Panels of signs: 4-byte groups of `width` rows of w beside each other, zeros where there is no
-/// row.
-void pack_sign_panel(std::uint8_t* panel, const PackedRows& w, std::int64_t first,
-                     std::int64_t width) {
-  const std::int64_t row_bytes = w.codes.cols();
-  const std::int64_t groups = divide_up(w.columns, 32);
-  const std::int64_t rows = std::min(width, w.codes.rows() - first);
-  std::fill(panel, panel + groups * width * 4, std::uint8_t{0});
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::uint8_t* const row = w.codes.row<std::uint8_t>(first + r);
-    std::uint8_t* const out = panel + 4 * r;
-    const std::int64_t whole = row_bytes / 4;
-    for (std::int64_t g = 0; g < whole; ++g) std::copy_n(row + 4 * g, 4, out + g * width * 4);
-    std::copy(row + 4 * whole, row + row_bytes, out + whole * width * 4);
+/// Signs of w as panels, with the scales of their columns.
+class SignPanels {
+ public:
+  /// Room for `held` panels.
+  SignPanels(const Product& p, Workspace& workspace, std::int64_t held)
+      : p_(p),
+        width_(p.kernels.xor_columns),
+        panel_bytes_(divide_up(p.k(), 32) * width_ * 4),
+        panels_(reinterpret_cast<std::uint8_t*>(
+            workspace.bytes(Slot::kPackedSums,
+                            static_cast<std::size_t>(held * panel_bytes_ + 4 * count() * width_)))),
+        scales_(reinterpret_cast<float*>(panels_ + held * panel_bytes_)) {
+    const float* const steps = p.w.steps.as<float>();
+    for (std::int64_t j = 0; j < p.n(); ++j) scales_[j] = steps[j] * 0.25f;
+    std::fill(scales_ + p.n(), scales_ + count() * width_, 0.0f);
   }
-}
+  std::int64_t count() const { return divide_up(p_.n(), width_); }
 
-/// Asks for a tile of y: its rows lie far apart, which no hardware prefetcher follows.
-void fetch_tile(Tensor y, std::int64_t row, std::int64_t rows, std::int64_t column,
-                std::int64_t columns) {
-  constexpr std::int64_t kLineBytes = 64;
-  const std::int64_t step = kLineBytes / static_cast<std::int64_t>(size_bytes(y.dtype));
-  for (std::int64_t i = row; i < row + rows; ++i) {
-    for (std::int64_t j = column; j < column + columns; j += step) {
-      __builtin_prefetch(element_address(y, i, j), 1);
-    }
+  void pack(std::int64_t place, std::int64_t panel) const {
+    const std::int64_t first = panel * width_;
+    p_.kernels.pack_sign_panel(panels_ + place * panel_bytes_,
+                               {p_.w.codes.row<std::uint8_t>(first), p_.w.codes.row_stride,
+                                std::min(width_, p_.n() - first), p_.w.codes.cols()});
   }
-}
+  /// A tile of rows of x from `row` on against the panel, which lies at `place`.
+  void multiply(std::int64_t place, std::int64_t panel, std::int64_t row) const {
+    const std::int64_t j = panel * width_;
+    XorTile tile{};
+    tile.x = p_.x_rows + row * p_.x_row_bytes;
+    tile.x_row_bytes = p_.x_row_bytes;
+    tile.panel = panels_ + place * panel_bytes_;
+    tile.groups = divide_up(p_.k(), 32);
+    tile.rows =
+        static_cast<std::int32_t>(std::min<std::int64_t>(p_.kernels.xor_rows, p_.m() - row));
+    tile.columns = static_cast<std::int32_t>(std::min(width_, p_.n() - j));
+    tile.k = static_cast<std::int32_t>(p_.k());
+    tile.x_steps = p_.x.steps.as<float>() + row;
+    tile.w_scales = scales_ + j;
+    tile.y = element_address(p_.y, row, j);
+    tile.y_stride = p_.y.row_stride;
+    tile.bf16 = p_.y.dtype == DType::kBF16;
+    tile.add = p_.write == Write::kAdd;
+    p_.kernels.xor_tile(tile);
+  }
 
+ private:
+  const Product& p_;
+  std::int64_t width_, panel_bytes_;
+  std::uint8_t* panels_;
+  float* scales_;
+};
+
+/// Many rows of x are split among threads, and all panels pass by each tile of them, so that rows
+/// of y fill from left to right. Else panels are split, each packed just before its use.
 void multiply_signs(Product& p, Workspace& workspace, int threads) {
   pack_rows(p, workspace, threads);
-  const std::int64_t width = p.kernels.xor_columns;
-  const std::int64_t tile_rows = p.kernels.xor_rows;
-  const std::int64_t groups = divide_up(p.k(), 32);
-  const std::int64_t panel_bytes = groups * width * 4;
-  const std::int64_t thread_bytes = round_up(panel_bytes + 4 * tile_rows * width, 64);
-  auto* const memory = reinterpret_cast<std::uint8_t*>(
-      workspace.bytes(Slot::kPackedSums, static_cast<std::size_t>(threads * thread_bytes)));
-  const std::int64_t grain = divide_up(8 * kProductsPerThread, width * p.m() * p.k());
-  parallel_for(threads, divide_up(p.n(), width), grain,
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 std::uint8_t* const panel = memory + thread * thread_bytes;
-                 auto* const sums = reinterpret_cast<std::int32_t*>(panel + panel_bytes);
-                 for (std::int64_t j = begin * width; j < std::min(end * width, p.n());
-                      j += width) {
-                   pack_sign_panel(panel, p.w, j, width);
-                   for (std::int64_t i = 0; i < p.m(); i += tile_rows) {
-                     XorTile tile{};
-                     tile.x = p.x_rows + i * p.x_row_bytes;
-                     tile.x_row_bytes = p.x_row_bytes;
-                     tile.panel = panel;
-                     tile.groups = groups;
-                     tile.rows = static_cast<std::int32_t>(std::min(tile_rows, p.m() - i));
-                     tile.sums = sums;
-                     fetch_tile(p.y, i, tile.rows, j, std::min(width, p.n() - j));
-                     p.kernels.xor_tile(tile);
-                     for (std::int64_t r = 0; r < tile.rows; ++r) {
-                       p.finish(i + r, j, std::min(width, p.n() - j), sums + r * width);
-                     }
-                   }
-                 }
-               });
+  const std::int64_t rows = p.kernels.xor_rows;
+  const std::int64_t tiles = divide_up(p.m(), rows);
+  const bool splits_rows = tiles >= 4 * threads;
+  const SignPanels w(p, workspace, splits_rows ? divide_up(p.n(), p.kernels.xor_columns) : threads);
+  if (splits_rows) {
+    parallel_for(threads, w.count(), divide_up(1 << 20, rows * p.k()),
+                 [&](std::int64_t begin, std::int64_t end, int) {
+                   for (std::int64_t c = begin; c < end; ++c) w.pack(c, c);
+                 });
+  }
+  const std::int64_t parts = splits_rows ? tiles : w.count();
+  const std::int64_t grain = divide_up(8 * kProductsPerThread * parts, p.m() * p.n() * p.k());
+  parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
+    if (splits_rows) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        for (std::int64_t c = 0; c < w.count(); ++c) w.multiply(c, c, t * rows);
+      }
+      return;
+    }
+    for (std::int64_t c = begin; c < end; ++c) {
+      w.pack(thread, c);
+      for (std::int64_t t = 0; t < tiles; ++t) w.multiply(thread, c, t * rows);
+    }
+  });
 }
 
 /// The rows of x as the tiles of the product on plain codes read them.
@@ -276,15 +296,16 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
                                Write write) {
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
-  if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   const QuantKernels& kernels = quant_kernels(isa_);
+  // Tiles of bytes are faster than signs by xor and count.
+  if (p.signs && kernels.tiles == nullptr && p.kernels.xor_tile != nullptr && p.m() >= kSignRows) {
+    return multiply_signs(p, workspace_, threads_);
+  }
+  if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   if (kernels.tiles != nullptr) {
     return multiply_codes({workspace_, threads_, *kernels.tiles}, y, x, w, write);
   }
-  if (p.signs) {
-    return p.kernels.xor_tile != nullptr ? multiply_signs(p, workspace_, threads_)
-                                         : multiply_few_rows(p, isa_, workspace_, threads_);
-  }
+  if (p.signs) return multiply_few_rows(p, isa_, workspace_, threads_);
   multiply_many_rows(p, workspace_, threads_, kernels.product);
 }
 

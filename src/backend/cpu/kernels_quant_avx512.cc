@@ -2,6 +2,7 @@
 #include "backend/cpu/fetch_to_write.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/rounding_kernels.h"
+#include "backend/cpu/row_addresses.h"
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the header above.

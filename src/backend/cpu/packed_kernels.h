@@ -28,14 +28,29 @@ struct PackedDot {
 /// Bytes of scratch that a dot product of `k` values needs.
 static constexpr std::int64_t dot_scratch_bytes(std::int64_t k) { return 4 * (k + 128); }
 
-/// Distances of rows of signs from the columns of a panel; see xor_tile.
+/// Packed rows of one bit.
+struct SignRows {
+  const std::uint8_t* rows;
+  std::int64_t stride;  ///< bytes from one to the next
+  std::int64_t count;
+  std::int64_t bytes;  ///< of a row
+};
+
+/// Rows of signs against the columns of a panel; see xor_tile.
 struct XorTile {
   const std::uint8_t* x;  ///< rows from pack_signs
   std::int64_t x_row_bytes;
-  const std::uint8_t* panel;  ///< [groups][xor_columns][4 bytes]
+  const std::uint8_t* panel;  ///< from pack_sign_panel
   std::int64_t groups;        ///< 4-byte groups of signs
   std::int32_t rows;          ///< 1..xor_rows
-  std::int32_t* sums;         ///< [rows][xor_columns]
+  std::int32_t columns;       ///< 1..xor_columns
+  std::int32_t k;
+  const float* x_steps;   ///< [rows]
+  const float* w_scales;  ///< [xor_columns] step / 4
+  void* y;                ///< element (0, 0)
+  std::int64_t y_stride;  ///< elements from one row to the next
+  bool bf16;
+  bool add;
 };
 
 /// The end of a row of an integer product: y[j] (= or +=) T_j step w_steps[j] / 4, where
@@ -69,8 +84,10 @@ struct PackedKernels {
   void (*pack_signs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   /// sums[i, j] = number of k where the bits of x and w differ; bits is 1.
   void (*xor_dot)(const PackedDot& dot);
-  /// The same for a tile of many rows; null where xor_dot does as well.
+  /// y (= or +=) the product of a tile of many rows; null where xor_dot does as well.
   void (*xor_tile)(const XorTile& tile);
+  /// panel [groups][xor_columns][4 bytes] = up to xor_columns rows, zeros where there is no row.
+  void (*pack_sign_panel)(std::uint8_t* panel, const SignRows& rows);
   std::int32_t xor_rows;
   std::int32_t xor_columns;
 

@@ -99,6 +99,7 @@ constexpr PackedKernels kWordsPacked = {
     .pack_signs = pack_signs,
     .xor_dot = xor_dot,
     .xor_tile = nullptr,
+    .pack_sign_panel = nullptr,
     .xor_rows = 0,
     .xor_columns = 0,
     .finish_row = finish_row,

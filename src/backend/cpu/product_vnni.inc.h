@@ -66,24 +66,6 @@ inline void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
 }
 
-/// Rows of x by the addresses of every third: with those of all twelve, registers run out, and g++
-/// 12 fetches addresses from vector registers, on a port that multiplies.
-struct RowAddresses {
-  const std::uint8_t* third[4];
-
-  RowAddresses(const std::uint8_t* x, std::int64_t stride) {
-    for (int i = 0; i < 4; ++i) {
-      third[i] = x + 3 * i * stride;
-      // Else the compiler goes back to twelve offsets from one address.
-      asm("" : "+r"(third[i]));
-    }
-  }
-  template <int r>
-  const std::uint8_t* row(std::int64_t stride) const {
-    return third[r / 3] + r % 3 * stride;
-  }
-};
-
 // The accumulators are written out, a pair a row: g++ 12 keeps arrays of them in memory, or copies
 // them around every vpdpbusd.
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)

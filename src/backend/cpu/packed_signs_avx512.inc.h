@@ -1,0 +1,178 @@
+// One bit by one bit with AVX-512: rows of signs, their xor and the count of ones.
+
+namespace quest {
+namespace {
+
+void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  const std::int64_t bytes = sign_row_bytes(columns);
+  for (std::int64_t at = 0; at < bytes; at += 8) {
+    const __mmask64 valid = 8 * at < columns ? first_bytes(columns - 8 * at) : __mmask64{0};
+    const __m512i group = _mm512_maskz_loadu_epi8(valid, codes + 8 * at);
+    const std::uint64_t signs = _cvtmask64_u64(_kandn_mask64(_mm512_movepi8_mask(group), valid));
+    __builtin_memcpy(out + at, &signs, sizeof signs);
+  }
+}
+
+/// sum += the number of ones in each lane.
+inline __m512i add_ones(__m512i sum, __m512i x) {
+#if defined(__AVX512VPOPCNTDQ__)
+  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(x));
+#else
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+  const __m512i nibble = _mm512_set1_epi8(0x0f);
+  const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(x, nibble));
+  const __m512i high =
+      _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble));
+  dot_bytes(sum, _mm512_add_epi8(low, high), _mm512_set1_epi8(1));
+  return sum;
+#endif
+}
+
+void xor_dot(const PackedDot& d) {
+  const std::int64_t bytes = (d.k + 7) / 8;
+  for (std::int64_t j = 0; j < d.columns; j += 4) {
+    const FourRows w(d, j);
+    for (std::int64_t i = 0; i < d.rows; ++i) {
+      const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+      __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+      for (std::int64_t at = 0; at < bytes; at += 64) {
+        const __mmask64 valid = first_bytes(bytes - at);
+        const __m512i signs = _mm512_loadu_si512(x + at);
+        for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
+        const auto differing = [&](int c) {
+          return _mm512_xor_si512(signs, _mm512_maskz_loadu_epi8(valid, w.row[c] + at));
+        };
+        sum0 = add_ones(sum0, differing(0));
+        sum1 = add_ones(sum1, differing(1));
+        sum2 = add_ones(sum2, differing(2));
+        sum3 = add_ones(sum3, differing(3));
+      }
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + i * d.stride + j),
+                       sums_of_four(sum0, sum1, sum2, sum3));
+    }
+  }
+}
+
+constexpr int kXorRows = 12;
+constexpr int kXorColumns = 32;
+
+/// Sixteen groups of sixteen rows, of which `rows` and `bytes` of each exist.
+template <bool whole>
+inline void pack_sign_block(std::uint8_t* out, const std::uint8_t* signs, std::int64_t stride,
+                            std::int64_t rows, std::int64_t bytes) {
+  const __mmask64 valid = first_bytes(bytes);
+  __m512i block[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    block[i] = whole || i < rows ? _mm512_maskz_loadu_epi8(valid, signs + i * stride)
+                                 : _mm512_setzero_si512();
+  }
+  transpose16(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if (whole || 4 * i < bytes) _mm512_storeu_si512(out + i * 4 * kXorColumns, block[i]);
+  }
+}
+
+void pack_sign_panel(std::uint8_t* panel, const SignRows& w) {
+  for (std::int64_t half = 0; half < 2; ++half) {
+    const std::int64_t rows = w.count - 16 * half;
+    const std::uint8_t* const signs = w.rows + (rows > 0 ? 16 * half * w.stride : 0);
+    for (std::int64_t at = 0; at < w.bytes; at += 64) {
+      std::uint8_t* const out = panel + at * kXorColumns + 64 * half;
+      const std::int64_t bytes = w.bytes - at;
+      rows >= 16 && bytes >= 64 ? pack_sign_block<true>(out, signs + at, w.stride, 16, 64)
+                                : pack_sign_block<false>(out, signs + at, w.stride, rows, bytes);
+    }
+  }
+}
+
+/// y = (K - 2 sum) (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it.
+template <bool bf16>
+__attribute__((noinline)) void put_distances(const XorTile& tile, const std::int32_t* sums) {
+  const __m512i k = _mm512_set1_epi32(tile.k);
+  const F16 scales[2] = {load16(tile.w_scales), load16(tile.w_scales + 16)};
+  const __mmask64 columns = first_bytes(tile.columns);
+  for (std::int64_t i = 0; i < tile.rows; ++i, sums += kXorColumns) {
+    const F16 step = splat16(tile.x_steps[i]);
+    F16 values[2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m512i sum = _mm512_load_si512(sums + 16 * half);
+      const __m512i total = _mm512_sub_epi32(k, _mm512_add_epi32(sum, sum));
+      values[half] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales[half]));
+    }
+    const std::int64_t at = i * tile.y_stride;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const auto valid = static_cast<__mmask16>(columns >> (16 * half));
+      if constexpr (bf16) {
+        auto* const y = static_cast<std::uint16_t*>(tile.y) + at + 16 * half;
+        if (tile.add) values[half] = add(widened(_mm256_maskz_loadu_epi16(valid, y)), values[half]);
+        _mm256_mask_storeu_epi16(y, valid, bf16_bits(values[half]));
+      } else {
+        auto* const y = static_cast<float*>(tile.y) + at + 16 * half;
+        if (tile.add) values[half] = add({_mm512_maskz_loadu_ps(valid, y)}, values[half]);
+        _mm512_mask_storeu_ps(y, valid, values[half].v);
+      }
+    }
+  }
+}
+
+template <int... cells>
+inline void xor_rows(const XorTile& tile, Indices<int, cells...>) {
+  constexpr int kRows = sizeof...(cells) / 2;
+  const std::int64_t line = tile.bf16 ? 2 : 4;
+  for (int r = 0; r < kRows; ++r) {
+    const auto* const y = static_cast<const char*>(tile.y) + r * tile.y_stride * line;
+    fetch_to_write(y);
+    fetch_to_write(y + 64);
+  }
+  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
+  const std::int64_t stride = tile.x_row_bytes;
+  const RowAddresses x(tile.x, stride);
+  const std::uint8_t* w = tile.panel;
+#pragma GCC unroll 2
+  for (std::int64_t at = 0; at < 4 * tile.groups; at += 4, w += 4 * kXorColumns) {
+    const __m512i columns[2] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + 64)};
+    const auto group = [&]<int row>() __attribute__((always_inline)) {
+      std::int32_t bits;
+      __builtin_memcpy(&bits, x.template row<row>(stride) + at, sizeof bits);
+      return _mm512_set1_epi32(bits);
+    };
+    ((sums[cells] =
+          add_ones(sums[cells],
+                   _mm512_xor_si512(columns[cells % 2], group.template operator()<cells / 2>()))),
+     ...);
+  }
+  // The ends are a function of their own: with them here, g++ 12 keeps sums in memory.
+  alignas(64) std::int32_t numbers[kRows * kXorColumns];
+  (_mm512_store_si512(numbers + 16 * cells, sums[cells]), ...);
+  tile.bf16 ? put_distances<true>(tile, numbers) : put_distances<false>(tile, numbers);
+}
+
+template <int rows = kXorRows>
+void xor_tile(const XorTile& tile) {
+  if constexpr (rows > 1) {
+    if (tile.rows < rows) return xor_tile<rows - 1>(tile);
+  }
+  xor_rows(tile, QUEST_INDICES(2 * rows){});
+}
+
+constexpr PackedKernels kVnniPacked = {
+    .unpack_row = unpack_row,
+    .x_row_bytes = x_row_bytes,
+    .pack_x = pack_x,
+    .dot = dot,
+    .pack_signs = pack_signs,
+    .xor_dot = xor_dot,
+    .xor_tile = xor_tile<kXorRows>,
+    .pack_sign_panel = pack_sign_panel,
+    .xor_rows = kXorRows,
+    .xor_columns = kXorColumns,
+    .finish_row = finish_row,
+};
+
+}  // namespace
+}  // namespace quest
