@@ -93,6 +93,11 @@ class PendingRows {
         low = add({_mm512_maskz_loadu_ps(valid_low, out)}, low);
         high = add({_mm512_maskz_loadu_ps(valid_high, out + 16)}, high);
       }
+      if (strip_.streams && valid_ == ~__mmask32{0}) {
+        _mm512_stream_ps(out, low.v);
+        _mm512_stream_ps(out + 16, high.v);
+        return;
+      }
       _mm512_mask_storeu_ps(out, valid_low, low.v);
       _mm512_mask_storeu_ps(out + 16, valid_high, high.v);
     }
@@ -172,6 +177,25 @@ inline void begin_block(const std::uint8_t* a, const std::uint8_t* b, std::uint8
 }
 #undef QUEST_DOT
 
+/// Fetches lines one by one.
+class Fetcher {
+ public:
+  explicit Fetcher(const LinesAhead& ahead) : ahead_(ahead) {}
+
+  void fetch_one() {
+    if (ahead_.rows <= 0) return;
+    _mm_prefetch(ahead_.data + kTileBytes * line_, _MM_HINT_T1);
+    if (++line_ < ahead_.lines) return;
+    line_ = 0;
+    ahead_.data += ahead_.stride;
+    --ahead_.rows;
+  }
+
+ private:
+  LinesAhead ahead_;
+  std::int64_t line_ = 0;
+};
+
 /// Block after block of one bundle of columns; the vector units finish the sums of a block while
 /// the tile unit multiplies the next one.
 template <bool bytes, End end, bool lower>
@@ -180,6 +204,7 @@ void multiply_blocks(const TileStrip& strip) {
   PendingRows<bytes, end> pending(strip);
   const std::int64_t bundles = (strip.columns + kTileLanes - 1) / kTileLanes;
   const std::uint8_t* b = strip.b;
+  Fetcher fetcher(strip.ahead);
   for (std::int64_t bundle = 0; bundle < bundles; ++bundle) {
     const std::uint8_t* a = strip.a;
     begin_block<bytes, lower>(a, b, sums);
@@ -190,6 +215,8 @@ void multiply_blocks(const TileStrip& strip) {
       a += kTileGroupBytes;
       g < kResidentGroups ? multiply_group<bytes, lower, true>(a, b)
                           : multiply_group<bytes, lower, false>(a, b);
+      fetcher.fetch_one();
+      fetcher.fetch_one();
       for (due += kTileLanes; due >= strip.groups; due -= strip.groups) {
         if (pending.count() > 0) pending.finish_one();
       }
@@ -199,6 +226,7 @@ void multiply_blocks(const TileStrip& strip) {
   store_sums(sums);
   pending.set(sums, bundles - 1);
   pending.finish_all();
+  if (strip.streams) _mm_sfence();
 }
 
 template <bool bytes, End end>

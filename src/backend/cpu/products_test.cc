@@ -178,6 +178,23 @@ TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
   }
 }
 
+TEST(CpuProducts, AnOutputWrittenPastTheCachesHasTheBitsOfItsParts) {
+  if (available_isas().back() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
+  // 40 MiB, with rows that begin with a line and end within a bundle of columns.
+  constexpr std::int64_t kM = 410, kN = 25616, kK = 48, kPart = 205;
+  const OwnedTensor x({kM, kK}, DType::kBF16), w({kN, kK}, DType::kBF16);
+  fill_normal(x, 1);
+  fill_normal(w, 2);
+  const OwnedTensor whole({kM, kN}, DType::kF32), parts({kM, kN}, DType::kF32);
+  CpuBackend backend(2, Isa::kAmx);
+  backend.matmul(whole, x, w, Write::kSet);
+  for (std::int64_t first = 0; first < kM; first += kPart) {
+    backend.matmul(parts.view().rows_slice(first, first + kPart),
+                   x.view().rows_slice(first, first + kPart), w, Write::kSet);
+  }
+  EXPECT_TRUE(whole.same_bytes(parts));
+}
+
 TEST(CpuProducts, OperandsLargerThanABlockAreWidenedPieceByPiece) {
   // 1030 rows are two blocks and a rest where bf16 operands must become f32.
   const ProductCase c{1030, 520, 3};

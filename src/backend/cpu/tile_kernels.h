@@ -45,6 +45,14 @@ struct TileScales {
   const float* column_scales;
 };
 
+/// Memory that is packed next, in lines that lie apart: it is fetched while tiles multiply.
+struct LinesAhead {
+  const std::uint8_t* data = nullptr;
+  std::int64_t stride = 0;  ///< bytes from one row to the next
+  std::int64_t lines = 0;   ///< of 64 bytes in each row
+  std::int64_t rows = 0;
+};
+
 /// One bundle of rows against a block of packed bundles of columns.
 struct TileStrip {
   const std::uint8_t* a;  ///< packed, kept in the first-level cache
@@ -57,7 +65,9 @@ struct TileStrip {
   bool writes_partial;    ///< stores there; else to out
   FloatRow out;           ///< element (0, 0)
   std::int64_t out_stride;
-  bool add;           ///< to what stands in out
+  bool add;      ///< to what stands in out
+  bool streams;  ///< whole lines of out past the caches; out is f32, its rows begin with a line
+  LinesAhead ahead;
   TileScales scales;  ///< from row 0 and column 0 on; whole bundles of columns
 };
 

@@ -25,6 +25,9 @@ constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
 /// Bundles of rows that are packed together where they are columns in memory, so that whole lines
 /// are read.
 constexpr std::int64_t kRowsAtOnce = 4;
+/// Bytes of an output that is larger than what caches keep for its reader: written past them, so
+/// that its lines are not read first.
+constexpr std::int64_t kStreamedBytes = 32 << 20;
 constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kLargePageBytes = 2 << 20;
 /// Multiplications below which a thread of its own does not pay.
@@ -140,6 +143,28 @@ void pack(std::uint8_t* out, const TileSource& source, Range bundles, Range grou
   }
 }
 
+/// The memory of bundles of a source whose values have `bytes` bytes.
+LinesAhead lines_of(const TileSource& s, std::int64_t bytes, Range bundles, Range groups) {
+  const std::int64_t lane = bundles.begin * kTileLanes;
+  const std::int64_t lanes = std::min(bundles.end * kTileLanes, s.lanes) - lane;
+  if (lanes <= 0 || s.stride == 0) return {};
+  const std::int64_t first = groups.begin * kTileDepthBytes / bytes;
+  const std::int64_t count = std::min(groups.end * kTileDepthBytes / bytes, s.summed) - first;
+  const auto* const data = static_cast<const std::uint8_t*>(s.data);
+  const std::int64_t stride = s.stride * bytes;
+  if (s.lanes_are_rows) {
+    return {data + lane * stride + first * bytes, stride, divide_up(count * bytes, 64), lanes};
+  }
+  return {data + first * stride + lane * bytes, stride, divide_up(lanes * bytes, 64), count};
+}
+
+bool may_stream(const TileProduct& product) {
+  const Tensor& out = product.out;
+  return product.write == Write::kSet && out.dtype == DType::kF32 &&
+         out.bytes() >= std::size_t{kStreamedBytes} && out.row_stride % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(out.data) % 64 == 0;
+}
+
 /// The part of a product that one thread computes.
 class ThreadProduct {
  public:
@@ -150,6 +175,7 @@ class ThreadProduct {
         cut_(cut),
         packed_(packed),
         multiply_(product.scales != nullptr ? kernels.multiply_bytes : kernels.multiply_bf16),
+        streams_(may_stream(product)),
         a_(scratch),
         b_(a_ + kRowsAtOnce * cut.pass_bytes()),
         partial_(b_ + (packed != nullptr ? 0 : cut.columns_in_block * cut.pass_bytes())) {}
@@ -164,8 +190,15 @@ class ThreadProduct {
       for (std::int64_t row = block.rows.begin; row < block.rows.end; row += at_once) {
         const Range rows{row, std::min(row + at_once, block.rows.end)};
         pack(a_, product_.a, rows, block.groups);
+        const Range next{rows.end, std::min(rows.end + at_once, block.rows.end)};
+        LinesAhead ahead = lines_of(product_.a, value_bytes(), next, block.groups);
+        const std::int64_t share = divide_up(ahead.rows, rows.count());
         for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-          multiply_strip(block, i, a_ + (i - row) * block.groups.count() * kTileGroupBytes);
+          LinesAhead part = ahead;
+          part.rows = std::min(share, ahead.rows);
+          multiply_strip(block, i, a_ + (i - row) * block.groups.count() * kTileGroupBytes, part);
+          ahead.data += share * ahead.stride;
+          ahead.rows -= part.rows;
         }
       }
       before = &block;
@@ -177,7 +210,10 @@ class ThreadProduct {
     return a.columns == b.columns && a.groups == b.groups;
   }
 
-  void multiply_strip(const Block& block, std::int64_t row, const std::uint8_t* a) {
+  std::int64_t value_bytes() const { return product_.scales != nullptr ? 1 : 2; }
+
+  void multiply_strip(const Block& block, std::int64_t row, const std::uint8_t* a,
+                      const LinesAhead& ahead) {
     const std::int64_t i = row * kTileLanes;
     const std::int64_t j = block.columns.begin * kTileLanes;
     TileStrip strip{};
@@ -193,6 +229,8 @@ class ThreadProduct {
     strip.out = element_address(product_.out, i, j);
     strip.out_stride = product_.out.row_stride;
     strip.add = product_.write == Write::kAdd;
+    strip.streams = streams_;
+    strip.ahead = ahead;
     if (product_.scales != nullptr) {
       const TileScales& s = *product_.scales;
       strip.scales = {s.shift, s.row_biases + i, s.column_biases + j, s.row_scales + i,
@@ -205,6 +243,7 @@ class ThreadProduct {
   const Cut& cut_;
   const std::uint8_t* packed_;
   void (*multiply_)(const TileStrip&);
+  bool streams_;
   std::uint8_t* a_;        ///< packed bundles of rows
   std::uint8_t* b_;        ///< packed bundles of columns
   std::uint8_t* partial_;  ///< sums of a block between its passes
