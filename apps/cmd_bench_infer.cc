@@ -7,6 +7,7 @@
 #include "apps/backends.h"
 #include "apps/bench_inference.h"
 #include "apps/command.h"
+#include "apps/cpu_roofline.h"
 #include "apps/machine.h"
 #include "apps/options.h"
 #include "apps/output.h"
@@ -29,7 +30,7 @@ struct InferenceResult {
   double weight_bytes;  ///< that a decoded token reads
   double linear_flops;  ///< of one token in the linear layers of the blocks
   InferenceTimes times;
-  Peaks peaks;
+  Roofline::UnitRate int8_peak;
   double read_peak;  ///< 10^9 bytes a second: reads of as many bytes as the weights have
 };
 
@@ -85,8 +86,10 @@ class BenchInferCommand : public Command {
     for (const std::string& preset : presets_) {
       for (const std::string& scheme : schemes_) models.push_back(describe(preset, scheme));
     }
-    std::map<int, Peaks> peaks;
-    for (const int threads : threads_) peaks[threads] = measure_peaks(threads);
+    std::map<int, Roofline::UnitRate> peaks;
+    for (const int threads : threads_) {
+      peaks[threads] = cpu_roofline(measure_peaks(threads), choose_isa()).rate(Unit::kInt8);
+    }
     Progress progress;
     std::vector<InferenceResult> results;
     const std::size_t total = models.size() * threads_.size();
@@ -143,6 +146,9 @@ class BenchInferCommand : public Command {
   double product_gops(const InferenceResult& r) const {
     return 1e-9 * r.linear_flops * static_cast<double>(prefill_) / median(r.times.prefill_product);
   }
+  static double int8_gops(const InferenceResult& r) {
+    return 1e-9 * r.int8_peak.operations_per_second;
+  }
   void report(const std::vector<InferenceResult>& results) const {
     const Machine machine = describe_machine();
     if (json_) {
@@ -159,11 +165,10 @@ class BenchInferCommand : public Command {
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
         "read      weights' bytes a token over the time of products, and the share of the rate at\n"
         "          which this machine reads as many bytes over and over\n"
-        "products  operations of the quantized layers, two a weight, and the share of int8's peak\n"
-        "          (VNNI)\n"
+        "products  operations of the quantized layers, two a weight, and the share of {}'s peak\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"
         "\n",
-        with_commas(vocab_), embedding_bits_, head_bits_, dtype_);
+        with_commas(vocab_), embedding_bits_, head_bits_, dtype_, results.front().int8_peak.name);
     text += fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14}{:>14}{:>16}{:>18}\n", "preset", "scheme",
                         "threads", "weights", fmt::format("prefill {}", prefill_),
                         fmt::format("decode {}", decode_), "read GB/s", "products GOP/s");
@@ -173,13 +178,12 @@ class BenchInferCommand : public Command {
     }
     text += "\n";
     for (const InferenceResult& r : results) {
-      text +=
-          fmt::format("{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme,
-                      r.threads, size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
-                      fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
-                                  100 * product_gb_per_s(r) / r.read_peak),
-                      fmt::format("{:.0f} {:>4.0f} %", product_gops(r),
-                                  100 * product_gops(r) / r.peaks.int8_gops));
+      text += fmt::format(
+          "{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme, r.threads,
+          size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
+          fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
+                      100 * product_gb_per_s(r) / r.read_peak),
+          fmt::format("{:.0f} {:>4.0f} %", product_gops(r), 100 * product_gops(r) / int8_gops(r)));
       text.pop_back();
       for (const std::int64_t batch : batches_) {
         const double speed = batch_speed(r, batch);
@@ -216,8 +220,8 @@ class BenchInferCommand : public Command {
     json["decode_product_gb_per_s"] = product_gb_per_s(r);
     json["read_peak_gb_per_s"] = r.read_peak;
     json["prefill_product_gops"] = product_gops(r);
-    json["int8_peak_gops"] = r.peaks.int8_gops;
-    json["binary_peak_gops"] = r.peaks.binary_gops;
+    json["int8_peak"] = r.int8_peak.name;
+    json["int8_peak_gops"] = int8_gops(r);
     return json;
   }
 

@@ -134,8 +134,11 @@ class BenchKernelsCommand : public Command {
     std::string text = to_text(machine);
     text += fmt::format(
         "kernels   {}; medians of {}, spread from the fastest to the slowest sample\n"
-        "share     of the rate at which the kernel's bound allows: a unit's peak, or reads of the\n"
-        "          level of memory that holds all operands; both measured just now\n\n",
+        "share     of the rate at which the kernel's bound allows: a unit's peak (of AMX with "
+        "random\n"
+        "          data), or reads of the level of memory that holds all operands; both measured "
+        "now\n"
+        "\n",
         isa_name(isa), samples_);
     text += fmt::format("{:<32}{:<24}{:>8}{:>12}{:>9}{:>27}{:>8}  {}\n", "kernel", "size",
                         "threads", "us", "spread", "rate", "share", "bound");

@@ -34,9 +34,10 @@ Roofline cpu_roofline(const Peaks& peaks, Isa isa) {
   raise(unit(Unit::kBinary), "binary", peaks.binary_gops);
   if (isa >= Isa::kAvx512) raise(unit(Unit::kBF16), "AVX-512 bf16", peaks.bf16_gflops);
   if (isa == Isa::kAmx) {
-    raise(unit(Unit::kBF16), "AMX bf16", peaks.amx_bf16_gflops);
-    raise(unit(Unit::kInt8), "AMX int8", peaks.amx_int8_gops);
-    raise(unit(Unit::kBinary), "AMX int8", peaks.amx_int8_gops);
+    // Not the tiles of zeros, at whose clock no product runs.
+    raise(unit(Unit::kBF16), "AMX bf16", peaks.amx_bf16_data_gflops);
+    raise(unit(Unit::kInt8), "AMX int8", peaks.amx_int8_data_gops);
+    raise(unit(Unit::kBinary), "AMX int8", peaks.amx_int8_data_gops);
   }
   const double threads = peaks.threads;
   roofline.levels = {{"L2", threads * cache_bytes(), 1e9 * peaks.cache_gb_per_s},

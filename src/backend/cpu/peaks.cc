@@ -181,6 +181,49 @@ void amx_bf16(std::int64_t loops) {
       : "cc");
 }
 
+/// Steps of two by two tiles, whose operands are loaded from `data`, kDataSteps of them in turn.
+constexpr std::int64_t kDataSteps = 8;
+#define QUEST_AMX_DATA(PRODUCT)                                                               \
+  QUEST_AMX_BEGIN;                                                                            \
+  const std::int64_t stride = 64;                                                             \
+  for (; loops > 0; --loops) {                                                                \
+    const std::byte* tiles = data;                                                            \
+    std::int64_t steps = kDataSteps;                                                          \
+    asm volatile("1: tileloadd (%0,%2,1), %%tmm4\n tileloadd 1024(%0,%2,1), %%tmm6\n" PRODUCT \
+                 " %%tmm6, %%tmm4, %%tmm0\n tileloadd 2048(%0,%2,1), %%tmm7\n" PRODUCT        \
+                 " %%tmm7, %%tmm4, %%tmm1\n tileloadd 3072(%0,%2,1), %%tmm5\n" PRODUCT        \
+                 " %%tmm6, %%tmm5, %%tmm2\n" PRODUCT                                          \
+                 " %%tmm7, %%tmm5, %%tmm3\n add $4096, %0\n dec %1\n jnz 1b\n"                \
+                 : "+r"(tiles), "+r"(steps)                                                   \
+                 : "r"(stride)                                                                \
+                 : "cc", "memory");                                                           \
+  }                                                                                           \
+  asm volatile("tilerelease")
+void amx_int8_data(std::int64_t loops, const std::byte* data) { QUEST_AMX_DATA("tdpbssd"); }
+void amx_bf16_data(std::int64_t loops, const std::byte* data) { QUEST_AMX_DATA("tdpbf16ps"); }
+
+/// 10^9 operations a second of a loop over random operands: codes of four bits, or numbers of bf16
+/// between 1/2 and 2 of either sign.
+double data_rate(int threads, bool bf16) {
+  constexpr std::int64_t kLoops = 25000;
+  constexpr std::size_t kBytes = kDataSteps * 4096;
+  std::vector<std::uint16_t> operands(kBytes / 2 + 32);
+  std::uint32_t state = 1;
+  for (std::uint16_t& value : operands) {
+    state = state * 1664525u + 1013904223u;
+    const auto random = static_cast<std::uint16_t>(state >> 16);
+    const int low = (random & 15) - 8, high = (random >> 4 & 15) - 8;
+    value = static_cast<std::uint16_t>(bf16 ? 0x3f00 | (random & 0x80ff) : (low & 255) | high << 8);
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(operands.data());
+  const std::byte* const data =
+      reinterpret_cast<std::byte*>(operands.data()) + (64 - address % 64) % 64;
+  const double operations = 4.0 * kDataSteps * (bf16 ? 16384 : 32768);
+  const double seconds = fastest(
+      threads, [&](int) { bf16 ? amx_bf16_data(kLoops, data) : amx_int8_data(kLoops, data); });
+  return 1e-9 * operations * kLoops * threads / seconds;
+}
+
 // --- Reading ---
 
 #define QUEST_READ_LOOP(MOVE, STEP, END)                                  \
@@ -274,6 +317,8 @@ Peaks measure_peaks(int threads) {
   const AmxUnits amx = amx_units();
   if (amx.int8) peaks.amx_int8_gops = rate(threads, 4 * 32768, amx_int8);
   if (amx.bf16) peaks.amx_bf16_gflops = rate(threads, 4 * 16384, amx_bf16);
+  if (amx.int8) peaks.amx_int8_data_gops = data_rate(threads, false);
+  if (amx.bf16) peaks.amx_bf16_data_gflops = data_rate(threads, true);
   const auto count = static_cast<std::size_t>(threads);
   peaks.cache_gb_per_s = measure_read_rate(threads, kCacheBytes * count);
   peaks.shared_cache_gb_per_s = measure_read_rate(threads, kSharedCacheBytes * count);

@@ -14,8 +14,12 @@ struct Peaks {
   double bf16_gflops;  ///< AVX512_BF16 dot products
   double int8_gops;    ///< VNNI; pmaddwd on 16-bit pairs where there is no VNNI
   double binary_gops;  ///< xor, vpopcntq and addition: two operations a bit
-  double amx_bf16_gflops;
+  double amx_bf16_gflops;  ///< tiles of zeros
   double amx_int8_gops;
+  /// Random numbers in tiles that are loaded from the first-level cache, two by two: their power
+  /// lowers the clock, so this is what a product can reach.
+  double amx_bf16_data_gflops;
+  double amx_int8_data_gops;
   double cache_gb_per_s;         ///< reads of 512 KiB a thread: second-level cache
   double shared_cache_gb_per_s;  ///< reads of 8 MiB a thread: third-level cache where there is one
   double memory_gb_per_s;        ///< reads of 256 MiB in all: memory, or a larger last-level cache

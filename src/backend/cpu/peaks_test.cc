@@ -26,6 +26,14 @@ TEST(Peaks, EveryRateIsPlausible) {
   } else {
     EXPECT_EQ(peaks.bf16_gflops, 0);
   }
+  if (available_isas().back() == Isa::kAmx) {
+    // Loads and power cost a part of what tiles of zeros reach; other work on the machine may halve
+    // either.
+    EXPECT_GT(peaks.amx_int8_data_gops, 0.2 * peaks.amx_int8_gops);
+    EXPECT_LT(peaks.amx_int8_data_gops, 2 * peaks.amx_int8_gops);
+    EXPECT_GT(peaks.amx_bf16_data_gflops, 0.2 * peaks.amx_bf16_gflops);
+    EXPECT_LT(peaks.amx_bf16_data_gflops, 2 * peaks.amx_bf16_gflops);
+  }
 }
 
 }  // namespace
