@@ -10,6 +10,8 @@ namespace {
 
 /// What reads of the shared cache are measured with, a thread.
 constexpr double kSharedCacheBytes = 8 << 20;
+/// A size between that and what memory is measured with: large shared caches hold it.
+constexpr std::uint32_t kLargeBytes = 64 << 20;
 constexpr double kLeastCacheBytes = 512 << 10;
 
 /// Bytes of the second-level cache of a core.
@@ -40,9 +42,11 @@ Roofline cpu_roofline(const Peaks& peaks, Isa isa) {
     raise(unit(Unit::kBinary), "AMX int8", peaks.amx_int8_data_gops);
   }
   const double threads = peaks.threads;
-  roofline.levels = {{"L2", threads * cache_bytes(), 1e9 * peaks.cache_gb_per_s},
-                     {"L3", threads * kSharedCacheBytes, 1e9 * peaks.shared_cache_gb_per_s},
-                     {"memory", 0, 1e9 * peaks.memory_gb_per_s}};
+  roofline.levels = {
+      {"L2", threads * cache_bytes(), 1e9 * peaks.cache_gb_per_s},
+      {"L3", threads * kSharedCacheBytes, 1e9 * peaks.shared_cache_gb_per_s},
+      {"64 MiB", double{kLargeBytes}, 1e9 * measure_read_rate(peaks.threads, kLargeBytes)},
+      {"memory", 0, 1e9 * peaks.memory_gb_per_s}};
   return roofline;
 }
 
