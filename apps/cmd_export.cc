@@ -11,6 +11,7 @@
 #include "apps/output.h"
 #include "apps/text.h"
 #include "core/error.h"
+#include "infer/chat_template.h"
 #include "infer/export.h"
 #include "infer/model_folder.h"
 
@@ -54,10 +55,11 @@ class ExportCommand : public Command {
     }
     const auto backend = make_backend("cpu", threads_);
     const LoadedTrainingModel loaded = load_training_folder(model_, *backend, DType::kF32);
+    const ExportTexts texts{*loaded.tokenizer, read_chat_template(loaded.folder)};
     if (format_ == "hf") {
-      export_hugging_face(*loaded.model, *loaded.tokenizer, out_);
+      export_hugging_face(*loaded.model, texts, out_);
     } else {
-      export_packed(*loaded.model, *loaded.tokenizer, bits, out_);
+      export_packed(*loaded.model, texts, bits, out_);
     }
     report(loaded, bits);
     return 0;

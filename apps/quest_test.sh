@@ -411,6 +411,11 @@ check "a tiny run ends" test $? -eq 0
 check "export ends well" test $? -eq 0
 "$quest" export --model "$folder/run" --out "$folder/packed" >/dev/null 2>&1
 check "export does not overwrite" test $? -eq 1
+cp -r "$folder/run" "$folder/llama3"
+sed -i '1a "chat_template": "<|start_header_id|>",' "$folder/llama3/tokenizer_config.json"
+"$quest" export --model "$folder/llama3" --out "$folder/packed-llama3" >/dev/null 2>&1
+check "a packed folder has the run's chat template" grep -q start_header_id \
+  "$folder/packed-llama3/tokenizer_config.json"
 "$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
 check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
 "$quest" export --model "$folder/run" --out "$folder/again" --head-bits 5 >/dev/null 2>&1

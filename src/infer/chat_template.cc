@@ -12,7 +12,7 @@
 namespace quest {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 using Pieces = std::vector<ChatPiece>;
 
 constexpr std::string_view kConfigFile = "tokenizer_config.json";
@@ -35,6 +35,12 @@ std::string chatml(std::string_view role, const std::string& text) {
 
 std::string llama3(std::string_view role, const std::string& text) {
   return fmt::format("<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>", role, text);
+}
+
+Json read_object(const std::filesystem::path& path) {
+  Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail("{} is not a JSON object", path.string());
+  return json;
 }
 
 }  // namespace
@@ -71,8 +77,7 @@ std::optional<ChatForm> recognise_chat_form(std::string_view jinja) {
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kConfigFile;
   if (!std::filesystem::exists(path)) return std::nullopt;
-  const auto config = Json::parse(read_file(path), nullptr, false);
-  if (!config.is_object()) fail("{} is not a JSON object", path.string());
+  const auto config = read_object(path);
   const auto found = config.find("chat_template");
   if (found == config.end()) return std::nullopt;
   if (found->is_string()) return found->get<std::string>();
@@ -87,6 +92,12 @@ std::optional<std::string> read_chat_template(const std::filesystem::path& folde
     }
   }
   return std::nullopt;
+}
+
+void write_chat_template(const std::filesystem::path& folder, const std::string& jinja) {
+  auto config = read_object(folder / kConfigFile);
+  config["chat_template"] = jinja;
+  write_file(folder / kConfigFile, config.dump(2) + "\n");
 }
 
 Pieces ChatTemplate::first_turn(const std::string& system, const std::string& user) const {

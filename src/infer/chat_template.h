@@ -26,6 +26,9 @@ std::optional<ChatForm> recognise_chat_form(std::string_view jinja);
 /// several); none where it has none. Throws Error when the file is not JSON.
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder);
 
+/// Puts a `chat_template` into a folder's tokenizer_config.json, which exists.
+void write_chat_template(const std::filesystem::path& folder, const std::string& jinja);
+
 /// A piece of a rendered conversation: text, or the token that ends a document.
 struct ChatPiece {
   std::string text;

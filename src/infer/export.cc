@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/new_folder.h"
+#include "infer/chat_template.h"
 #include "infer/model_folder.h"
 #include "model/packed_model.h"
 #include "quant/packing.h"
@@ -318,9 +319,10 @@ std::string model_card(const ModelDescription& description, std::uintmax_t file_
   return text;
 }
 
-void write_folder(const fs::path& folder, const Tokenizer& tokenizer,
+void write_folder(const fs::path& folder, const ExportTexts& texts,
                   const ModelDescription& description, const std::string& config_json,
                   TensorPlan tensors) {
+  const Tokenizer& tokenizer = texts.tokenizer;
   NewFolder target(folder);
   std::map<std::string, std::string> metadata{{"format", "pt"}};
   if (description.packed) {
@@ -334,20 +336,21 @@ void write_folder(const fs::path& folder, const Tokenizer& tokenizer,
              generation_config(tokenizer, description.config));
   write_file(target.path() / "README.md", model_card(description, fs::file_size(weights)));
   tokenizer.save(target.path());
+  if (texts.chat_template) write_chat_template(target.path(), *texts.chat_template);
   target.commit();
 }
 
 }  // namespace
 
-void export_packed(const Model& model, const Tokenizer& tokenizer, const StoredBits& bits,
+void export_packed(const Model& model, const ExportTexts& texts, const StoredBits& bits,
                    const fs::path& folder) {
   const ModelDescription description{model.config(), model.scheme(), bits};
   Weights weights(model);
-  write_folder(folder, tokenizer, description, to_config_json(description),
+  write_folder(folder, texts, description, to_config_json(description),
                packed_tensors(weights, description));
 }
 
-void export_hugging_face(const Model& model, const Tokenizer& tokenizer, const fs::path& folder) {
+void export_hugging_face(const Model& model, const ExportTexts& texts, const fs::path& folder) {
   ModelDescription description{model.config(), model.scheme(), StoredBits{16, 16}};
   Weights weights(model);
   TensorPlan tensors = dense_tensors(weights, description);
@@ -356,12 +359,12 @@ void export_hugging_face(const Model& model, const Tokenizer& tokenizer, const f
   config.erase("quantization_config");
   config.erase("rope_layout");
   config["torch_dtype"] = "bfloat16";
-  config["bos_token_id"] = tokenizer.end_of_text_id();
-  config["eos_token_id"] = tokenizer.end_of_text_id();
+  config["bos_token_id"] = texts.tokenizer.end_of_text_id();
+  config["eos_token_id"] = texts.tokenizer.end_of_text_id();
   // A head with a scheme of its own differs from the table that it is tied to.
   const bool own_head = model.scheme().for_layer("head", LinearScheme()).quantized();
   if (own_head) config["tie_word_embeddings"] = false;
-  write_folder(folder, tokenizer, description, config.dump(2) + "\n", tensors);
+  write_folder(folder, texts, description, config.dump(2) + "\n", tensors);
 }
 
 }  // namespace quest

@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "infer/chat_template.h"
 #include "infer/export.h"
 #include "infer/generate.h"
 #include "infer/model_folder.h"
@@ -53,7 +54,7 @@ std::unique_ptr<Model> small_model(Backend& backend, const ModelConfig& config,
 }
 
 LoadedModel exported(const Model& model, const StoredBits& bits, const fs::path& folder) {
-  export_packed(model, *load_tokenizer("bytes"), bits, folder);
+  export_packed(model, {*load_tokenizer("bytes")}, bits, folder);
   return load_model_folder(folder, model.backend(), DType::kF32);
 }
 
@@ -352,7 +353,7 @@ TEST_F(PackedFolder, ATiedHeadIsStoredOnceUnlessItHasBitsOfItsOwn) {
 }
 
 TEST_F(PackedFolder, BFloat16ComputesCloseToTraining) {
-  export_packed(*model_, *load_tokenizer("bytes"), {16, 16}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {16, 16}, folder_);
   const LoadedModel loaded = load_model_folder(folder_, backend_, DType::kBF16);
   const auto tokens = random_tokens(400, 256);
   EXPECT_NEAR(mean_loss(*loaded.model, tokens), mean_loss(*model_, tokens), 0.05);
@@ -364,7 +365,7 @@ TEST_F(PackedFolder, ADenseExportComputesWithTheQuantizedWeights) {
     config.rope_layout = layout;
     model_ = small_model(backend_, config, Scheme::parse("w4a16"));
     const fs::path folder = root_.path() / (layout == RopeLayout::kHalf ? "half" : "interleaved");
-    export_hugging_face(*model_, *load_tokenizer("bytes"), folder);
+    export_hugging_face(*model_, {*load_tokenizer("bytes")}, folder);
     EXPECT_EQ(read_file(folder / "config.json").find("quest"), std::string::npos);
     const LoadedModel loaded = load_model_folder(folder, backend_, DType::kF32);
     EXPECT_EQ(loaded.description.config.rope_layout, RopeLayout::kHalf);
@@ -375,30 +376,44 @@ TEST_F(PackedFolder, ADenseExportComputesWithTheQuantizedWeights) {
 }
 
 TEST_F(PackedFolder, ExportTakesTheTrainingFolderOnlyAndNeverWritesOver) {
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   EXPECT_THROW(load_training_folder(folder_, backend_, DType::kF32), Error);
-  EXPECT_THROW(export_packed(*model_, *load_tokenizer("bytes"), {}, folder_), Error);
+  EXPECT_THROW(export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_), Error);
   const fs::path other = root_.path() / "other";
   model_->llama().for_each_parameter([](const Parameter& parameter) {
     if (parameter.name.find("down_proj") != std::string::npos) {
       parameter.value.as<float>()[7] = std::nanf("");
     }
   });
-  EXPECT_THROW(export_packed(*model_, *load_tokenizer("bytes"), {}, other), NonFiniteError);
+  EXPECT_THROW(export_packed(*model_, {*load_tokenizer("bytes")}, {}, other), NonFiniteError);
   EXPECT_FALSE(fs::exists(other));
   EXPECT_FALSE(fs::exists(root_.path() / "other.tmp"));
+}
+
+TEST_F(PackedFolder, ExportWritesTheChatTemplateThatItIsGiven) {
+  const auto tokenizer = load_tokenizer("bytes");
+  const fs::path dense = root_.path() / "dense";
+  const fs::path plain = root_.path() / "plain";
+  export_packed(*model_, {*tokenizer, "{{ '<|im_start|>' }}"}, {}, folder_);
+  export_hugging_face(*model_, {*tokenizer, "{{ '[INST]' }}"}, dense);
+  export_packed(*model_, {*tokenizer}, {}, plain);
+  EXPECT_EQ(read_chat_template(folder_), "{{ '<|im_start|>' }}");
+  EXPECT_EQ(read_chat_template(dense), "{{ '[INST]' }}");
+  EXPECT_EQ(read_chat_template(plain), std::nullopt);
+  EXPECT_EQ(load_model_folder(folder_, backend_, DType::kF32).tokenizer->vocab_size(), 256);
 }
 
 TEST_F(PackedFolder, ExportRefusesATemporaryFolderThatItDidNotMake) {
   const fs::path other = root_.path() / "other.tmp";
   fs::create_directory(other);
   write_file(other / "work", "another's");
-  EXPECT_THROW(export_packed(*model_, *load_tokenizer("bytes"), {}, root_.path() / "other"), Error);
+  EXPECT_THROW(export_packed(*model_, {*load_tokenizer("bytes")}, {}, root_.path() / "other"),
+               Error);
   EXPECT_EQ(read_file(other / "work"), "another's");
 }
 
 TEST_F(PackedFolder, DamageIsNamed) {
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   const std::string weights = read_file(folder_ / "model.safetensors");
   std::string flipped = weights;
   flipped[flipped.size() - 100] = static_cast<char>(flipped[flipped.size() - 100] ^ 4);
@@ -416,7 +431,7 @@ TEST_F(PackedFolder, ATokenizerOfAnotherModelIsRefused) {
   ModelConfig config = small_config();
   config.vocab = 400;
   model_ = small_model(backend_, config, Scheme::parse("w3a4"));
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   load();
   std::ofstream text(root_.path() / "text.txt");
   for (int i = 0; i < 3000; ++i)
@@ -428,7 +443,7 @@ TEST_F(PackedFolder, ATokenizerOfAnotherModelIsRefused) {
 }
 
 TEST_F(PackedFolder, WrongTensorsAreNamed) {
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   const std::string weights = read_file(folder_ / "model.safetensors");
   const std::string down = "model.layers.1.mlp.down_proj";
   rewrite([&](auto& tensors) { named(tensors, down + ".codes").name = "else"; });
@@ -457,7 +472,7 @@ TEST_F(PackedFolder, WrongTensorsAreNamed) {
 }
 
 TEST_F(PackedFolder, AConfigOfOtherBitsOrSizesIsRefused) {
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   const std::string config = read_file(folder_ / "config.json");
   for (const auto& [from, to, part] :
        {std::tuple{"\"scheme\": \"w3a4\"", "\"scheme\": \"w4a4\"", "another model"},
@@ -483,7 +498,7 @@ TEST_F(PackedFolder, BitsAfterTheLastCodeAreRefused) {
   ModelConfig config = small_config();
   config.hidden = 52;
   model_ = small_model(backend_, config, Scheme::parse("w1a1"));
-  export_packed(*model_, *load_tokenizer("bytes"), {}, folder_);
+  export_packed(*model_, {*load_tokenizer("bytes")}, {}, folder_);
   load();
   const std::string down = "model.layers.0.mlp.down_proj.codes";
   rewrite([&](auto& tensors) {
