@@ -6,20 +6,17 @@ import sys
 
 import numpy as np
 
-PARTS = {"q_proj": "attn.q", "k_proj": "attn.k", "v_proj": "attn.v", "o_proj": "attn.out",
-         "gate_proj": "mlp.gate", "up_proj": "mlp.up", "down_proj": "mlp.down"}
-
 
 def read_safetensors(path):
     """Names and arrays of a file; BF16 becomes f32."""
     data = open(path, "rb").read()
-    size = int.from_bytes(data[:8], "little")
-    for name, entry in json.loads(data[8:8 + size]).items():
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, entry in json.loads(data[8:start]).items():
         if name != "__metadata__":
-            begin, end = (8 + size + offset for offset in entry["data_offsets"])
-            kind = {"F32": np.float32, "BF16": np.uint16, "U8": np.uint8}[entry["dtype"]]
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            kind = {"F32": "<f4", "BF16": "<u2", "U8": "u1"}[entry["dtype"]]
             array = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
-            yield name, (array.astype(np.uint32) << 16).view("f4") if kind == np.uint16 else array
+            yield name, (array.astype("<u4") << 16).view("<f4") if kind == "<u2" else array
 
 
 def unpack(packed, columns, bits):
@@ -36,32 +33,26 @@ def rotate(rows):
     return (rows.reshape(len(rows), -1, len(hadamard)) @ hadamard).reshape(rows.shape)
 
 
-def scheme_of(name, quantization):
-    """The scheme of the matrix `name`; empty: none."""
-    match = re.match(r"model\.layers\.(\d+)\.\w+\.(\w+)", name)
-    layer = f"blocks.{match[1]}.{PARTS[match[2]]}" if match else name.replace("lm_head", "head")
-    own = [entry.split("=", 1) for entry in quantization["layer_schemes"]]
-    schemes = [scheme for pattern, scheme in own if fnmatch.fnmatchcase(layer, pattern)]
-    return schemes[-1] if schemes else quantization["scheme"] if match else ""
-
-
 def read_folder(folder):
     """All weights by Hugging Face's names, dequantized and rotated back."""
     config = json.load(open(folder + "/config.json"))
     quantization = config["quantization_config"]
+    inputs = {"o_proj": config["num_attention_heads"] * config["head_dim"],
+              "down_proj": config["intermediate_size"]}
     tensors = dict(read_safetensors(folder + "/model.safetensors"))
-    weights = {name: array for name, array in tensors.items() if name.endswith(".weight")}
-    for name in (key[:-len(".codes")] for key in tensors if key.endswith(".codes")):
-        scheme = scheme_of(name, quantization)
-        stored = "embedding_bits" if name == "model.embed_tokens" else "head_bits"
-        bits = int(scheme[1]) if re.match(r"w\da", scheme) else quantization[stored]
-        inputs = {"o_proj": config["num_attention_heads"] * config["head_dim"],
-                  "down_proj": config["intermediate_size"]}
+    for name in [key[:-len(".codes")] for key in tensors if key.endswith(".codes")]:
+        layer = re.sub(r"model\.layers\.(\d+\.)(?:self_)?(\w+\.\w+)_proj", r"blocks.\1\2", name)
+        layer = re.sub(r"\.o$", ".out", layer).replace("lm_head", "head")
+        scheme = quantization["scheme"] if layer.startswith("blocks.") else ""
+        for pattern, own in (entry.split("=", 1) for entry in quantization["layer_schemes"]):
+            scheme = own if fnmatch.fnmatchcase(layer, pattern) else scheme
+        stored = quantization["embedding_bits" if "embed" in name else "head_bits"]
+        bits = int(scheme[1]) if re.match(r"w\da", scheme) else stored
         columns = inputs.get(name.split(".")[-1], config["hidden_size"])
-        values = unpack(tensors[name + ".codes"], columns, bits) + 0.5
-        values = values * tensors[name + ".scales"][:, None]
-        weights[name + ".weight"] = values if "none" in scheme.split()[1:] else rotate(values)
-    return weights
+        values = unpack(tensors.pop(name + ".codes"), columns, bits) + 0.5
+        values *= tensors.pop(name + ".scales")[:, None]
+        tensors[name + ".weight"] = values if "none" in scheme.split() else rotate(values)
+    return tensors
 
 
 if __name__ == "__main__":
