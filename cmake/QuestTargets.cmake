@@ -11,8 +11,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
     "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wno-maybe-uninitialized;-Wno-restrict>")
 endif()
 if(QUEST_BUILD_FUZZERS)
-  # Every library reports its branches to the fuzzer and is watched by the sanitizers.
-  target_compile_options(quest_options INTERFACE
+  # Every library reports its branches to the fuzzer, is watched by the sanitizers and asserts.
+  target_compile_options(quest_options INTERFACE -UNDEBUG
     -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
   target_link_options(quest_options INTERFACE -fsanitize=address,undefined)
   add_custom_target(fuzzers)

@@ -27,26 +27,23 @@ std::vector<LinearScheme> part_schemes(const LinearLayout& layout, const Scheme&
   return schemes;
 }
 
-template <typename Linear>
-Linear make_linear(const LinearLayout& layout, const Scheme& scheme, DType compute, bool trains,
-                   ModelArenas& arenas) {
+QuantLinear make_linear(const LinearLayout& layout, const Scheme& scheme, DType compute,
+                        bool trains, ModelArenas& arenas) {
   std::int64_t rows = 0;
   for (const LinearPart& part : layout.parts) rows += part.rows;
   const Weight weight = take_weight(arenas, {rows, layout.columns}, trains);
-  return Linear(layout, part_schemes(layout, scheme), compute, trains, weight.value,
-                weight.gradient, arenas.prepared);
+  return QuantLinear(layout, part_schemes(layout, scheme), compute, trains, weight.value,
+                     weight.gradient, arenas.prepared);
 }
 
-template <typename Linear>
-Block<Linear> make_block(const ModelConfig& config, std::int64_t layer, const Scheme& scheme,
-                         DType compute, bool trains, ModelArenas& arenas) {
+Block<QuantLinear> make_block(const ModelConfig& config, std::int64_t layer, const Scheme& scheme,
+                              DType compute, bool trains, ModelArenas& arenas) {
   const Weight attn_norm = take_weight(arenas, {config.width}, trains);
-  auto qkv = make_linear<Linear>(qkv_layout(config, layer), scheme, compute, trains, arenas);
-  auto out = make_linear<Linear>(out_layout(config, layer), scheme, compute, trains, arenas);
+  auto qkv = make_linear(qkv_layout(config, layer), scheme, compute, trains, arenas);
+  auto out = make_linear(out_layout(config, layer), scheme, compute, trains, arenas);
   const Weight mlp_norm = take_weight(arenas, {config.width}, trains);
-  auto gate_up =
-      make_linear<Linear>(gate_up_layout(config, layer), scheme, compute, trains, arenas);
-  auto down = make_linear<Linear>(down_layout(config, layer), scheme, compute, trains, arenas);
+  auto gate_up = make_linear(gate_up_layout(config, layer), scheme, compute, trains, arenas);
+  auto down = make_linear(down_layout(config, layer), scheme, compute, trains, arenas);
   return {attn_norm.value, attn_norm.gradient, std::move(qkv),     std::move(out),
           mlp_norm.value,  mlp_norm.gradient,  std::move(gate_up), std::move(down)};
 }
@@ -131,15 +128,15 @@ void EmbeddingTable::look_up(Backend& backend, Tensor x, Tensor tokens) const {
   }
 }
 
-template <typename Linear>
-Llama<Linear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
-                     ModelArenas& arenas) requires std::is_same_v<Linear, QuantLinear>
+template <>
+Llama<QuantLinear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute,
+                          bool trains, ModelArenas& arenas)
     : config_(config), scheme_(scheme), compute_(compute), trains_(trains) {
   const Weight embedding = take_weight(arenas, {config.vocab, config.width}, trains);
   embedding_.dense = embedding.value;
   d_embedding_ = embedding.gradient;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-    blocks_.push_back(make_block<Linear>(config, layer, scheme, compute, trains, arenas));
+    blocks_.push_back(make_block(config, layer, scheme, compute, trains, arenas));
   }
   const Weight final_norm = take_weight(arenas, {config.width}, trains);
   final_norm_ = final_norm.value;
@@ -223,10 +220,9 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
   return a;
 }
 
-template <typename Linear>
-void Llama<Linear>::prepare_weights(
-    Backend& backend) const requires std::is_same_v<Linear, QuantLinear> {
-  for (const Block<Linear>& block : blocks_) {
+template <>
+void Llama<QuantLinear>::prepare_weights(Backend& backend) const {
+  for (const Block<QuantLinear>& block : blocks_) {
     block.qkv.prepare_weights(backend);
     block.out.prepare_weights(backend);
     block.gate_up.prepare_weights(backend);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "backend/arena.h"
@@ -67,11 +66,11 @@ struct LlamaParts {
 template <typename Linear>
 class Llama {
  public:
-  /// Lays out all tensors; the values are set by whoever initializes or loads them. With measuring
-  /// arenas this only counts memory. `compute` (f32 or bf16) is the type of high-precision
-  /// operands.
+  /// Of QuantLinear alone: lays out all tensors; the values are set by whoever initializes or loads
+  /// them. With measuring arenas this only counts memory. `compute` (f32 or bf16) is the type of
+  /// high-precision operands.
   Llama(const ModelConfig& config, const Scheme& scheme, DType compute, bool trains,
-        ModelArenas& arenas) requires std::is_same_v<Linear, QuantLinear>;
+        ModelArenas& arenas);
 
   /// A model that only runs, over the weights of `parts`; its own tables go to `prepared`.
   Llama(const ModelConfig& config, const Scheme& scheme, DType compute, LlamaParts<Linear> parts,
@@ -80,8 +79,8 @@ class Llama {
   /// The memory of a pass; with a measuring arena this only counts.
   Activations make_activations(Arena& arena, const PassShape& shape) const;
 
-  /// Quantizes or casts all weights; once after every change of them.
-  void prepare_weights(Backend& backend) const requires std::is_same_v<Linear, QuantLinear>;
+  /// Of QuantLinear alone: quantizes or casts all weights; once after every change of them.
+  void prepare_weights(Backend& backend) const;
 
   /// tokens i32 [R] to `a.final_x`. A pass-through cache makes them B sequences of T positions
   /// each; one that keeps has been told by `begin_pass` what they are, and ends the pass. `errors`,
@@ -178,6 +177,14 @@ void Llama<Linear>::for_each_parameter(Visitor visit) const {
   visit(Parameter{"model.norm.weight", final_norm_, d_final_norm_, false, 0.0});
   if (!config_.tied_head) head_[0].for_each_parameter(false, visit);
 }
+
+// What only one kind of linear layer has is a specialization, not a constrained member: clang 14
+// would instantiate it for both.
+template <>
+Llama<QuantLinear>::Llama(const ModelConfig& config, const Scheme& scheme, DType compute,
+                          bool trains, ModelArenas& arenas);
+template <>
+void Llama<QuantLinear>::prepare_weights(Backend& backend) const;
 
 extern template class Llama<QuantLinear>;
 extern template class Llama<PackedLinear>;

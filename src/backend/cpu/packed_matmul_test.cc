@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
@@ -66,6 +67,31 @@ TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
           ASSERT_EQ(actual.view().as<float>()[i], expected.view().as<float>()[i])
               << "M " << size.m << " N " << size.n << " K " << size.k << ", w" << w_bits << "a"
               << x_bits << " element " << i;
+        }
+      }
+    }
+  }
+}
+
+// The linear layers of a block of the 800M preset, each of whose shapes is one here: blocking by
+// cache sizes and threads happens at such sizes only.
+TEST(PackedMatmulOfLargeLayers, GivesTheBitsOfTheProductOnPlainCodes) {
+  constexpr std::int64_t kWidth = 2048;
+  constexpr std::int64_t kHidden = 5632;
+  for (const int bits : {1, 4}) {
+    for (const auto& [n, k] : {std::pair{kWidth, kWidth}, {kHidden, kWidth}, {kWidth, kHidden}}) {
+      const OwnedQuantizedRows w = random_codes(n, k, bits, 2);
+      const OwnedPackedRows packed(w, bits);
+      for (const std::int64_t m : {1, 16, 17}) {
+        const OwnedQuantizedRows x = random_codes(m, k, bits, 1);
+        OwnedTensor actual({m, n}, DType::kF32);
+        OwnedTensor expected({m, n}, DType::kF32);
+        for (const Isa isa : available_isas()) {
+          CpuBackend cpu(2, isa);
+          cpu.packed_matmul(actual, x.view(), bits, packed.rows, Write::kSet);
+          cpu.quantized_matmul(expected, x.view(), w.view(), Write::kSet);
+          ASSERT_TRUE(actual.same_bytes(expected)) << isa_name(isa) << ", M " << m << " N " << n
+                                                   << " K " << k << ", " << bits << " bits";
         }
       }
     }
