@@ -9,7 +9,8 @@
 
 namespace quest::app {
 
-/// `device` is "cpu" or "reference"; `threads` 0 takes all that the process may use. Throws Error.
+/// `device` is "cpu", "cuda" or "cuda:N" (the N-th GPU, counted from 0), or "reference"; `threads`
+/// 0 takes all that the process may use. Throws Error.
 std::unique_ptr<Backend> make_backend(const std::string& device, std::int64_t threads);
 
 }  // namespace quest::app

@@ -19,13 +19,17 @@ class SelftestCommand : public Command {
             "Compute known answers with every kernel of this machine; attach it to a bug report",
             {"quest selftest", "quest selftest --json"}};
   }
-  void declare(CLI::App& app) override { app.add_flag("--json", json_, "print one JSON object"); }
+  void declare(CLI::App& app) override {
+    app.add_option("--device", device_, "check this one alone, also cuda or cuda:N")
+        ->type_name("NAME");
+    app.add_flag("--json", json_, "print one JSON object");
+  }
   int run() override {
     // Nothing here may start threads before the last process has been forked.
     std::string lines;
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     int failures = 0;
-    for (const std::string& backend : backends_here()) {
+    for (const std::string& backend : device_.empty() ? backends_here() : std::vector{device_}) {
       for (const CheckResult& result : run_checks_apart(backend)) {
         lines += fmt::format("{}  {:<12}  {:<32}  {}\n", result.passed ? "PASS" : "FAIL", backend,
                              result.check, result.detail);
@@ -52,6 +56,7 @@ class SelftestCommand : public Command {
   }
 
  private:
+  std::string device_;
   bool json_ = false;
 };
 

@@ -28,7 +28,9 @@ void ModelOptions::declare_kv_bits(CLI::App& app) {
 
 void ModelOptions::declare_machine(CLI::App& app) {
   add_whole(app, "--threads", threads_, {.low = 0, .high = 1024}, "0: all that there are");
-  app.add_option("--device", device_, "cpu, or reference: slow plain loops")
+  app.add_option("--device", device_,
+                 "cpu, cuda or cuda:N (not yet run on a GPU: docs/cuda.md), or reference: "
+                 "slow plain loops")
       ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--dtype", dtype_,

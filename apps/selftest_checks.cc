@@ -14,6 +14,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "apps/backends.h"
 #include "apps/selftest_packed.h"
 #include "backend/arena.h"
 #include "backend/cpu/isa.h"
@@ -41,6 +42,31 @@ void fill_rows(Tensor x, std::uint32_t stream) {
     x.as<float>()[i] = static_cast<float>(sum - (1 << 17)) / 32768.0f;
   }
 }
+
+/// Memory of the host for what is drawn and compared there.
+class HostArena {
+ public:
+  explicit HostArena(Backend& device) : device_(device), on_device_(device, kArenaBytes) {}
+
+  Arena& host() { return on_host_; }
+  /// The same elements in the device's memory, and back.
+  Tensor to_device(Tensor host) {
+    const Tensor copy = on_device_.take(host.shape, host.dtype);
+    device_.copy(copy, host);
+    return copy;
+  }
+  QuantizedRows to_device(const QuantizedRows& rows) {
+    return {to_device(rows.codes), to_device(rows.steps), to_device(rows.code_sums),
+            rows.mask ? to_device(rows.mask) : Tensor(), rows.bits};
+  }
+  void to_host(Tensor host, Tensor device) { device_.copy(host, device); }
+
+ private:
+  std::unique_ptr<Backend> host_backend_ = make_reference_backend();
+  Backend& device_;
+  Arena on_host_{*host_backend_, kArenaBytes};
+  Arena on_device_;
+};
 
 QuantizedRows take_quantized(Arena& arena, std::int64_t rows, std::int64_t columns, bool mask) {
   QuantizedRows q;
@@ -82,13 +108,17 @@ CheckResult check_quantizer(Backend& backend) {
   constexpr std::int64_t kColumns = 384;
   Checksum checksum;
   for (int bits = 1; bits <= 8; ++bits) {
-    Arena arena(backend, kArenaBytes);
-    const Tensor x = arena.take({kRows, kColumns}, DType::kF32);
+    HostArena memory(backend);
+    const Tensor x = memory.host().take({kRows, kColumns}, DType::kF32);
     fill_rows(x, static_cast<std::uint32_t>(bits));
-    const QuantizedRows q = take_quantized(arena, kRows, kColumns, true);
+    const QuantizedRows q = take_quantized(memory.host(), kRows, kColumns, true);
+    const QuantizedRows made = memory.to_device(q);
     const LinearScheme scheme = LinearScheme::parse(fmt::format("w{0}a{0}", bits));
-    backend.quantize_rows(q, x, RowQuantizer::make(scheme.weight, scheme.transform, kColumns));
-    backend.synchronize();
+    backend.quantize_rows(made, memory.to_device(x),
+                          RowQuantizer::make(scheme.weight, scheme.transform, kColumns));
+    memory.to_host(q.codes, made.codes);
+    memory.to_host(q.mask, made.mask);
+    memory.to_host(q.code_sums, made.code_sums);
     checksum.update(q.codes.data, q.codes.bytes());
     checksum.update(q.mask.data, q.mask.bytes());
     checksum.update(q.code_sums.data, q.code_sums.bytes());
@@ -103,12 +133,13 @@ CheckResult check_integer_product(Backend& backend) {
   constexpr std::int64_t kOutputs = 43;
   Checksum checksum;
   for (const std::int64_t rows : {3, 70}) {
-    Arena arena(backend, kArenaBytes);
-    const QuantizedRows x = random_codes(arena, rows, kColumns, 100);
-    const QuantizedRows w = random_codes(arena, kOutputs, kColumns, 101);
-    const Tensor y = arena.take({rows, kOutputs}, DType::kF32);
-    backend.quantized_matmul(y, x, w, Write::kSet);
-    backend.synchronize();
+    HostArena memory(backend);
+    const QuantizedRows x = random_codes(memory.host(), rows, kColumns, 100);
+    const QuantizedRows w = random_codes(memory.host(), kOutputs, kColumns, 101);
+    const Tensor y = memory.host().take({rows, kOutputs}, DType::kF32);
+    const Tensor made = memory.to_device(y);
+    backend.quantized_matmul(made, memory.to_device(x), memory.to_device(w), Write::kSet);
+    memory.to_host(y, made);
     for (std::int64_t i = 0; i < y.numel(); ++i) {
       const auto sum = static_cast<std::int32_t>(y.as<float>()[i]);
       checksum.update(&sum, sizeof sum);
@@ -191,7 +222,7 @@ void add_result(std::vector<CheckResult>& results, const std::string& name,
 // --- A process for each backend ---
 
 std::unique_ptr<Backend> make_named_backend(const std::string& name) {
-  if (name == "reference") return make_reference_backend();
+  if (!name.starts_with("cpu ")) return make_backend(name, kThreads);
   ::setenv("QUEST_ISA", name.substr(name.find(' ') + 1).c_str(), 1);
   return make_cpu_backend(kThreads);
 }

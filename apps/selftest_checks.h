@@ -18,8 +18,9 @@ struct CheckResult {
 /// All checks on one backend. An exception in a check is its failure.
 std::vector<CheckResult> run_checks(Backend& backend);
 
-/// Runs the checks of the backend called "reference" or "cpu <instruction set>" in a process of its
-/// own, so that one that dies (an illegal instruction) is a failure like any other.
+/// Runs the checks of the backend called "reference", "cpu <instruction set>" or as --device names
+/// it in a process of its own, so that one that dies (an illegal instruction) is a failure like any
+/// other.
 std::vector<CheckResult> run_checks_apart(const std::string& backend);
 
 /// The names of all backends of this machine.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <vector>
 
 #include "core/error.h"
 #include "quant/packing.h"
@@ -41,26 +42,30 @@ StoredMatrix stored(const LinearPart& part, std::int64_t columns, LinearScheme s
 }
 
 // Takes tensors out of a file: checks them, and lays what has to be derived into an arena, which
-// may be a measuring one.
+// may be a measuring one. Of a device with its own memory the arena holds all of them.
 class Reader {
  public:
-  Reader(const PackedTensors& file, Arena& arena) : file_(file), arena_(arena) {}
+  Reader(const PackedTensors& file, Backend& backend, Arena& arena)
+      : file_(file), backend_(backend), arena_(arena) {}
 
   PackedPart matrix(const StoredMatrix& matrix) {
     PackedPart part{matrix.scheme, {}, {}, matrix.block};
     if (matrix.bits > kMaxBits) {
-      part.dense = tensor(matrix.weight_name(), matrix.bits == 16 ? DType::kBF16 : DType::kF32,
-                          {matrix.rows, matrix.columns});
-      check_aligned(part.dense, matrix.weight_name());
+      const Tensor dense =
+          tensor(matrix.weight_name(), matrix.bits == 16 ? DType::kBF16 : DType::kF32,
+                 {matrix.rows, matrix.columns});
+      check_aligned(dense, matrix.weight_name());
+      part.dense = on_device(dense);
       return part;
     }
     const std::int64_t row_bytes = packed_row_bytes(matrix.columns, matrix.bits);
-    part.rows.codes = tensor(matrix.name + ".codes", DType::kU8, {matrix.rows, row_bytes});
+    const Tensor codes = tensor(matrix.name + ".codes", DType::kU8, {matrix.rows, row_bytes});
+    part.rows.codes = on_device(codes);
     part.rows.bits = matrix.bits;
     part.rows.columns = matrix.columns;
     part.rows.steps = copied(matrix.name + ".scales", {matrix.rows}, /*positive=*/true);
     part.rows.code_sums = arena_.take({matrix.rows}, DType::kI32);
-    if (!arena_.measuring()) sum_codes(part.rows, matrix.name);
+    if (!arena_.measuring()) sum_codes(part.rows, codes, matrix.name);
     return part;
   }
 
@@ -69,13 +74,14 @@ class Reader {
     const Tensor found = tensor(name, DType::kF32, shape);
     const Tensor copy = arena_.take(shape, DType::kF32);
     if (arena_.measuring()) return copy;
-    std::memcpy(copy.data, found.data, found.bytes());
-    for (std::int64_t i = 0; i < copy.numel(); ++i) {
-      const float value = copy.as<float>()[i];
-      if (std::isfinite(value) && (!positive || value > 0.0f)) continue;
+    std::vector<float> values(static_cast<std::size_t>(found.numel()));
+    std::memcpy(values.data(), found.data, found.bytes());  // which may lie at an odd address
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i]) && (!positive || values[i] > 0.0f)) continue;
       fail("{}: element {} of '{}' is {}, but must be a finite{} number", file_.where, i, name,
-           value, positive ? ", positive" : "");
+           values[i], positive ? ", positive" : "");
     }
+    backend_.copy(copy, view_of(values.data(), shape));
     return copy;
   }
 
@@ -98,6 +104,14 @@ class Reader {
          shape.to_string());
   }
 
+  // A tensor of the file where kernels read it: in its place, or copied.
+  Tensor on_device(const Tensor& tensor) {
+    if (backend_.place() == Place::kHost) return tensor;
+    const Tensor copy = arena_.take(tensor.shape, tensor.dtype);
+    if (!arena_.measuring()) backend_.copy(copy, tensor);
+    return copy;
+  }
+
   void check_aligned(const Tensor& tensor, const std::string& name) const {
     if (reinterpret_cast<std::uintptr_t>(tensor.data) % size_bytes(tensor.dtype) == 0) return;
     fail(
@@ -106,25 +120,28 @@ class Reader {
         file_.where, name);
   }
 
-  void sum_codes(const PackedRows& rows, const std::string& name) const {
-    for (std::int64_t r = 0; r < rows.codes.rows(); ++r) {
-      const std::uint8_t* const row = rows.codes.row<std::uint8_t>(r);
+  void sum_codes(const PackedRows& rows, const Tensor& codes, const std::string& name) const {
+    std::vector<std::int32_t> sums(static_cast<std::size_t>(codes.rows()));
+    for (std::int64_t r = 0; r < codes.rows(); ++r) {
+      const std::uint8_t* const row = codes.row<std::uint8_t>(r);
       if (!packed_tail_is_zero(row, rows.columns, rows.bits)) {
         fail("{}: row {} of '{}.codes' has bits set after its last code", file_.where, r, name);
       }
-      rows.code_sums.as<std::int32_t>()[r] = packed_code_sum(row, rows.columns, rows.bits);
+      sums[static_cast<std::size_t>(r)] = packed_code_sum(row, rows.columns, rows.bits);
     }
+    backend_.copy(rows.code_sums, view_of(sums.data(), rows.code_sums.shape));
   }
 
   const PackedTensors& file_;
+  Backend& backend_;
   Arena& arena_;
   std::set<std::string> used_;
 };
 
 LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const PackedTensors& file,
-                                    DType compute, Arena& arena) {
+                                    DType compute, Backend& backend, Arena& arena) {
   const ModelConfig& c = description.config;
-  Reader reader(file, arena);
+  Reader reader(file, backend, arena);
   const PackedPart table = reader.matrix(stored_embedding(description));
   const std::vector<StoredMatrix> matrices = stored_matrices(description);
   auto next = matrices.begin();
@@ -193,13 +210,10 @@ PackedModel::PackedModel(Backend& backend, const ModelDescription& description,
                          const PackedTensors& file, DType compute)
     : LlamaModel(backend) {
   assert(description.packed);
-  if (backend.place() != Place::kHost) {
-    fail("the device '{}' cannot run packed models; use --device cpu", backend.name());
-  }
   const auto build = [&](Arena& arena) {
-    return std::make_unique<Llama<PackedLinear>>(description.config, description.scheme, compute,
-                                                 read_parts(description, file, compute, arena),
-                                                 arena);
+    return std::make_unique<Llama<PackedLinear>>(
+        description.config, description.scheme, compute,
+        read_parts(description, file, compute, backend, arena), arena);
   };
   Arena measuring;
   build(measuring);
