@@ -30,7 +30,8 @@ struct Product {
   const PackedRows& w;
   Write write;
   const PackedKernels& kernels;
-  bool signs;  ///< one bit by one bit
+  bool signs;      ///< one bit by one bit
+  int planes = 1;  ///< rows of bits that are packed of a row of x, where its bits are
   const std::uint8_t* x_rows = nullptr;
   std::int64_t x_row_bytes = 0;
 
@@ -62,29 +63,40 @@ struct Product {
   }
 };
 
-/// All rows of x as `dot` or the signs' kernels read them.
-void pack_rows(Product& p, Workspace& workspace, int threads) {
-  p.x_row_bytes =
-      round_up(p.signs ? sign_row_bytes(p.k()) : p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
+/// Calls pack(out, codes) for each row of x; out has `planes` rows of x_row_bytes.
+template <typename Pack>
+void for_each_packed_row(Product& p, Workspace& workspace, int threads, const Pack& pack) {
+  const std::int64_t bytes = p.planes * p.x_row_bytes;
   auto* const rows = reinterpret_cast<std::uint8_t*>(
-      workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * p.x_row_bytes)));
+      workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * bytes)));
   p.x_rows = rows;
   const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / p.k());
   parallel_for(threads, p.m(), grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int8_t* const codes = p.x.codes.row<std::int8_t>(i);
-      std::uint8_t* const out = rows + i * p.x_row_bytes;
-      if (p.signs) {
-        p.kernels.pack_signs(out, codes, p.k());
-      } else {
-        p.kernels.pack_x(out, codes, p.k(), p.w.bits);
-      }
+      pack(rows + i * bytes, p.x.codes.row<std::int8_t>(i));
     }
   });
 }
 
+/// All rows of x as `dot` reads them.
+void pack_rows(Product& p, Workspace& workspace, int threads) {
+  p.x_row_bytes = round_up(p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
+  for_each_packed_row(p, workspace, threads, [&](std::uint8_t* out, const std::int8_t* codes) {
+    p.kernels.pack_x(out, codes, p.k(), p.w.bits);
+  });
+}
+
+/// The same as the kernels of signs read them.
+void pack_sign_rows(Product& p, Workspace& workspace, int threads) {
+  p.x_row_bytes = sign_row_bytes(p.k());
+  for_each_packed_row(p, workspace, threads, [&](std::uint8_t* out, const std::int8_t* codes) {
+    p.kernels.pack_signs(out, codes, p.k());
+    if (p.planes == 2) p.kernels.pack_low_bits(out + p.x_row_bytes, codes, p.k());
+  });
+}
+
 void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
-  pack_rows(p, workspace, threads);
+  p.signs ? pack_sign_rows(p, workspace, threads) : pack_rows(p, workspace, threads);
   const PackedDot rows = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
   const ChosenDot chosen =
       p.signs ? ChosenDot{p.kernels.xor_dot, rows} : choose_dot(isa, rows, workspace);
@@ -123,12 +135,13 @@ class SignPanels {
   void multiply(std::int64_t place, std::int64_t panel, std::int64_t row) const {
     const std::int64_t j = panel * width_;
     XorTile tile{};
-    tile.x = p_.x_rows + row * p_.x_row_bytes;
+    tile.x = p_.x_rows + row * p_.planes * p_.x_row_bytes;
     tile.x_row_bytes = p_.x_row_bytes;
     tile.panel = panels_ + place * panel_bytes_;
     tile.groups = divide_up(p_.k(), 32);
-    tile.rows =
-        static_cast<std::int32_t>(std::min<std::int64_t>(p_.kernels.xor_rows, p_.m() - row));
+    tile.planes = p_.planes;
+    tile.rows = static_cast<std::int32_t>(
+        std::min<std::int64_t>(p_.kernels.xor_rows, (p_.m() - row) * p_.planes));
     tile.columns = static_cast<std::int32_t>(std::min(width_, p_.n() - j));
     tile.k = static_cast<std::int32_t>(p_.k());
     tile.x_steps = p_.x.steps.as<float>() + row;
@@ -149,9 +162,9 @@ class SignPanels {
 
 /// Many rows of x are split among threads, and all panels pass by each tile of them, so that rows
 /// of y fill from left to right. Else panels are split, each packed just before its use.
-void multiply_signs(Product& p, Workspace& workspace, int threads) {
-  pack_rows(p, workspace, threads);
-  const std::int64_t rows = p.kernels.xor_rows;
+void multiply_bits(Product& p, Workspace& workspace, int threads) {
+  pack_sign_rows(p, workspace, threads);
+  const std::int64_t rows = p.kernels.xor_rows / p.planes;
   const std::int64_t tiles = divide_up(p.m(), rows);
   const bool splits_rows = tiles >= 4 * threads;
   const SignPanels w(p, workspace, splits_rows ? divide_up(p.n(), p.kernels.xor_columns) : threads);
@@ -162,7 +175,8 @@ void multiply_signs(Product& p, Workspace& workspace, int threads) {
                  });
   }
   const std::int64_t parts = splits_rows ? tiles : w.count();
-  const std::int64_t grain = divide_up(8 * kProductsPerThread * parts, p.m() * p.n() * p.k());
+  const std::int64_t grain =
+      divide_up(8 * kProductsPerThread * parts, p.planes * p.m() * p.n() * p.k());
   parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
     if (splits_rows) {
       for (std::int64_t t = begin; t < end; ++t) {
@@ -297,9 +311,11 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
   const QuantKernels& kernels = quant_kernels(isa_);
-  // Tiles of bytes are faster than signs by xor and count.
-  if (p.signs && kernels.tiles == nullptr && p.kernels.xor_tile != nullptr && p.m() >= kSignRows) {
-    return multiply_signs(p, workspace_, threads_);
+  // Tiles of bytes are faster than bits by xor and count, and so is VNNI from four planes on.
+  if (w.bits == 1 && x_bits <= 2 && kernels.tiles == nullptr && p.kernels.xor_tile != nullptr &&
+      p.m() >= kSignRows) {
+    p.planes = x_bits;
+    return multiply_bits(p, workspace_, threads_);
   }
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   if (kernels.tiles != nullptr) {

@@ -207,10 +207,12 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   assert(x.codes.cols() <= 32768);
   const QuantKernels& kernels = quant_kernels(isa_);
   const ProductKernels& product = kernels.product;
-  // Signs by xor and counting; tiles of bytes are faster than that.
-  if (x.bits == 1 && w.bits == 1 && isa_ != Isa::kAmx && m >= kSignRows) {
-    const PackedRows signs = pack_signs(workspace_, threads_, packed_kernels(isa_), w);
-    return packed_matmul(y, x, 1, signs, write);
+  // Bits by xor and counting; tiles of bytes are faster than that.
+  const PackedKernels& packed = packed_kernels(isa_);
+  const int most_x_bits = packed.xor_tile != nullptr ? 2 : 1;
+  if (x.bits <= most_x_bits && w.bits == 1 && kernels.tiles == nullptr && m >= kSignRows) {
+    const PackedRows signs = pack_signs(workspace_, threads_, packed, w);
+    return packed_matmul(y, x, x.bits, signs, write);
   }
   const std::int64_t dot_rows = kernels.tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
   if (product.dot_tile != nullptr && m <= dot_rows) {

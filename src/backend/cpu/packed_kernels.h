@@ -42,10 +42,11 @@ struct XorTile {
   std::int64_t x_row_bytes;
   const std::uint8_t* panel;  ///< from pack_sign_panel
   std::int64_t groups;        ///< 4-byte groups of signs
-  std::int32_t rows;          ///< 1..xor_rows
+  std::int32_t planes;        ///< rows of signs of a row of x, see xor_tile: 1 or 2
+  std::int32_t rows;          ///< of signs, 1..xor_rows
   std::int32_t columns;       ///< 1..xor_columns
   std::int32_t k;
-  const float* x_steps;   ///< [rows]
+  const float* x_steps;   ///< [rows / planes]
   const float* w_scales;  ///< [xor_columns] step / 4
   void* y;                ///< element (0, 0)
   std::int64_t y_stride;  ///< elements from one row to the next
@@ -82,9 +83,13 @@ struct PackedKernels {
 
   /// Rows of one-bit codes as streams of bits, zeros up to whole 64 bytes.
   void (*pack_signs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  /// The same of the lowest bits of codes; null where there is no xor_tile.
+  void (*pack_low_bits)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   /// sums[i, j] = number of k where the bits of x and w differ; bits is 1.
   void (*xor_dot)(const PackedDot& dot);
-  /// y (= or +=) the product of a tile of many rows; null where xor_dot does as well.
+  /// y (= or +=) the product of a tile of many rows; null where xor_dot does as well. A row of
+  /// one-bit x is its signs. Two bits are two planes, (2 q + 1) = 2 s + t with s and t of -1 and 1:
+  /// a row of signs, then one of lowest bits.
   void (*xor_tile)(const XorTile& tile);
   /// panel [groups][xor_columns][4 bytes] = up to xor_columns rows, zeros where there is no row.
   void (*pack_sign_panel)(std::uint8_t* panel, const SignRows& rows);

@@ -3,13 +3,17 @@
 namespace quest {
 namespace {
 
-void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+/// A bit of each code: the lowest one, or 1 where the code is not negative.
+template <bool lowest>
+void pack_bits(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
   const std::int64_t bytes = sign_row_bytes(columns);
   for (std::int64_t at = 0; at < bytes; at += 8) {
     const __mmask64 valid = 8 * at < columns ? first_bytes(columns - 8 * at) : __mmask64{0};
     const __m512i group = _mm512_maskz_loadu_epi8(valid, codes + 8 * at);
-    const std::uint64_t signs = _cvtmask64_u64(_kandn_mask64(_mm512_movepi8_mask(group), valid));
-    __builtin_memcpy(out + at, &signs, sizeof signs);
+    const __mmask64 bits = lowest ? _mm512_movepi8_mask(_mm512_slli_epi16(group, 7))
+                                  : _kandn_mask64(_mm512_movepi8_mask(group), valid);
+    const std::uint64_t eight = _cvtmask64_u64(bits);
+    __builtin_memcpy(out + at, &eight, sizeof eight);
   }
 }
 
@@ -88,19 +92,24 @@ void pack_sign_panel(std::uint8_t* panel, const SignRows& w) {
   }
 }
 
-/// y = (K - 2 sum) (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it.
-template <bool bf16>
+/// y = T (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it: T = K - 2 sum, or of
+/// two planes 2 (K - 2 sum) + (K - 2 sum').
+template <bool bf16, int planes>
 __attribute__((noinline)) void put_distances(const XorTile& tile, const std::int32_t* sums) {
-  const __m512i k = _mm512_set1_epi32(tile.k);
+  const __m512i most = _mm512_set1_epi32(planes == 1 ? tile.k : 3 * tile.k);
   const F16 scales[2] = {load16(tile.w_scales), load16(tile.w_scales + 16)};
   const __mmask64 columns = first_bytes(tile.columns);
-  for (std::int64_t i = 0; i < tile.rows; ++i, sums += kXorColumns) {
+  for (std::int64_t i = 0; i < tile.rows / planes; ++i, sums += planes * kXorColumns) {
     const F16 step = splat16(tile.x_steps[i]);
     F16 values[2];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      const __m512i sum = _mm512_load_si512(sums + 16 * half);
-      const __m512i total = _mm512_sub_epi32(k, _mm512_add_epi32(sum, sum));
+      __m512i sum = _mm512_load_si512(sums + 16 * half);
+      if constexpr (planes == 2) {
+        const __m512i low = _mm512_load_si512(sums + kXorColumns + 16 * half);
+        sum = _mm512_add_epi32(_mm512_add_epi32(sum, sum), low);
+      }
+      const __m512i total = _mm512_sub_epi32(most, _mm512_add_epi32(sum, sum));
       values[half] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales[half]));
     }
     const std::int64_t at = i * tile.y_stride;
@@ -124,7 +133,7 @@ template <int... cells>
 inline void xor_rows(const XorTile& tile, Indices<int, cells...>) {
   constexpr int kRows = sizeof...(cells) / 2;
   const std::int64_t line = tile.bf16 ? 2 : 4;
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRows / tile.planes; ++r) {
     const auto* const y = static_cast<const char*>(tile.y) + r * tile.y_stride * line;
     fetch_to_write(y);
     fetch_to_write(y + 64);
@@ -149,7 +158,11 @@ inline void xor_rows(const XorTile& tile, Indices<int, cells...>) {
   // The ends are a function of their own: with them here, g++ 12 keeps sums in memory.
   alignas(64) std::int32_t numbers[kRows * kXorColumns];
   (_mm512_store_si512(numbers + 16 * cells, sums[cells]), ...);
-  tile.bf16 ? put_distances<true>(tile, numbers) : put_distances<false>(tile, numbers);
+  if (tile.planes == 1) {
+    tile.bf16 ? put_distances<true, 1>(tile, numbers) : put_distances<false, 1>(tile, numbers);
+  } else {
+    tile.bf16 ? put_distances<true, 2>(tile, numbers) : put_distances<false, 2>(tile, numbers);
+  }
 }
 
 template <int rows = kXorRows>
@@ -165,7 +178,8 @@ constexpr PackedKernels kVnniPacked = {
     .x_row_bytes = x_row_bytes,
     .pack_x = pack_x,
     .dot = dot,
-    .pack_signs = pack_signs,
+    .pack_signs = pack_bits<false>,
+    .pack_low_bits = pack_bits<true>,
     .xor_dot = xor_dot,
     .xor_tile = xor_tile<kXorRows>,
     .pack_sign_panel = pack_sign_panel,

@@ -97,6 +97,7 @@ constexpr PackedKernels kWordsPacked = {
     .pack_x = pack_x,
     .dot = dot,
     .pack_signs = pack_signs,
+    .pack_low_bits = nullptr,
     .xor_dot = xor_dot,
     .xor_tile = nullptr,
     .pack_sign_panel = nullptr,

@@ -107,18 +107,19 @@ class QuantizedMatmulOnCpu : public testing::TestWithParam<Isa> {};
 
 TEST_P(QuantizedMatmulOnCpu, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {
-    for (const int bits : {1, 8}) {
-      const int low = -(1 << (bits - 1));
-      const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 6, false);
-      const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 7, false);
-      const auto run = [&](Isa isa, int threads, int declared_bits) {
+    for (const auto& [w_bits, x_bits] : {std::pair{1, 1}, {1, 2}, {8, 8}}) {
+      const int w_low = -(1 << (w_bits - 1)), x_low = -(1 << (x_bits - 1));
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, x_low, -x_low - 1, 6, false);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, w_low, -w_low - 1, 7, false);
+      const auto run = [&](Isa isa, int threads, const QuantizedRows& a, const QuantizedRows& b) {
         OwnedTensor y({size.m, size.n}, DType::kBF16);
         fill_normal(y, 8);
-        CpuBackend(threads, isa)
-            .quantized_matmul(y, of_bits(x, declared_bits), of_bits(w, declared_bits), Write::kAdd);
+        CpuBackend(threads, isa).quantized_matmul(y, a, b, Write::kAdd);
         return y;
       };
-      EXPECT_TRUE(run(GetParam(), 1, bits).same_bytes(run(Isa::kGeneric, 3, 8))) << bits;
+      const OwnedTensor expected = run(Isa::kGeneric, 3, of_bits(x, 8), of_bits(w, 8));
+      const OwnedTensor actual = run(GetParam(), 1, of_bits(x, x_bits), of_bits(w, w_bits));
+      EXPECT_TRUE(actual.same_bytes(expected)) << 'w' << w_bits << 'a' << x_bits;
     }
   }
 }
