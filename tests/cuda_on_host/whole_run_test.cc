@@ -129,7 +129,7 @@ TEST(WholeRun, PackedModelsHaveTheCpusLogits) {
     const TemporaryFolder folder;
     const auto cpu = make_cpu_backend(1);
     const auto model = tiny_model(*cpu, tiny_config(256), scheme);
-    export_packed(*model, *load_tokenizer("bytes"), {8, 8}, folder.path());
+    export_packed(*model, {*load_tokenizer("bytes")}, {8, 8}, folder.path());
     const LoadedModel on_cpu = load_model_folder(folder.path(), *cpu, DType::kF32);
     const auto device = cuda();
     const LoadedModel on_device = load_model_folder(folder.path(), *device, DType::kF32);
