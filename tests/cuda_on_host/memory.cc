@@ -30,7 +30,9 @@ struct Memory {
 
 Memory memory;
 
-std::size_t whole_pages(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+constexpr std::size_t kPage = 4096;
+
+std::size_t whole_pages(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 std::size_t extent(std::size_t pitch, std::size_t width, std::size_t height) {
   return height == 0 ? 0 : (height - 1) * pitch + width;
@@ -82,19 +84,24 @@ cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
   const std::size_t size = cuda_on_host::whole_pages(bytes);
   if (size > memory.free_bytes) return cudaErrorMemoryAllocation;
-  *data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (*data == MAP_FAILED) return cudaErrorMemoryAllocation;
-  std::memset(*data, 0xff, size);  // NaN, until something is written
-  ::mprotect(*data, size, PROT_NONE);
-  memory.blocks[reinterpret_cast<std::uintptr_t>(*data)] = size;
+  void* const pages = ::mmap(nullptr, size + cuda_on_host::kPage, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return cudaErrorMemoryAllocation;
+  std::memset(pages, 0xff, size);  // NaN, until something is written
+  ::mprotect(pages, size + cuda_on_host::kPage, PROT_NONE);
+  memory.blocks[reinterpret_cast<std::uintptr_t>(pages)] = size;
   memory.free_bytes -= size;
+  // The block ends with the last open page, so that a kernel that goes on behind it dies.
+  *data = static_cast<char*>(pages) + (size - (bytes + 63) / 64 * 64);
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
-  const auto found = memory.blocks.find(reinterpret_cast<std::uintptr_t>(data));
+  const auto pages =
+      reinterpret_cast<std::uintptr_t>(data) / cuda_on_host::kPage * cuda_on_host::kPage;
+  const auto found = memory.blocks.find(pages);
   if (found == memory.blocks.end()) return cudaErrorInvalidValue;
-  ::munmap(data, found->second);
+  ::munmap(reinterpret_cast<void*>(pages), found->second + cuda_on_host::kPage);
   memory.free_bytes += found->second;
   memory.blocks.erase(found);
   return cudaSuccess;

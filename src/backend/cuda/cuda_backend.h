@@ -104,6 +104,8 @@ class CudaBackend : public Backend {
   // out (= or +=) the product of two float tensors; `name` is for errors.
   void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
                 Write write);
+  // quantized_matmul of rows whose sums fit the workspace.
+  void multiply_codes(Tensor y, const QuantizedRows& x, const QuantizedRows& w, Write write);
   // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.
   Tensor widened_codes(const QuantizedRows& rows, DType type);
   Tensor scaled_gradient(Tensor d_y, Tensor steps, bool by_row);

@@ -14,7 +14,21 @@ void check_lt(cublasStatus_t status, const char* call) {
 }
 
 cudaDataType_t type_of(const Tensor& tensor) {
-  return tensor.dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
+  switch (tensor.dtype) {
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kI8:
+      return CUDA_R_8I;
+    case DType::kI32:
+      return CUDA_R_32I;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+bool supported(DType from, DType to) {
+  if (from == DType::kI8) return to == DType::kI32;
+  return to == DType::kF32 || (from == DType::kBF16 && to == DType::kBF16);
 }
 
 std::int64_t stride_of(const Tensor& tensor) {
@@ -31,7 +45,9 @@ std::uint32_t alignment(const Tensor& tensor) {
 class Description {
  public:
   Description(const Tensor& out, const Factor& left, const Factor& right) {
-    check_lt(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    const bool integers = left.tensor.dtype == DType::kI8;
+    check_lt(cublasLtMatmulDescCreate(&product, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                      integers ? CUDA_R_32I : CUDA_R_32F),
              "cublasLtMatmulDescCreate");
     // Seen column by column, row-major rows are columns: the right factor stands first, and it is
     // as it should be where its rows are summed.
@@ -109,7 +125,7 @@ std::optional<LtProducts::Algorithm> LtProducts::choose(
 bool LtProducts::multiply(Tensor out, const Factor& left, const Factor& right, std::int64_t summed,
                           Write write) {
   if (left.tensor.dtype != right.tensor.dtype) return false;
-  if (left.tensor.dtype == DType::kF32 && out.dtype != DType::kF32) return false;
+  if (!supported(left.tensor.dtype, out.dtype)) return false;
   const Key key = {type_of(left.tensor),
                    type_of(out),
                    left.rows_are_summed,
@@ -129,12 +145,16 @@ bool LtProducts::multiply(Tensor out, const Factor& left, const Factor& right, s
   if (!algorithm) return false;
   void* const memory = workspace_.take<std::byte>(
       Workspace::Slot::kLibrary, static_cast<std::int64_t>(algorithm->workspace_bytes));
-  const float alpha = 1.0f, beta = write == Write::kAdd ? 1.0f : 0.0f;
+  const float factors[] = {1.0f, write == Write::kAdd ? 1.0f : 0.0f};
+  const std::int32_t integer_factors[] = {1, write == Write::kAdd ? 1 : 0};
+  const bool integers = left.tensor.dtype == DType::kI8;
+  const void* const alpha = integers ? static_cast<const void*>(integer_factors) : factors;
+  const void* const beta = integers ? static_cast<const void*>(integer_factors + 1) : factors + 1;
   const auto& layouts = description.layouts;
   const cublasStatus_t status =
-      cublasLtMatmul(handle_, description.product, &alpha, right.tensor.data, layouts[0],
-                     left.tensor.data, layouts[1], &beta, out.data, layouts[2], out.data,
-                     layouts[2], &algorithm->algo, memory, algorithm->workspace_bytes, stream_);
+      cublasLtMatmul(handle_, description.product, alpha, right.tensor.data, layouts[0],
+                     left.tensor.data, layouts[1], beta, out.data, layouts[2], out.data, layouts[2],
+                     &algorithm->algo, memory, algorithm->workspace_bytes, stream_);
   if (status != CUBLAS_STATUS_SUCCESS) {
     fail("cuBLASLt: cublasLtMatmul({} to {}, M {}, N {}, sum over {}): {}", name(left.tensor.dtype),
          name(out.dtype), out.rows(), out.cols(), summed, cublasLtGetStatusString(status));
