@@ -73,6 +73,29 @@ __device__ inline float dot(const float* a, const float* b, std::int64_t count) 
   return sum;
 }
 
+/// The softmax of a query over the keys that have passed; its eight threads agree on `largest`, and
+/// each keeps its part of the denominator.
+struct RunningSoftmax {
+  float largest = -HUGE_VALF, denominator = 0.0f;
+
+  /// Takes this thread's scores of a tile and leaves their weights at weights[part + 8 i]. Returns
+  /// the factor by which sums over earlier tiles shrink.
+  __device__ float take(const float (&scores)[kKeyTile / kRowThreads], float* weights, int part) {
+    float most = largest;
+    for (const float score : scores) most = Larger()(most, score);
+    most = row_join(most, Larger());
+    const float shrink = largest == -HUGE_VALF ? 0.0f : expf(largest - most);
+    largest = most;
+    denominator *= shrink;
+    for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
+      const float weight = scores[i] == -HUGE_VALF ? 0.0f : expf(scores[i] - largest);
+      weights[part + i * kRowThreads] = weight;
+      denominator += weight;
+    }
+    return shrink;
+  }
+};
+
 /// Grid: tiles of queries, heads, spans.
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
   __shared__ float queries[kQueryTile][kMostHeadDim + 1];
@@ -92,7 +115,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
     return a.q.load(span.first_row + first + i, head * dim + d);
   });
 
-  float largest = -HUGE_VALF, denominator = 0.0f, sums[kValuesAThread] = {};
+  RunningSoftmax softmax;
+  float sums[kValuesAThread] = {};
   const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
   for (std::int64_t key = 0; key < last; key += kKeyTile) {
     __syncthreads();
@@ -102,21 +126,12 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
     load_head_tile(values, left, dim,
                    [&](std::int64_t i, std::int64_t d) { return a.v.load(from + i, kv_head, d); });
     __syncthreads();
-    float scores[kKeyTile / kRowThreads], most = largest;
+    float scores[kKeyTile / kRowThreads];
     for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
       const int j = part + i * kRowThreads;
       scores[i] = key + j < visible ? a.scale * dot(queries[row], keys[j], dim) : -HUGE_VALF;
-      most = Larger()(most, scores[i]);
     }
-    most = row_join(most, Larger());
-    const float shrink = largest == -HUGE_VALF ? 0.0f : expf(largest - most);
-    largest = most;
-    denominator *= shrink;
-    for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
-      const float weight = scores[i] == -HUGE_VALF ? 0.0f : expf(scores[i] - largest);
-      weights[row][part + i * kRowThreads] = weight;
-      denominator += weight;
-    }
+    const float shrink = softmax.take(scores, weights[row], part);
     __syncwarp();  // The threads of a row are in one warp.
     for (int i = 0; part + i * kRowThreads < dim; ++i) {
       float sum = sums[i] * shrink;
@@ -126,7 +141,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
       sums[i] = sum;
     }
   }
-  denominator = row_join(denominator, Plus());
+  const float denominator = row_join(softmax.denominator, Plus());
   if (row >= count) return;
   for (int i = 0; part + i * kRowThreads < dim; ++i) {
     a.out.store(span.first_row + first + row, head * dim + part + i * kRowThreads,
@@ -134,7 +149,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
   }
   if (a.log_sums != nullptr && part == 0) {
     a.log_sums[(blockIdx.z * a.shape.heads + head) * span.count + first + row] =
-        largest + logf(denominator);
+        softmax.largest + logf(denominator);
   }
 }
 

@@ -41,18 +41,17 @@ void CudaBackend::adamw(Tensor parameter, const Moment& first, const Moment& sec
   const std::int64_t count = parameter.numel();
   static_assert(kMomentBlock == 256);
   const Launch how = on("adamw", dim3(blocks_of(count, kMomentBlock)), 256);
-  float* const p = data_of<float>(parameter);
-  const float* const g = data_of<float>(gradient);
-  const float* const scale = data_of<float>(grad_scale);
+  const cuda::AdamWTask task{data_of<float>(parameter), data_of<float>(gradient),
+                             data_of<float>(grad_scale), count, factors};
   if (!first.scales) {
-    launch(how, cuda::adamw_kernel, p, cuda::rows_of(first.values), cuda::rows_of(second.values), g,
-           scale, factors, count);
+    launch(how, cuda::adamw_kernel, task, cuda::rows_of(first.values),
+           cuda::rows_of(second.values));
     return;
   }
   const cuda::CodedMoments moments{data_of<std::int8_t>(first.values),
                                    data_of<std::uint8_t>(second.values),
                                    data_of<float>(first.scales), data_of<float>(second.scales)};
-  launch(how, cuda::adamw_codes_kernel, p, moments, g, scale, factors, count);
+  launch(how, cuda::adamw_codes_kernel, task, moments);
 }
 
 }  // namespace quest

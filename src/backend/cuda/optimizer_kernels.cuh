@@ -45,6 +45,14 @@ struct AdamWFactors {
   float epsilon, learning_rate, decay;
 };
 
+/// What an update reads and moves beside the moments.
+struct AdamWTask {
+  float* parameter;
+  const float *gradient, *grad_scale;
+  std::int64_t count;
+  AdamWFactors factors;
+};
+
 /// The updated moments; moves `parameter`.
 struct Moments {
   float first, second;
@@ -60,13 +68,12 @@ __device__ inline Moments update(float& parameter, Moments before, float g, cons
 
 /// Moments in f32 or bf16.
 __global__ void __launch_bounds__(256)
-    adamw_kernel(float* parameter, FloatRows first, FloatRows second, const float* gradient,
-                 const float* grad_scale, AdamWFactors factors, std::int64_t count) {
+    adamw_kernel(AdamWTask task, FloatRows first, FloatRows second) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const float scale = *grad_scale;
-  if (i >= count || scale != scale) return;
-  const Moments after =
-      update(parameter[i], {first.load(0, i), second.load(0, i)}, gradient[i] * scale, factors);
+  const float scale = *task.grad_scale;
+  if (i >= task.count || scale != scale) return;
+  const Moments after = update(task.parameter[i], {first.load(0, i), second.load(0, i)},
+                               task.gradient[i] * scale, task.factors);
   first.store(0, i, after.first);
   second.store(0, i, after.second);
 }
@@ -79,22 +86,20 @@ struct CodedMoments {
 };
 
 /// One block of threads a block of values that share a scale.
-__global__ void __launch_bounds__(256)
-    adamw_codes_kernel(float* parameter, CodedMoments moments, const float* gradient,
-                       const float* grad_scale, AdamWFactors factors, std::int64_t count) {
+__global__ void __launch_bounds__(256) adamw_codes_kernel(AdamWTask task, CodedMoments moments) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const float scale = *grad_scale;
+  const float scale = *task.grad_scale;
   if (scale != scale) return;  // in all threads alike
-  const bool inside = i < count;
+  const bool inside = i < task.count;
   Moments after{0.0f, 0.0f};
   if (inside) {
     const float first = static_cast<float>(moments.first[i]) / 127.0f;
     const float second = static_cast<float>(moments.second[i]) / 255.0f;
     const float square = second * second;
-    after = update(parameter[i],
+    after = update(task.parameter[i],
                    {moments.first_scales[blockIdx.x] * first * fabsf(first),
                     moments.second_scales[blockIdx.x] * square * square},
-                   gradient[i] * scale, factors);
+                   task.gradient[i] * scale, task.factors);
   }
   const float most_first = block_join(fabsf(after.first), Larger());
   const float most_second = block_join(after.second, Larger());

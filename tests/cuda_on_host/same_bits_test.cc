@@ -1,0 +1,65 @@
+// Where the CUDA backend promises the bits of the CPU's kernels: codes, steps, masks, and products
+// of codes.
+#include <gtest/gtest.h>
+
+#include "backend/backends_under_test.h"
+#include "backend/cpu/cpu_backend.h"
+#include "backend/kernel_cases.h"
+
+namespace quest {
+namespace {
+
+TEST(SameBits, CodesStepsAndMasksAreThoseOfTheCpu) {
+  constexpr std::int64_t kRows = 5;
+  CpuBackend cpu(1, Isa::kGeneric);
+  for (const std::int64_t columns : kColumnCases) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const OwnedTensor x({kRows, columns}, dtype);
+      fill_normal(x, static_cast<std::uint64_t>(columns), 3.0);
+      for (const char* text : {"w1a1", "w3a3", "w4a4 clip", "w8a8 ste", "w4a4 none"}) {
+        const LinearScheme scheme = LinearScheme::parse(text);
+        const RowQuantizer quantizer = RowQuantizer::make(scheme.weight, scheme.transform, columns);
+        const OwnedQuantizedRows wanted(kRows, columns);
+        cpu.quantize_rows(wanted.view(), x, quantizer);
+        on_every_backend([&](Backend& backend, const std::string& label) {
+          const OwnedQuantizedRows got(kRows, columns);
+          backend.quantize_rows(got.view(), x, quantizer);
+          EXPECT_TRUE(got.same_bytes(wanted)) << text << " K " << columns << " on " << label;
+        });
+      }
+    }
+  }
+}
+
+TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
+  CpuBackend cpu(1, Isa::kGeneric);
+  const RoundingKey key = RoundingKeys(7, 1, 2).next();
+  for (const ProductCase& size : {ProductCase{3, 5, 7}, {17, 40, 96}, {70, 33, 128}}) {
+    const OwnedQuantizedRows x = random_codes(size.m, size.k, 4, 1);
+    const OwnedQuantizedRows w = random_codes(size.n, size.k, 4, 2);
+    const OwnedTensor d_y({size.m, size.n}, DType::kBF16);
+    fill_normal(d_y, 3);
+    struct Results {
+      OwnedTensor y, d_x, d_w;
+    };
+    const auto run = [&](Backend& backend) {
+      Results r{OwnedTensor({size.m, size.n}, DType::kF32),
+                OwnedTensor({size.m, size.k}, DType::kF32),
+                OwnedTensor({size.n, size.k}, DType::kF32)};
+      backend.quantized_matmul(r.y, x.view(), w.view(), Write::kSet);
+      backend.integer_matmul_grad_input(r.d_x, d_y, w.view(), key, Write::kSet);
+      backend.integer_matmul_grad_weight(r.d_w, d_y, x.view(), key, Write::kSet);
+      return r;
+    };
+    const Results wanted = run(cpu);
+    on_every_backend([&](Backend& backend, const std::string& label) {
+      const Results got = run(backend);
+      EXPECT_TRUE(got.y.same_bytes(wanted.y)) << size.m << " on " << label;
+      EXPECT_TRUE(got.d_x.same_bytes(wanted.d_x)) << size.m << " on " << label;
+      EXPECT_TRUE(got.d_w.same_bytes(wanted.d_w)) << size.m << " on " << label;
+    });
+  }
+}
+
+}  // namespace
+}  // namespace quest
