@@ -38,8 +38,9 @@ struct AttentionForward {
   std::uint8_t* scratch;  ///< forward_bytes, aligned to 64
 };
 
-/// Gradients of a group, whose queries are all of the key positions, of every `block_step`-th block
-/// of keys from `first_block` on. Sets d_k and d_v of these keys.
+/// Gradients of a group, whose queries are all of the key positions. Blocks of keys are dealt out
+/// to `parts`, block after block; these are the gradients of every `part_step`-th part from
+/// `first_part` on. Sets d_k and d_v of their keys.
 struct AttentionBackward {
   HeadGroup group;
   const std::uint16_t* out;  ///< as q
@@ -53,9 +54,10 @@ struct AttentionBackward {
   std::int64_t d_k_stride;
   std::uint16_t* d_v;
   std::int64_t d_v_stride;
-  std::int64_t first_block;
-  std::int64_t block_step;
-  float* d_q_sums;        ///< null, or [heads][queries][head_dim] = these keys' share of d_q
+  std::int64_t parts;
+  std::int64_t first_part;
+  std::int64_t part_step;
+  float* d_q_sums;        ///< [parts][heads][queries][head_dim] = parts' shares of d_q; null if one
   std::uint8_t* scratch;  ///< aligned to 64
 };
 

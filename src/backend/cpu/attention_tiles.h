@@ -80,6 +80,17 @@ void pack_rows_as_group(std::uint8_t* out, std::int64_t panel_bytes, const std::
   }
 }
 
+/// Brings rows [first, first + count) of a head into the second-level cache: they lie a row of all
+/// heads apart, which no hardware prefetcher follows.
+inline void fetch_rows(const std::uint16_t* x, std::int64_t stride, std::int64_t first,
+                       std::int64_t count, std::int64_t columns) {
+  for (std::int64_t r = first; r < first + count; ++r) {
+    for (std::int64_t c = 0; c < columns; c += kPanel) {
+      _mm_prefetch(x + r * stride + c, _MM_HINT_T1);
+    }
+  }
+}
+
 /// One row of sums of such columns, times `factor`, as bf16 in the order of the columns.
 inline __m512i columns_in_order(const float* sums, __m512 factor) {
   const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), factor);
@@ -114,9 +125,11 @@ inline __m512 power_of_two(__m512 x, float scale) {
 
 constexpr float kLog2E = 1.44269504f;
 
-/// Sums [32][32] of one product of tiles after the other. What a product leaves in the tile
-/// registers is stored while the next one begins, tile by tile before the register is used anew:
-/// stored at the end of a product, it would hold up the tile unit by some 50 cycles.
+/// Sums [32][32] of one product of tiles after the other. Panels stream from the second-level cache
+/// past the first (TILELOADDT1), where rows and sums stay: 5 % of the whole kernels.  What a
+/// product leaves in the tile registers is stored while the next one begins, tile by tile before
+/// the register is used anew: stored at the end of a product, it would hold up the tile unit by
+/// some 50 cycles.
 class TileSums {
  public:
   /// `unused` [32][32] may be overwritten by what the registers hold at first.
@@ -128,7 +141,7 @@ class TileSums {
     float* const done = waiting_;
     waiting_ = out;
     _tile_loadd(4, rows, kTileBytes);
-    _tile_loadd(6, panel, kTileBytes);
+    _tile_stream_loadd(6, panel, kTileBytes);
     // Tiles are loaded and stored behind the compiler's back.
     asm volatile("" ::: "memory");
     _tile_stored(0, done, kStride);
@@ -138,7 +151,7 @@ class TileSums {
       _tile_zero(0);
     }
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, panel + kTileSize, kTileBytes);
+    _tile_stream_loadd(7, panel + kTileSize, kTileBytes);
     _tile_stored(1, done + kTileRows, kStride);
     if (add_to_out) {
       _tile_loadd(1, out + kTileRows, kStride);
@@ -165,9 +178,9 @@ class TileSums {
 
   void add(const std::uint8_t* rows, const std::uint8_t* panel) {
     _tile_loadd(4, rows, kTileBytes);
-    _tile_loadd(6, panel, kTileBytes);
+    _tile_stream_loadd(6, panel, kTileBytes);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, panel + kTileSize, kTileBytes);
+    _tile_stream_loadd(7, panel + kTileSize, kTileBytes);
     _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, rows + kTileSize, kTileBytes);
     _tile_dpbf16ps(2, 5, 6);

@@ -36,6 +36,11 @@ std::int64_t backward_parts(const AttentionShape& s) {
   return s.batch * s.kv_heads >= kEnoughGroups ? 1 : std::min(blocks, kMostParts);
 }
 
+// Tasks that a group is cut into, so that there are a few for each thread.
+std::int64_t cuts_of(int threads, std::int64_t groups, std::int64_t most) {
+  return threads == 1 ? 1 : std::clamp<std::int64_t>(4 * threads / groups, 1, most);
+}
+
 }  // namespace
 
 const AttentionKernels* attention_kernels(Isa isa) {
@@ -57,8 +62,7 @@ void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out,
   const std::int64_t group_heads = shape.heads / shape.kv_heads;
   const std::int64_t strips =
       group_heads * ((shape.query_length + kStripQueries - 1) / kStripQueries);
-  const std::int64_t cuts =
-      threads_ == 1 ? 1 : std::clamp<std::int64_t>(4 * threads_ / groups, 1, strips);
+  const std::int64_t cuts = cuts_of(threads_, groups, strips);
   const auto group = [&](std::int64_t i) {
     return group_of(q, k, v, shape, i / shape.kv_heads, i % shape.kv_heads);
   };
@@ -97,9 +101,11 @@ void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kern
   std::byte* const memory = workspace_.bytes(
       Workspace::Slot::kAttention, static_cast<std::size_t>(bytes * threads_ + sum_bytes));
   float* const part_sums = reinterpret_cast<float*>(memory + bytes * threads_);
+  // A task packs queries for itself, so the parts of a group are spread only where groups are few.
   // The first parts, which have the most to do, come first.
-  share_out(threads_, groups * parts, [&](std::int64_t item, int thread) {
-    const std::int64_t part = item / groups, index = item % groups;
+  const std::int64_t cuts = cuts_of(threads_, groups, parts);
+  share_out(threads_, groups * cuts, [&](std::int64_t item, int thread) {
+    const std::int64_t cut = item / groups, index = item % groups;
     const std::int64_t b = index / shape.kv_heads, kv_head = index % shape.kv_heads;
     const std::int64_t row = b * length, head = kv_head * heads;
     const std::int64_t column = head * shape.head_dim, key_column = kv_head * shape.head_dim;
@@ -116,9 +122,10 @@ void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kern
     task.d_k_stride = d.k.row_stride;
     task.d_v = bits(d.v, row, key_column);
     task.d_v_stride = d.v.row_stride;
-    task.first_block = part;
-    task.block_step = parts;
-    if (parts > 1) task.d_q_sums = part_sums + (index * parts + part) * sums;
+    task.parts = parts;
+    task.first_part = cut;
+    task.part_step = cuts;
+    if (parts > 1) task.d_q_sums = part_sums + index * parts * sums;
     task.scratch = reinterpret_cast<std::uint8_t*>(memory + bytes * thread);
     kernel.run(task);
   });

@@ -254,17 +254,6 @@ void weigh(TileSums& tiles, std::int64_t first, std::int64_t end, const Memory& 
   Softmax(end - 1, memory, scale, strip).run();
 }
 
-/// Brings rows [first, first + count) of a head into the second-level cache: they lie a row of all
-/// heads apart, which no hardware prefetcher follows.
-void fetch_rows(const std::uint16_t* x, std::int64_t stride, std::int64_t first, std::int64_t count,
-                std::int64_t columns) {
-  for (std::int64_t r = first; r < first + count; ++r) {
-    for (std::int64_t c = 0; c < columns; c += kPanel) {
-      _mm_prefetch(x + r * stride + c, _MM_HINT_T1);
-    }
-  }
-}
-
 /// Strip `strip`'s share of what comes next.
 void fetch_next(const HeadGroup& next, std::int64_t strip, std::int64_t strips) {
   const auto fetch = [&](const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
