@@ -179,23 +179,52 @@ void rope(Floats x, const float* cos, const float* sin, float sign, bool interle
   }
 }
 
-void swiglu(Floats h, Floats gate, Floats up, std::int64_t count) {
+/// 1 / (1 + e^-x), roughly where the results become bf16.
+template <bool rough>
+QUEST_INLINE Vec sigmoid(Vec x) {
+  return reciprocal(1.0f + (rough ? rough_exponential_of_negative(x) : exponential(-x)));
+}
+
+// How far ahead of its use SwiGLU asks for what it reads: the CPU's own prefetching alone takes 8 %
+// longer from the third-level cache.
+constexpr std::int64_t kBytesAhead = 1024;
+
+template <bool bf16>
+void swiglu_of(Floats h, Floats gate, Floats up, std::int64_t count) {
   for_vectors(
       count, QUEST_STEP {
-        const Vec g = load(gate, i, n);
-        store(h, i, n, g * reciprocal(1.0f + exponential(-g)) * load(up, i, n));
+        fetch_ahead(known<bf16>(gate), i, kBytesAhead);
+        fetch_ahead(known<bf16>(up), i, kBytesAhead);
+        const Vec g = load(known<bf16>(gate), i, n);
+        store(known<bf16>(h), i, n, g * sigmoid<bf16>(g) * load(known<bf16>(up), i, n));
+      });
+}
+
+void swiglu(Floats h, Floats gate, Floats up, std::int64_t count) {
+  const bool all_bf16 = h.is_bf16 && gate.is_bf16 && up.is_bf16;
+  (all_bf16 ? swiglu_of<true> : swiglu_of<false>)(h, gate, up, count);
+}
+
+template <bool bf16>
+void swiglu_backward_of(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats up,
+                        std::int64_t count) {
+  for_vectors(
+      count, QUEST_STEP {
+        fetch_ahead(known<bf16>(gate), i, kBytesAhead);
+        fetch_ahead(known<bf16>(up), i, kBytesAhead);
+        fetch_ahead(known<bf16>(d_h), i, kBytesAhead);
+        const Vec g = load(known<bf16>(gate), i, n), u = load(known<bf16>(up), i, n);
+        const Vec d = load(known<bf16>(d_h), i, n), s = sigmoid<bf16>(g);
+        store(known<bf16>(d_gate), i, n, d * u * s * fma(g, 1.0f - s, splat(1.0f)));
+        store(known<bf16>(d_up), i, n, d * g * s);
       });
 }
 
 void swiglu_backward(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats up,
                      std::int64_t count) {
-  for_vectors(
-      count, QUEST_STEP {
-        const Vec g = load(gate, i, n), u = load(up, i, n), d = load(d_h, i, n);
-        const Vec s = reciprocal(1.0f + exponential(-g));
-        store(d_gate, i, n, d * u * s * fma(g, 1.0f - s, splat(1.0f)));
-        store(d_up, i, n, d * g * s);
-      });
+  const bool all_bf16 = d_gate.is_bf16 && d_up.is_bf16 && d_h.is_bf16 && gate.is_bf16 && up.is_bf16;
+  const auto of = all_bf16 ? swiglu_backward_of<true> : swiglu_backward_of<false>;
+  of(d_gate, d_up, d_h, gate, up, count);
 }
 
 float largest(const float* x, std::int64_t count) {

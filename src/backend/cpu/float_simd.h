@@ -114,6 +114,23 @@ QUEST_INLINE Vec exponential(Vec x) {
   return value * (Vec)power;
 }
 
+/// e^(-x) to 1e-5 of itself where that is below 1e37, for results that are rounded to bf16; more is
+/// cut to some 1e37.
+QUEST_INLINE Vec rough_exponential_of_negative(Vec x) {
+#if defined(__AVX512F__)
+  const Vec t = min(splat(123.0f), x * -1.44269504f);
+  const Vec f = _mm512_reduce_ps(t, 0x09);  // t - floor(t)
+  Vec p = splat(0.01342668583690268f);
+  p = fma(p, f, splat(0.05224247170833203f));
+  p = fma(p, f, splat(0.24128020592890156f));
+  p = fma(p, f, splat(0.6930448447540519f));
+  p = fma(p, f, splat(1.0f));
+  return _mm512_scalef_ps(p, t);  // takes floor(t)
+#else
+  return exponential(-x);
+#endif
+}
+
 /// Lanes added up in a fixed order.
 QUEST_INLINE float horizontal_sum(Vec x) {
   float lanes[kLanes];
@@ -195,6 +212,18 @@ QUEST_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1
 QUEST_INLINE std::size_t bytes_of(int count, int value_bytes) {
   return count == kLanes ? static_cast<std::size_t>(kLanes * value_bytes)
                          : static_cast<std::size_t>(count * value_bytes);
+}
+
+/// x, whose type the compiler knows where all are bf16: a choice for each vector costs a third of a
+/// pass.
+template <bool all_bf16>
+QUEST_INLINE Floats known(Floats x) {
+  return {x.data, all_bf16 || x.is_bf16};
+}
+
+/// Asks for what lies `bytes` after value i of x.
+QUEST_INLINE void fetch_ahead(Floats x, std::int64_t i, std::int64_t bytes) {
+  __builtin_prefetch(static_cast<const char*>(x.data) + i * (x.is_bf16 ? 2 : 4) + bytes);
 }
 
 /// Values [i, i + count) of x, count <= kLanes; zeros in the other lanes.
