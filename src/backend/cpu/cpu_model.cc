@@ -1,5 +1,8 @@
 // CpuBackend: embedding, norm, rotary embedding, SwiGLU, cross-entropy.
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/float_rows.h"
@@ -14,6 +17,38 @@ constexpr std::int64_t kNormBlock = 32;
 
 // Columns that a thread takes alone: whole cache lines.
 constexpr std::int64_t kColumnBlock = 64;
+
+// Bytes of an output of which little is in a cache when it is read again.
+constexpr std::size_t kLargeOutput = std::size_t{16} << 20;
+
+struct RowSum {
+  float largest;
+  double denominator;  // sum of exp(logit - largest)
+};
+
+// `out` = exponentials relative to `shifts`, one for each chunk; a null `out` is not set. Over a
+// whole row instead of chunks, the largest logit and the exponentials would wait for memory in
+// turn.
+RowSum sum_row(const FloatKernels& kernels, float* out, std::vector<float>& shifts,
+               const float* logits, std::int64_t count) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  RowSum row{-kInfinity, 0.0};
+  shifts.clear();
+  for (std::int64_t first = 0; first < count; first += kSoftmaxChunk) {
+    const std::int64_t values = std::min<std::int64_t>(kSoftmaxChunk, count - first);
+    const float largest = kernels.largest(logits + first, values);
+    shifts.push_back(largest == -kInfinity ? 0.0f : largest);
+    const Floats to{out == nullptr ? nullptr : out + first, false};
+    const double sum =
+        double{kernels.exponentials(to, logits + first, 1.0f, shifts.back(), values)};
+    if (largest > row.largest) {
+      row.denominator *= std::exp(double{row.largest} - largest);
+      row.largest = largest;
+    }
+    row.denominator += sum * std::exp(double{shifts.back()} - row.largest);
+  }
+  return row;
+}
 
 }  // namespace
 
@@ -102,7 +137,9 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
   const Tensor buffers =
       d_logits ? workspace_.tensor(Workspace::Slot::kRows, {threads_, vocab}, DType::kF32)
                : Tensor();
-  const auto work = [&](std::int64_t r, const Floats& exponentials) {
+  const bool large = d_logits && d_logits.bytes() > kLargeOutput;
+  const auto write = large ? kernels.scale_past_caches : kernels.scale;
+  const auto work = [&](std::int64_t r, Floats exponentials, std::vector<float>& shifts) {
     const float* const row = logits.row<float>(r);
     const std::int32_t target = targets.as<std::int32_t>()[r];
     float& loss = losses.as<float>()[r];
@@ -113,16 +150,20 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
       if (d_logits) zero_host(d_logits.rows_slice(r, r + 1));
       return;
     }
-    const float largest = kernels.largest(row, vocab);
-    const float denominator = kernels.exponentials(exponentials, row, 1.0f, largest, vocab);
+    float* const out = static_cast<float*>(exponentials.data);
+    const auto [largest, denominator] = sum_row(kernels, out, shifts, row, vocab);
     const double target_logit = row[target];
-    loss = static_cast<float>(std::log(double{denominator}) + largest - target_logit);
+    loss = static_cast<float>(std::log(denominator) + largest - target_logit);
     is_correct = row[target] == largest && kernels.largest(row, target) < largest ? 1 : 0;
     if (!d_logits) return;
-    const double probability = std::exp(target_logit - largest) / denominator;
-    kernels.scale(row_of(d_logits, r), static_cast<const float*>(exponentials.data),
-                  scale / denominator, vocab);
+    for (std::size_t chunk = 0; chunk < shifts.size(); ++chunk) {
+      const auto first = static_cast<std::int64_t>(chunk) * kSoftmaxChunk;
+      const double factor = scale * std::exp(double{shifts[chunk]} - largest) / denominator;
+      write(row_of(d_logits, r, first), out + first, static_cast<float>(factor),
+            std::min<std::int64_t>(kSoftmaxChunk, vocab - first));
+    }
     // Set anew, because probability - 1 from a rounded probability would lose digits.
+    const double probability = std::exp(target_logit - largest) / denominator;
     const float at_target = static_cast<float>(scale * (probability - 1.0));
     const float* const source = &at_target;
     kernels.cast(row_of(d_logits, r, target), {const_cast<float*>(source), false}, 1);
@@ -130,7 +171,8 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
   parallel_for(threads_, logits.rows(), row_grain(vocab),
                [&](std::int64_t begin, std::int64_t end, int part) {
                  const Floats exponentials = buffers ? row_of(buffers, part) : Floats{};
-                 for (std::int64_t r = begin; r < end; ++r) work(r, exponentials);
+                 std::vector<float> shifts;
+                 for (std::int64_t r = begin; r < end; ++r) work(r, exponentials, shifts);
                });
 }
 

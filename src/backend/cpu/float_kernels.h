@@ -28,6 +28,10 @@ struct AdamWFactors {
   float decay;  ///< 1 - learning_rate * weight_decay
 };
 
+/// Values of a chunk of a long row that one pass takes the largest of, and exponentials relative to
+/// it, while the first-level cache holds them and the next chunk is fetched.
+constexpr int kSoftmaxChunk = 2048;
+
 /// Values of a block of moments in 8 bits: backend.h's kMomentBlock.
 constexpr int kMomentValues = 256;
 
@@ -72,6 +76,8 @@ struct FloatKernels {
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
+  /// The same for an output larger than caches, whole lines of which need not be read first.
+  void (*scale_past_caches)(Floats out, const float* x, float factor, std::int64_t count);
   /// sum of a * b.
   float (*dot)(Floats a, Floats b, std::int64_t count);
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.

@@ -120,14 +120,23 @@ void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, 
 }
 
 float rmsnorm(Floats y, const float* x, const float* weight, float epsilon, std::int64_t count) {
-  Vec squares[2] = {};
+  Vec squares[4] = {};
+  const std::int64_t fours = in_fours(count);
+  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      __builtin_prefetch(x + i + k * kLanes + kFetchedAhead);
+      const Vec value = load(x, i + k * kLanes, kLanes);
+      squares[k] = fma(value, value, squares[k]);
+    }
+  }
   for_vectors(
-      count, QUEST_STEP {
-        const Vec value = load(x, i, n);
-        Vec& total = squares[(i / kLanes) % 2];
-        total = fma(value, value, total);
+      count - fours, QUEST_STEP {
+        const Vec value = load(x + fours, i, n);
+        squares[0] = fma(value, value, squares[0]);
       });
-  const float mean = horizontal_sum(squares[0] + squares[1]) / static_cast<float>(count);
+  const Vec total = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+  const float mean = horizontal_sum(total) / static_cast<float>(count);
   const float rstd = 1.0f / __builtin_sqrtf(mean + epsilon);
   for_vectors(
       count, QUEST_STEP { store(y, i, n, load(x, i, n) * rstd * load(weight, i, n)); });
@@ -231,12 +240,18 @@ float largest(const float* x, std::int64_t count) {
   // Four in turn, so that none waits for the one before it.
   Vec most[4];
   for (Vec& one : most) one = splat(-__builtin_inff());
+  const std::int64_t fours = in_fours(count);
+  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      most[k] = max(load(x, i + k * kLanes, kLanes), most[k]);
+    }
+  }
   for_vectors(
-      count, QUEST_STEP {
-        Vec value = load(x, i, n);
+      count - fours, QUEST_STEP {
+        Vec value = load(x + fours, i, n);
         if (n < kLanes) value = keep_first(n, value, -__builtin_inff());
-        Vec& one = most[i / kLanes % 4];
-        one = max(value, one);
+        most[0] = max(value, most[0]);
       });
   return horizontal_max(max(max(most[0], most[1]), max(most[2], most[3])));
 }
@@ -245,6 +260,8 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
   Vec total{};
   for_vectors(
       count, QUEST_STEP {
+        // A softmax over long rows comes here chunk by chunk.
+        __builtin_prefetch(x + i + kSoftmaxChunk);
         Vec value = exponential(load(x, i, n) * scale - shift);
         if (out.data != nullptr) store(out, i, n, value);
         if (n < kLanes) value = keep_first(n, value, 0.0f);
@@ -256,6 +273,27 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
 void scale(Floats out, const float* x, float factor, std::int64_t count) {
   for_vectors(
       count, QUEST_STEP { store(out, i, n, load(x, i, n) * factor); });
+}
+
+void scale_past_caches(Floats out, const float* x, float factor, std::int64_t count) {
+#if defined(__AVX512F__)
+  constexpr std::int64_t kLine = 32;  // bf16 values
+  auto* const to = static_cast<std::uint16_t*>(out.data);
+  if (!out.is_bf16 || reinterpret_cast<std::uintptr_t>(to) % (2 * kLine) != 0) {
+    return scale(out, x, factor, count);
+  }
+  const std::int64_t whole = count / kLine * kLine;
+  for (std::int64_t i = 0; i < whole; i += kLine) {
+    const HalfWordVec low = round_to_bf16(load(x, i, kLanes) * factor);
+    const HalfWordVec high = round_to_bf16(load(x, i + kLanes, kLanes) * factor);
+    const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), line);
+  }
+  _mm_sfence();
+  scale({to + whole, true}, x + whole, factor, count - whole);
+#else
+  scale(out, x, factor, count);
+#endif
 }
 
 float dot(Floats a, Floats b, std::int64_t count) {
@@ -392,6 +430,7 @@ constexpr FloatKernels kKernels = {
     .largest = largest,
     .exponentials = exponentials,
     .scale = scale,
+    .scale_past_caches = scale_past_caches,
     .dot = dot,
     .scores = scores,
     .weighted_sum = weighted_sum,

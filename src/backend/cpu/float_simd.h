@@ -302,5 +302,10 @@ QUEST_INLINE void for_vectors(std::int64_t count, Step step) {
   if (i < count) step(i, static_cast<int>(count - i));
 }
 
+/// How many of `count` values fill four vectors in a row, over and over.
+QUEST_INLINE std::int64_t in_fours(std::int64_t count) {
+  return count / (4 * kLanes) * (4 * kLanes);
+}
+
 }  // namespace
 }  // namespace quest
