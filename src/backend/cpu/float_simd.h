@@ -214,8 +214,8 @@ QUEST_INLINE std::size_t bytes_of(int count, int value_bytes) {
                          : static_cast<std::size_t>(count * value_bytes);
 }
 
-/// x, whose type the compiler knows where all are bf16: a choice for each vector costs a third of a
-/// pass.
+/// x, whose type the compiler knows where all are bf16: choosing for each vector costs 6 % of
+/// SwiGLU.
 template <bool all_bf16>
 QUEST_INLINE Floats known(Floats x) {
   return {x.data, all_bf16 || x.is_bf16};
