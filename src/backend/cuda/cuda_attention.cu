@@ -90,9 +90,9 @@ const SequenceSpan* CudaBackend::on_device(std::span<const SequenceSpan> spans) 
   };
   // All layers of a pass ask with the same spans.
   if (!std::equal(spans.begin(), spans.end(), sent_spans_.begin(), sent_spans_.end(), same)) {
-    check_cuda(cudaMemcpy2DAsync(list, spans.size_bytes(), spans.data(), spans.size_bytes(),
-                                 spans.size_bytes(), 1, cudaMemcpyHostToDevice, stream_),
-               "cudaMemcpy2DAsync", "{} spans", spans.size());
+    check_cuda(
+        cudaMemcpyAsync(list, spans.data(), spans.size_bytes(), cudaMemcpyHostToDevice, stream_),
+        "cudaMemcpyAsync", "{} spans", spans.size());
     synchronize();
     sent_spans_.assign(spans.begin(), spans.end());
   }

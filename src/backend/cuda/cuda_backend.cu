@@ -54,8 +54,7 @@ CudaBackend::CudaBackend(int device)
 
 void* CudaBackend::allocate(std::size_t bytes) {
   void* const data = cuda::allocate_device(bytes, stream_);
-  check_cuda(cudaMemset2DAsync(data, bytes, 0, bytes, 1, stream_), "cudaMemset2DAsync", "{} bytes",
-             bytes);
+  check_cuda(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync", "{} bytes", bytes);
   return data;
 }
 
@@ -75,22 +74,28 @@ void CudaBackend::copy(Tensor dst, Tensor src) {
                                     : cudaMemcpyDeviceToDevice;
   const auto rows = static_cast<std::size_t>(dst.rows());
   if (rows == 0) return;
-  const bool whole = dst.is_contiguous() && src.is_contiguous();
-  const std::size_t bytes = whole ? dst.bytes() : width(dst);
-  check_cuda(cudaMemcpy2DAsync(dst.data, whole ? bytes : pitch(dst), src.data,
-                               whole ? bytes : pitch(src), bytes, whole ? 1 : rows, kind, stream_),
-             "cudaMemcpy2DAsync", "{} x {} bytes, kind {}", rows, width(dst),
-             static_cast<int>(kind));
+  if (dst.is_contiguous() && src.is_contiguous()) {
+    check_cuda(cudaMemcpyAsync(dst.data, src.data, dst.bytes(), kind, stream_), "cudaMemcpyAsync",
+               "{} bytes, kind {}", dst.bytes(), static_cast<int>(kind));
+  } else {
+    check_cuda(cudaMemcpy2DAsync(dst.data, pitch(dst), src.data, pitch(src), width(dst), rows, kind,
+                                 stream_),
+               "cudaMemcpy2DAsync", "{} x {} bytes, kind {}", rows, width(dst),
+               static_cast<int>(kind));
+  }
   if (kind != cudaMemcpyDeviceToDevice) synchronize();
 }
 
 void CudaBackend::zero(Tensor dst) {
   cuda::require_device(dst);
   if (dst.numel() == 0) return;
-  const bool whole = dst.is_contiguous();
-  const std::size_t bytes = whole ? dst.bytes() : width(dst);
-  check_cuda(cudaMemset2DAsync(dst.data, whole ? bytes : pitch(dst), 0, bytes,
-                               whole ? 1 : static_cast<std::size_t>(dst.rows()), stream_),
+  if (dst.is_contiguous()) {
+    check_cuda(cudaMemsetAsync(dst.data, 0, dst.bytes(), stream_), "cudaMemsetAsync", "{} bytes",
+               dst.bytes());
+    return;
+  }
+  check_cuda(cudaMemset2DAsync(dst.data, pitch(dst), 0, width(dst),
+                               static_cast<std::size_t>(dst.rows()), stream_),
              "cudaMemset2DAsync", "{} x {} bytes", dst.rows(), width(dst));
 }
 
