@@ -27,21 +27,31 @@ class Override : public ::testing::TestWithParam<std::string> {
  protected:
   static constexpr PassShape kShape{2, 6, true};
 
-  // One forward and backward pass under `base` and one override.
-  void run(const char* base, const char* text) {
+  void make(const ModelConfig& config, const char* base, const char* text) {
     const Scheme scheme = Scheme::parse(base, {text});
-    model_ = std::make_unique<Model>(*backend_, small_model(), scheme, DType::kF32, true);
-    memory_ =
-        Arena(*backend_, Model::measure_activations(small_model(), scheme, DType::kF32, kShape));
+    model_ = std::make_unique<Model>(*backend_, config, scheme, DType::kF32, true);
+    memory_ = Arena(*backend_, Model::measure_activations(config, scheme, DType::kF32, kShape));
     activations_ = model_->llama().make_activations(memory_, kShape);
     model_->initialize(7);
+  }
+
+  // One forward and backward pass under `base` and one override.
+  void run(const char* base, const char* text) {
+    make(small_model(), base, text);
+    pass(1);
+  }
+
+  // A step of as many micro-batches, all of the same tokens.
+  void pass(int micro_batches) {
     model_->prepare();
     std::vector<std::int32_t> ids(12);
     for (std::int32_t i = 0; i < 12; ++i) ids[static_cast<std::size_t>(i)] = i * 5 % 29;
     const Tensor tokens = view_of(ids.data(), {12});
     errors_.clear();
-    forward_backward(*backend_, model_->llama(), activations_, tokens, tokens, 1.0f,
-                     {nullptr, Write::kSet}, &errors_);
+    for (int i = 0; i < micro_batches; ++i) {
+      forward_backward(*backend_, model_->llama(), activations_, tokens, tokens, 1.0f,
+                       {nullptr, i == 0 ? Write::kSet : Write::kAdd}, &errors_);
+    }
     finish_gradients(*backend_, model_->llama());
   }
   Parameter parameter(const std::string& name) {
@@ -100,6 +110,24 @@ TEST_P(Override, OfTheHeadQuantizesTheHead) {
   const Tensor logits = model_->llama().logits(*backend_, activations_, 0, 12);
   EXPECT_LT(relative_error(to_matrix(*backend_, logits), wanted.y), 5e-3);
   EXPECT_GT(relative_error(product_nt(x, w), wanted.y), 5e-2);
+}
+
+TEST_P(Override, OfATiedHeadAddsItsGradientToThatOfTheTable) {
+  for (const char* const head : {"head=none", "head=w4a4", "head=w4a16"}) {
+    make(small_model(), "none", head);
+    backend_->copy(parameter("lm_head.weight").value, parameter("model.embed_tokens.weight").value);
+    pass(2);
+    const Matrix of_head = to_matrix(*backend_, parameter("lm_head.weight").gradient);
+    const Matrix of_table = to_matrix(*backend_, parameter("model.embed_tokens.weight").gradient);
+    ModelConfig config = small_model();
+    config.tied_head = true;
+    make(config, "none", head);
+    pass(2);
+    const Matrix of_both = to_matrix(*backend_, parameter("model.embed_tokens.weight").gradient);
+    Matrix sum = of_head;
+    for (std::size_t i = 0; i < sum.values.size(); ++i) sum.values[i] += of_table.values[i];
+    EXPECT_LT(relative_error(of_both, sum), 1e-5) << head;
+  }
 }
 
 TEST_P(Override, ThatIsAbsentLeavesTheHeadAlone) {

@@ -6,10 +6,14 @@
 namespace quest {
 namespace {
 
+// Whether the head's product is the first to write the embedding's gradient.
+bool head_sets_embedding(const Llama<QuantLinear>& model) {
+  return model.head().gradient().data == model.d_embedding().data;
+}
+
 // Zeroes the parameter gradients that are sums over rows: those of norms and of the embedding.
 void zero_sums(Backend& backend, const Llama<QuantLinear>& model) {
-  // A tied head sets the embedding's gradient first.
-  if (!model.config().tied_head) backend.zero(model.d_embedding());
+  if (!head_sets_embedding(model)) backend.zero(model.d_embedding());
   for (const Block<QuantLinear>& block : model.blocks()) {
     backend.zero(block.d_attn_norm);
     backend.zero(block.d_mlp_norm);
@@ -132,7 +136,11 @@ void finish_gradients(Backend& backend, const Llama<QuantLinear>& model) {
     block.gate_up.finish_gradient(backend);
     block.down.finish_gradient(backend);
   }
-  model.head().finish_gradient(backend);
+  if (model.config().tied_head && !head_sets_embedding(model)) {
+    model.head().add_finished_gradient(backend, model.d_embedding());
+  } else {
+    model.head().finish_gradient(backend);
+  }
 }
 
 }  // namespace quest

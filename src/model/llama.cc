@@ -143,9 +143,12 @@ Llama<QuantLinear>::Llama(const ModelConfig& config, const Scheme& scheme, DType
   d_final_norm_ = final_norm.gradient;
   const Weight head =
       config.tied_head ? embedding : take_weight(arenas, {config.vocab, config.width}, trains);
-  head_.emplace_back(head_layout(config),
-                     std::vector<LinearScheme>{scheme.for_layer("head", LinearScheme())}, compute,
-                     trains, head.value, head.gradient, arenas.prepared);
+  const LinearScheme head_scheme = scheme.for_layer("head", LinearScheme());
+  // A quantized head sums its gradient in another domain than that of the table's rows.
+  const bool apart = trains && config.tied_head && head_scheme.weight.quantized();
+  const Tensor d_head = apart ? arenas.prepared.take(head.value.shape, DType::kF32) : head.gradient;
+  head_.emplace_back(head_layout(config), std::vector<LinearScheme>{head_scheme}, compute, trains,
+                     head.value, d_head, arenas.prepared);
   take_tables(arenas.prepared);
 }
 

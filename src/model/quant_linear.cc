@@ -140,7 +140,7 @@ void QuantLinear::backward(Backend& backend, Tensor d_x, Tensor d_y, const Linea
   }
 }
 
-void QuantLinear::finish_gradient(Backend& backend) const {
+void QuantLinear::finish(Backend& backend, Tensor out, Write write) const {
   for (const Segment& segment : segments_) {
     if (!segment.quantizer) continue;
     const Tensor gradient = gradient_of(segment);
@@ -148,7 +148,8 @@ void QuantLinear::finish_gradient(Backend& backend) const {
     if (!segment.scheme.integer_product() && block > 1) {
       backend.quantize_rows_backward(gradient, gradient, Tensor(), block, Write::kSet);
     }
-    backend.quantize_rows_backward(gradient, gradient, segment.rows.mask, block, Write::kSet);
+    backend.quantize_rows_backward(out.rows_slice(segment.begin, segment.end), gradient,
+                                   segment.rows.mask, block, write);
   }
 }
 

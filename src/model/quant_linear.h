@@ -66,7 +66,12 @@ class QuantLinear {
   void backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input, Tensor d_z,
                 const GradientOptions& options) const;
   /// Masks and rotates the summed weight gradient: once a step, after the last micro-batch.
-  void finish_gradient(Backend& backend) const;
+  void finish_gradient(Backend& backend) const { finish(backend, gradient_, Write::kSet); }
+  /// The same, but adds what becomes of it to `sum`, f32 [N, K]; the gradient holds no result then.
+  void add_finished_gradient(Backend& backend, Tensor sum) const {
+    finish(backend, sum, Write::kAdd);
+  }
+  Tensor gradient() const { return gradient_; }
 
   /// Of the prepared weights, and of an input whose `x` still holds its values; `sums` is f64 [3]
   /// scratch. Sides that are not quantized count nothing.
@@ -104,6 +109,7 @@ class QuantLinear {
   void integer_gradients(Backend& backend, const Segment& segment, Tensor target, Tensor d_out,
                          const QuantizedRows& x, const GradientOptions& options, Write write) const;
   Tensor gradient_of(const Segment& segment) const;
+  void finish(Backend& backend, Tensor out, Write write) const;
 
   LinearLayout layout_;
   DType compute_;
