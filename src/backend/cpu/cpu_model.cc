@@ -137,7 +137,8 @@ void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, T
   const Tensor buffers =
       d_logits ? workspace_.tensor(Workspace::Slot::kRows, {threads_, vocab}, DType::kF32)
                : Tensor();
-  const bool large = d_logits && d_logits.bytes() > kLargeOutput;
+  // Where the gradient takes the place of the logits, a cache has its lines already.
+  const bool large = d_logits && d_logits.bytes() > kLargeOutput && d_logits.data != logits.data;
   const auto write = large ? kernels.scale_past_caches : kernels.scale;
   const auto work = [&](std::int64_t r, Floats exponentials, std::vector<float>& shifts) {
     const float* const row = logits.row<float>(r);
