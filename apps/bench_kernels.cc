@@ -97,7 +97,7 @@ KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
 }
 
 KernelCase quantized_matmul_case(ProductCase size, int bits, Write write) {
-  KernelCase c{Unit::kInt8, product_operations(size)};
+  KernelCase c{bits == 1 ? Unit::kBinary : Unit::kInt8, product_operations(size)};
   const QuantizedRows x = add_quantized(c, size.m, size.k, bits, 1);
   const QuantizedRows w = add_quantized(c, size.n, size.k, bits, 2);
   const Tensor y = add(c, {size.m, size.n}, write == Write::kAdd ? DType::kF32 : DType::kBF16);

@@ -113,6 +113,8 @@ struct SixteenPackedRows {
 
   __m512i load(std::int64_t i, std::int64_t at, std::int64_t width) const {
     if (i >= count) return _mm512_setzero_si512();
+    // Weights come from memory, and no prefetcher follows so many rows.
+    __builtin_prefetch(data + (i + kTileRows) * stride + at);
     return _mm512_maskz_loadu_epi8(first_bytes(least(width, bytes - at)), data + i * stride + at);
   }
 };
