@@ -10,10 +10,10 @@ namespace quest {
 /// addition of its product count as two operations.
 struct Peaks {
   int threads;
-  double f32_gflops;   ///< fused multiply-add (or multiply and add) in the widest registers
-  double bf16_gflops;  ///< AVX512_BF16 dot products
-  double int8_gops;    ///< VNNI; pmaddwd on 16-bit pairs where there is no VNNI
-  double binary_gops;  ///< xor, vpopcntq and addition: two operations a bit
+  double f32_gflops;       ///< fused multiply-add (or multiply and add) in the widest registers
+  double bf16_gflops;      ///< AVX512_BF16 dot products
+  double int8_gops;        ///< VNNI; pmaddwd on 16-bit pairs where there is no VNNI
+  double binary_gops;      ///< xor, vpopcntq and addition: two operations a bit
   double amx_bf16_gflops;  ///< tiles of zeros
   double amx_int8_gops;
   /// Random numbers in tiles that are loaded from the first-level cache, two by two: their power
