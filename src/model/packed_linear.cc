@@ -2,14 +2,44 @@
 #include "model/packed_linear.h"
 
 #include <cassert>
+#include <cstddef>
 
 namespace quest {
+namespace {
+
+// Whether the memory of b begins where that of a ends.
+bool follows(const Tensor& a, const Tensor& b) {
+  return static_cast<const std::byte*>(a.data) + a.bytes() == b.data;
+}
+
+// Whether a and b are two parts of one matrix: a product with both is one product.
+bool is_one_matrix(const PackedPart& a, const PackedPart& b) {
+  return a.scheme == b.scheme && a.block == b.block && a.rows.bits > 0 &&
+         a.rows.bits == b.rows.bits && follows(a.rows.codes, b.rows.codes) &&
+         follows(a.rows.steps, b.rows.steps) && follows(a.rows.code_sums, b.rows.code_sums);
+}
+
+// `a` and the part that follows it.
+PackedPart joined(PackedPart a, const PackedPart& b) {
+  const std::int64_t rows = a.outputs() + b.outputs();
+  a.rows.codes.shape = {rows, a.rows.codes.cols()};
+  a.rows.steps.shape = {rows};
+  a.rows.code_sums.shape = {rows};
+  return a;
+}
+
+}  // namespace
 
 PackedLinear::PackedLinear(std::vector<PackedPart> parts, std::int64_t columns, DType compute)
     : columns_(columns), compute_(compute), forms_(columns) {
   std::int64_t begin = 0;
-  for (PackedPart& part : parts) {
+  for (const PackedPart& part : parts) {
     const std::int64_t outputs = part.outputs();
+    if (!segments_.empty() && is_one_matrix(segments_.back().part, part)) {
+      segments_.back().part = joined(segments_.back().part, part);
+      begin += outputs;
+      continue;
+    }
     segments_.push_back({part, begin, forms_.index_of(part.scheme)});
     begin += outputs;
   }

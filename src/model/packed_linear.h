@@ -23,7 +23,8 @@ struct PackedPart {
 /// no weights, and has no backward.
 class PackedLinear {
  public:
-  /// The parts' memory outlives this. Dense forms of the input have type `compute`.
+  /// The parts' memory outlives this; packed parts that lie one after the other there are
+  /// multiplied as one. Dense forms of the input have type `compute`.
   PackedLinear(std::vector<PackedPart> parts, std::int64_t columns, DType compute);
 
   /// As QuantLinear's.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "core/error.h"
@@ -48,7 +49,48 @@ class Reader {
   Reader(const PackedTensors& file, Backend& backend, Arena& arena)
       : file_(file), backend_(backend), arena_(arena) {}
 
-  PackedPart matrix(const StoredMatrix& matrix) {
+  PackedPart matrix(const StoredMatrix& matrix) { return matrices({&matrix, 1}).front(); }
+
+  /// Those of one linear layer. Their steps and sums lie beside each other, as their codes do in
+  /// files of `quest export`, so that the layer can take them for one matrix.
+  std::vector<PackedPart> matrices(std::span<const StoredMatrix> stored) {
+    std::int64_t rows = 0;
+    for (const StoredMatrix& matrix : stored) rows += matrix.bits > kMaxBits ? 0 : matrix.rows;
+    const Tensor steps = arena_.take({rows}, DType::kF32);
+    const Tensor sums = arena_.take({rows}, DType::kI32);
+    std::vector<PackedPart> parts;
+    std::int64_t begin = 0;
+    for (const StoredMatrix& matrix : stored) {
+      const std::int64_t end = matrix.bits > kMaxBits ? begin : begin + matrix.rows;
+      parts.push_back(part(matrix, slice(steps, begin, end), slice(sums, begin, end)));
+      begin = end;
+    }
+    return parts;
+  }
+
+  /// A small f32 tensor, copied.
+  Tensor copied(const std::string& name, const Shape& shape, bool positive) {
+    const Tensor copy = arena_.take(shape, DType::kF32);
+    copy_to(copy, name, positive);
+    return copy;
+  }
+
+  /// Throws Error when the file has tensors that were not asked for.
+  void refuse_others() const {
+    for (const auto& [name, tensor] : file_.tensors) {
+      if (used_.count(name) != 0) continue;
+      fail("{}: tensor '{}' is no part of the model that config.json describes", file_.where, name);
+    }
+  }
+
+ private:
+  // Of a measuring arena's tensors there is only the shape.
+  Tensor slice(Tensor all, std::int64_t begin, std::int64_t end) const {
+    return arena_.measuring() ? Tensor(nullptr, {end - begin}, all.dtype)
+                              : all.rows_slice(begin, end);
+  }
+
+  PackedPart part(const StoredMatrix& matrix, Tensor steps, Tensor code_sums) {
     PackedPart part{matrix.scheme, {}, {}, matrix.block};
     if (matrix.bits > kMaxBits) {
       const Tensor dense =
@@ -63,17 +105,16 @@ class Reader {
     part.rows.codes = on_device(codes);
     part.rows.bits = matrix.bits;
     part.rows.columns = matrix.columns;
-    part.rows.steps = copied(matrix.name + ".scales", {matrix.rows}, /*positive=*/true);
-    part.rows.code_sums = arena_.take({matrix.rows}, DType::kI32);
+    part.rows.steps = steps;
+    part.rows.code_sums = code_sums;
+    copy_to(steps, matrix.name + ".scales", /*positive=*/true);
     if (!arena_.measuring()) sum_codes(part.rows, codes, matrix.name);
     return part;
   }
 
-  /// A small f32 tensor, copied.
-  Tensor copied(const std::string& name, const Shape& shape, bool positive) {
-    const Tensor found = tensor(name, DType::kF32, shape);
-    const Tensor copy = arena_.take(shape, DType::kF32);
-    if (arena_.measuring()) return copy;
+  void copy_to(Tensor copy, const std::string& name, bool positive) {
+    const Tensor found = tensor(name, DType::kF32, copy.shape);
+    if (arena_.measuring()) return;
     std::vector<float> values(static_cast<std::size_t>(found.numel()));
     std::memcpy(values.data(), found.data, found.bytes());  // which may lie at an odd address
     for (std::size_t i = 0; i < values.size(); ++i) {
@@ -81,19 +122,9 @@ class Reader {
       fail("{}: element {} of '{}' is {}, but must be a finite{} number", file_.where, i, name,
            values[i], positive ? ", positive" : "");
     }
-    backend_.copy(copy, view_of(values.data(), shape));
-    return copy;
+    backend_.copy(copy, view_of(values.data(), copy.shape));
   }
 
-  /// Throws Error when the file has tensors that were not asked for.
-  void refuse_others() const {
-    for (const auto& [name, tensor] : file_.tensors) {
-      if (used_.count(name) != 0) continue;
-      fail("{}: tensor '{}' is no part of the model that config.json describes", file_.where, name);
-    }
-  }
-
- private:
   Tensor tensor(const std::string& name, DType dtype, const Shape& shape) {
     const auto found = file_.tensors.find(name);
     if (found == file_.tensors.end()) fail("{} has no tensor '{}'", file_.where, name);
@@ -146,9 +177,9 @@ LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const P
   const std::vector<StoredMatrix> matrices = stored_matrices(description);
   auto next = matrices.begin();
   const auto linear = [&](const LinearLayout& layout) {
-    std::vector<PackedPart> parts;
-    for (std::size_t i = 0; i < layout.parts.size(); ++i) parts.push_back(reader.matrix(*next++));
-    return PackedLinear(std::move(parts), layout.columns, compute);
+    const std::span<const StoredMatrix> stored(next, layout.parts.size());
+    next += static_cast<std::ptrdiff_t>(stored.size());
+    return PackedLinear(reader.matrices(stored), layout.columns, compute);
   };
   const auto norm = [&](const std::string& name) {
     return reader.copied(name + ".weight", {c.width}, /*positive=*/false);
