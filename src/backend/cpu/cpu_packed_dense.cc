@@ -23,14 +23,18 @@ FloatRow float_row(Tensor x, std::int64_t r) {
   return {row.data, row.is_bf16};
 }
 
-/// y[i, j] (= or +=) value.
-void put(Tensor y, std::int64_t i, std::int64_t j, float value, Write write) {
+/// y[i, j + c] (= or +=) values[c].
+void put_row(Tensor y, std::int64_t i, std::int64_t j, const float* values, std::int64_t count,
+             Write write) {
+  const bool adds = write == Write::kAdd;
   if (y.dtype == DType::kBF16) {
-    BFloat16& at = y.row<BFloat16>(i)[j];
-    at = to_bfloat16(write == Write::kAdd ? to_float(at) + value : value);
+    BFloat16* const to = y.row<BFloat16>(i) + j;
+    for (std::int64_t c = 0; c < count; ++c) {
+      to[c] = to_bfloat16(adds ? to_float(to[c]) + values[c] : values[c]);
+    }
   } else {
-    float& at = y.row<float>(i)[j];
-    at = write == Write::kAdd ? at + value : value;
+    float* const to = y.row<float>(i) + j;
+    for (std::int64_t c = 0; c < count; ++c) to[c] = adds ? to[c] + values[c] : values[c];
   }
 }
 
@@ -43,6 +47,7 @@ struct FixedPointRow {
   double unit = 0;       ///< NaN when the row is not finite
   std::int64_t sum = 0;  ///< of all whole numbers
 
+  FixedPointRow() = default;
   /// digits [3][columns] = the bytes of `row`, lowest digit first.
   FixedPointRow(std::int8_t* digits, const float* row, std::int64_t columns) {
     float largest = 0;
@@ -65,12 +70,15 @@ struct FixedPointRow {
     }
   }
 
-  /// sum over k of v_k (q_k + 1/2), given the dot products of the digits with u = q + 2^(bits-1).
-  double dot(std::int32_t low, std::int32_t middle, std::int32_t high, int bits) const {
-    const std::int64_t products =
-        (std::int64_t{high} << 16) + (std::int64_t{middle} << 8) + std::int64_t{low};
-    const double offset = 0.5 - static_cast<double>(1 << (bits - 1));
-    return unit * (static_cast<double>(products) + offset * static_cast<double>(sum));
+  /// y[c] = w_steps[c] sum over k of v_k (q_k + 1/2), given the dot products of the digits with
+  /// u = q + 2^(bits-1). Every sum of products is below 2^53, so exact.
+  void finish(float* y, std::int64_t count, const std::int32_t* const products[kDigits],
+              const float* w_steps, int bits) const {
+    const double offset = (0.5 - static_cast<double>(1 << (bits - 1))) * static_cast<double>(sum);
+    for (std::int64_t c = 0; c < count; ++c) {
+      const double whole = 65536.0 * products[2][c] + 256.0 * products[1][c] + products[0][c];
+      y[c] = static_cast<float>(unit * (whole + offset) * w_steps[c]);
+    }
   }
 };
 
@@ -117,36 +125,38 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
   const std::int64_t m = x.rows();
   const std::int64_t k = w.columns;
   const std::int64_t row_bytes = round_up(packed.x_row_bytes(k, w.bits), 64);
-  const Tensor z = workspace_.tensor(Slot::kPackedRows, {2, scratch_columns(k)}, DType::kF32);
-  const Tensor digits = workspace_.tensor(Slot::kRows, {kDigits, k}, DType::kI8);
+  const Tensor z =
+      workspace_.tensor(Slot::kPackedRows, {2 * threads_, scratch_columns(k)}, DType::kF32);
+  const Tensor digits = workspace_.tensor(Slot::kRows, {kDigits * threads_, k}, DType::kI8);
   auto* const x_rows = reinterpret_cast<std::uint8_t*>(
       workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(m * kDigits * row_bytes)));
-  std::vector<FixedPointRow> rows;
-  for (std::int64_t i = 0; i < m; ++i) {
-    quant_kernels(isa_).rotate_row({{z.row<float>(0), false}, false, z.row<float>(1)},
-                                   float_row(x, i), nullptr, k, block);
-    rows.emplace_back(digits.as<std::int8_t>(), z.row<float>(0), k);
-    for (int digit = 0; digit < kDigits; ++digit) {
-      packed.pack_x(x_rows + (i * kDigits + digit) * row_bytes, digits.row<std::int8_t>(digit), k,
-                    w.bits);
+  std::vector<FixedPointRow> rows(static_cast<std::size_t>(m));
+  parallel_for(threads_, m, 2, [&](std::int64_t begin, std::int64_t end, int thread) {
+    float* const rotated = z.row<float>(2 * thread);
+    for (std::int64_t i = begin; i < end; ++i) {
+      quant_kernels(isa_).rotate_row({{rotated, false}, false, z.row<float>(2 * thread + 1)},
+                                     float_row(x, i), nullptr, k, block);
+      std::int8_t* const own = digits.row<std::int8_t>(kDigits * thread);
+      rows[static_cast<std::size_t>(i)] = FixedPointRow(own, rotated, k);
+      for (int digit = 0; digit < kDigits; ++digit) {
+        packed.pack_x(x_rows + (i * kDigits + digit) * row_bytes, own + digit * k, k, w.bits);
+      }
     }
-  }
+  });
   const ChosenDot chosen =
       choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * kDigits), workspace_);
-  for_each_block_of_dots(
-      chosen.kernel, chosen.dot, workspace_, threads_,
-      [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
-        for (std::int64_t i = 0; i < m; ++i) {
-          const std::int32_t* const low = sums_of(i * kDigits);
-          const std::int32_t* const middle = sums_of(i * kDigits + 1);
-          const std::int32_t* const high = sums_of(i * kDigits + 2);
-          for (std::int64_t c = 0; c < count; ++c) {
-            const double dot_product =
-                rows[static_cast<std::size_t>(i)].dot(low[c], middle[c], high[c], w.bits);
-            put(y, i, j + c, static_cast<float>(dot_product * w.steps.as<float>()[j + c]), write);
-          }
-        }
-      });
+  for_each_block_of_dots(chosen.kernel, chosen.dot, workspace_, threads_,
+                         [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
+                           float values[kDotColumns];
+                           for (std::int64_t i = 0; i < m; ++i) {
+                             const std::int32_t* const products[kDigits] = {
+                                 sums_of(i * kDigits), sums_of(i * kDigits + 1),
+                                 sums_of(i * kDigits + 2)};
+                             rows[static_cast<std::size_t>(i)].finish(
+                                 values, count, products, w.steps.as<float>() + j, w.bits);
+                             put_row(y, i, j, values, count, write);
+                           }
+                         });
 }
 
 void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
@@ -174,7 +184,7 @@ void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
                    for (std::int64_t i = 0; i < m; ++i) {
                      float_kernels_.scores(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
                                            k);
-                     for (std::int64_t c = 0; c < count; ++c) put(y, i, j + c, sums[c], write);
+                     put_row(y, i, j, sums, count, write);
                    }
                  }
                });
