@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "core/rng.h"
 #include "quant/packing.h"
 
@@ -51,10 +53,12 @@ double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
     return static_cast<double>(dense.bytes());
   }
   const std::int64_t row_bytes = packed_row_bytes(stored.columns, stored.bits);
-  const Tensor codes(reinterpret_cast<std::byte*>(codes_.data()) + code_bytes_,
-                     {stored.rows, row_bytes}, DType::kU8);
+  const Tensor codes(codes_.data() + code_bytes_, {stored.rows, row_bytes}, DType::kU8);
   tensors_[stored.name + ".codes"] = codes;
   code_bytes_ += codes.bytes();
+  std::vector<std::uint64_t> bits(codes.bytes() / 8 + 1);
+  fill_with_bits(bits);
+  std::memcpy(codes.data, bits.data(), codes.bytes());
   const std::int64_t used = stored.columns * stored.bits % 8;
   for (std::int64_t r = 0; used != 0 && r < stored.rows; ++r) {
     codes.row<std::uint8_t>(r)[row_bytes - 1] &= static_cast<std::uint8_t>((1 << used) - 1);
@@ -65,15 +69,14 @@ double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
 
 RandomPackedTensors::RandomPackedTensors(const ModelDescription& description) {
   std::vector<StoredMatrix> matrices = stored_matrices(description);
-  std::int64_t code_bytes = 0;
+  std::int64_t code_bytes = 0;  // of all, which lie one after the other as in a file
   const auto count = [&](const StoredMatrix& stored) {
     if (stored.bits > kMaxBits) return;
     code_bytes += stored.rows * packed_row_bytes(stored.columns, stored.bits);
   };
   count(stored_embedding(description));
   for (const StoredMatrix& stored : matrices) count(stored);
-  codes_.resize(static_cast<std::size_t>(code_bytes) / 8 + 1);
-  fill_with_bits(codes_);
+  codes_.resize(static_cast<std::size_t>(code_bytes));
   const auto norm = [&](const std::string& name) {
     fill_floats(add(name, {description.config.width}, DType::kF32), 1.0f, false);
   };
