@@ -26,7 +26,7 @@ class RandomPackedTensors {
   double add_matrix(const StoredMatrix& stored);
 
   std::deque<std::vector<std::uint64_t>> memory_;
-  std::vector<std::uint64_t> codes_;           // of all matrices, one after the other as in a file
+  std::vector<std::uint8_t> codes_;            // of all matrices, one after the other as in a file
   std::size_t code_bytes_ = 0;                 // of these, in use
   std::uint64_t state_ = 0x9e3779b97f4a7c15u;  // of the random bits
   std::map<std::string, Tensor> tensors_;
