@@ -31,13 +31,14 @@ struct RowSum {
 // turn.
 RowSum sum_row(const FloatKernels& kernels, float* out, std::vector<float>& shifts,
                const float* logits, std::int64_t count) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  RowSum row{-kInfinity, 0.0};
+  // Stands for minus infinity, which has no difference to itself.
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  RowSum row{kLowest, 0.0};
   shifts.clear();
   for (std::int64_t first = 0; first < count; first += kSoftmaxChunk) {
     const std::int64_t values = std::min<std::int64_t>(kSoftmaxChunk, count - first);
     const float largest = kernels.largest(logits + first, values);
-    shifts.push_back(largest == -kInfinity ? 0.0f : largest);
+    shifts.push_back(std::max(largest, kLowest));
     const Floats to{out == nullptr ? nullptr : out + first, false};
     const double sum =
         double{kernels.exponentials(to, logits + first, 1.0f, shifts.back(), values)};

@@ -1,6 +1,8 @@
 // Tests of the CPU's norm, rotary embedding, SwiGLU, cross-entropy, embedding and casts against the
 // reference.
+#include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "backend/cpu/closeness.h"
@@ -180,7 +182,10 @@ TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
 
 TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
   const std::int64_t rows = 5;
-  for (const std::int64_t vocab : kColumnCases) {
+  // Rows of more than one chunk (kSoftmaxChunk) too.
+  std::vector<std::int64_t> vocabularies(kColumnCases.begin(), kColumnCases.end());
+  vocabularies.insert(vocabularies.end(), {2048, 2049, 5000});
+  for (const std::int64_t vocab : vocabularies) {
     const OwnedTensor logits({rows, vocab}, DType::kF32), targets({rows}, DType::kI32);
     fill_normal(logits, 1, 4.0);
     std::int32_t* const target = targets.view().as<std::int32_t>();
@@ -214,6 +219,45 @@ TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
       });
     }
   }
+}
+
+TEST(ModelKernelsOnCpu, CrossEntropyTakesLogitsOfMinusInfinityForNoProbability) {
+  constexpr std::int64_t kVocab = 5000;
+  const OwnedTensor logits({1, kVocab}, DType::kF32), targets({1}, DType::kI32);
+  fill_normal(logits, 1);
+  std::fill_n(logits.view().as<float>(), 2500, -std::numeric_limits<float>::infinity());
+  targets.view().as<std::int32_t>()[0] = 4000;
+  const OwnedTensor loss({1, 1}, DType::kF32), correct({1}, DType::kU8);
+  const OwnedTensor d_logits({1, kVocab}, DType::kF32);
+  make_reference_backend()->cross_entropy(loss, correct, d_logits, logits, targets, 1.0f);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({1, 1}, DType::kF32), got_gradient({1, kVocab}, DType::kF32);
+    backend.cross_entropy(got, correct, got_gradient, logits, targets, 1.0f);
+    expect_close(got, loss, 128 * kEpsilon, "loss" + at(kVocab, DType::kF32, label));
+    expect_close(got_gradient, d_logits, 32 * kEpsilon,
+                 "d_logits" + at(kVocab, DType::kF32, label));
+  });
+}
+
+TEST(ModelKernelsOnCpu, AGradientOfLogitsWrittenPastTheCachesHasTheBitsOfItsParts) {
+  // 17 MiB, of whose rows every second begins with a line; all end within one.
+  constexpr std::int64_t kLogits = 300, kVocab = 30064, kPart = 100;
+  const OwnedTensor logits({kLogits, kVocab}, DType::kF32), targets({kLogits}, DType::kI32);
+  for (std::int64_t i = 0; i < kLogits * kVocab; ++i) {
+    logits.view().as<float>()[i] = static_cast<float>(i * 7919 % 10007) * 1e-3f;
+  }
+  const OwnedTensor losses({kLogits, 1}, DType::kF32), correct({kLogits}, DType::kU8);
+  const OwnedTensor whole({kLogits, kVocab}, DType::kBF16), parts({kLogits, kVocab}, DType::kBF16);
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  backend->cross_entropy(losses, correct, whole, logits, targets, 1.0f);
+  for (std::int64_t first = 0; first < kLogits; first += kPart) {
+    const auto part = [&](const OwnedTensor& of) {
+      return of.view().rows_slice(first, first + kPart);
+    };
+    backend->cross_entropy(part(losses), part(correct), part(parts), part(logits), part(targets),
+                           1.0f);
+  }
+  EXPECT_TRUE(whole.same_bytes(parts));
 }
 
 TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
