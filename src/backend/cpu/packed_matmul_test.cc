@@ -326,5 +326,75 @@ TEST(PackedKernelsOnCpu, EveryTableCountsDifferingSigns) {
   }
 }
 
+// The sum over k of (2 qx + 1)(2 qw + 1).
+std::int32_t odd_product(const OwnedQuantizedRows& x, std::int64_t i, const OwnedQuantizedRows& w,
+                         std::int64_t j) {
+  std::int32_t sum = 0;
+  for (std::int64_t k = 0; k < x.codes.view().cols(); ++k) {
+    sum += (2 * x.codes.view().row<std::int8_t>(i)[k] + 1) *
+           (2 * w.codes.view().row<std::int8_t>(j)[k] + 1);
+  }
+  return sum;
+}
+
+// One tile of as many rows of `planes` bits and as many columns, in a y with margins of 7.
+void expect_exact_tile(const PackedKernels& kernels, int planes, ProductCase size,
+                       const std::string& what) {
+  const OwnedQuantizedRows x = random_codes(size.m, size.k, planes, 15);
+  const OwnedQuantizedRows w = random_codes(size.n, size.k, 1, 16);
+  const OwnedPackedRows packed(w, 1);
+  const std::int64_t row_bytes = sign_row_bytes(size.k), groups = (size.k + 31) / 32;
+  const OwnedTensor x_rows({size.m * planes, row_bytes}, DType::kU8);
+  for (std::int64_t i = 0; i < size.m; ++i) {
+    const std::int8_t* const codes = x.codes.view().row<std::int8_t>(i);
+    kernels.pack_signs(x_rows.view().row<std::uint8_t>(i * planes), codes, size.k);
+    if (planes == 1) continue;
+    kernels.pack_low_bits(x_rows.view().row<std::uint8_t>(i * planes + 1), codes, size.k);
+  }
+  const OwnedTensor panel({groups, kernels.xor_columns, 4}, DType::kU8);
+  kernels.pack_sign_panel(
+      panel.view().as<std::uint8_t>(),
+      {packed.bytes.data(), packed.rows.codes.row_stride, size.n, packed.rows.codes.cols()});
+  const std::vector<float> ones(static_cast<std::size_t>(std::max(size.m, std::int64_t{64})), 1.0f);
+  std::vector<float> y(static_cast<std::size_t>(size.m * (size.n + 7)), 7.0f);
+  XorTile tile{};
+  tile.x = x_rows.view().as<std::uint8_t>();
+  tile.x_row_bytes = row_bytes;
+  tile.panel = panel.view().as<std::uint8_t>();
+  tile.groups = groups;
+  tile.planes = planes;
+  tile.rows = static_cast<std::int32_t>(size.m * planes);
+  tile.columns = static_cast<std::int32_t>(size.n);
+  tile.k = static_cast<std::int32_t>(size.k);
+  tile.x_steps = tile.w_scales = ones.data();
+  tile.y = y.data();
+  tile.y_stride = size.n + 7;
+  kernels.xor_tile(tile);
+  for (std::int64_t i = 0; i < size.m; ++i) {
+    for (std::int64_t j = 0; j < size.n + 7; ++j) {
+      const float wanted = j < size.n ? static_cast<float>(odd_product(x, i, w, j)) : 7.0f;
+      ASSERT_EQ(y[static_cast<std::size_t>(i * (size.n + 7) + j)], wanted)
+          << what << ", M " << size.m << " N " << size.n << " K " << size.k;
+    }
+  }
+}
+
+TEST(PackedKernelsOnCpu, EveryTableMultipliesTilesOfSigns) {
+  for (const auto& [table_name, kernels] : all_tables()) {
+    if (kernels->xor_tile == nullptr) continue;
+    for (const int planes : {1, 2}) {
+      for (std::int64_t m = 1; m <= kernels->xor_rows / planes; ++m) {
+        for (const std::int64_t n : {1, 15, 17, 32}) {
+          for (const std::int64_t k : {1, 33, 512, 1025}) {
+            expect_exact_tile(*kernels, planes, {m, n, k},
+                              table_name + ", planes " + std::to_string(planes));
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quest
