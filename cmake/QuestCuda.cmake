@@ -1,5 +1,5 @@
 # The CUDA language and its libraries, for builds with QUEST_CUDA.
-find_program(QUEST_NVCC nvcc HINTS "$ENV{CUDA_HOME}/bin" /usr/local/cuda/bin)
+find_program(QUEST_NVCC nvcc HINTS ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES bin)
 if(NOT QUEST_NVCC)
   message(FATAL_ERROR "QUEST_CUDA is on, but there is no nvcc: install the CUDA 13 toolkit, or set "
                       "CUDA_HOME to it")

@@ -99,6 +99,10 @@ std::optional<LtProducts::Algorithm> LtProducts::choose(
              "cublasLtMatmulPreferenceSetAttribute");
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kLibraryBytes);
+  // A sum that the library cuts into parts is joined in f32, and a bf16 output rounded once. Unless
+  // told so it may join the parts in the type of the output.
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   // Unless told otherwise the library takes every pointer for aligned to 256 bytes.
   const std::uint32_t aligned[] = {static_cast<std::uint32_t>(key[11]),
                                    static_cast<std::uint32_t>(key[12]),
@@ -115,7 +119,7 @@ std::optional<LtProducts::Algorithm> LtProducts::choose(
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_lt(status, "cublasLtMatmulAlgoGetHeuristic");
   std::optional<Algorithm> algorithm;
-  if (status == CUBLAS_STATUS_SUCCESS && results > 0) {
+  if (status == CUBLAS_STATUS_SUCCESS && results > 0 && result.state == CUBLAS_STATUS_SUCCESS) {
     algorithm = Algorithm{result.algo, result.workspaceSize};
   }
   chosen_.emplace(key, algorithm);
@@ -155,6 +159,11 @@ bool LtProducts::multiply(Tensor out, const Factor& left, const Factor& right, s
       cublasLtMatmul(handle_, description.product, alpha, right.tensor.data, layouts[0],
                      left.tensor.data, layouts[1], beta, out.data, layouts[2], out.data, layouts[2],
                      &algorithm->algo, memory, algorithm->workspace_bytes, stream_);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) {
+    // The heuristic promised more than this device has; nothing was launched.
+    chosen_[key] = std::nullopt;
+    return false;
+  }
   if (status != CUBLAS_STATUS_SUCCESS) {
     fail("cuBLASLt: cublasLtMatmul({} to {}, M {}, N {}, sum over {}): {}", name(left.tensor.dtype),
          name(out.dtype), out.rows(), out.cols(), summed, cublasLtGetStatusString(status));
