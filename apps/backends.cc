@@ -25,12 +25,17 @@ std::optional<int> cuda_device(std::string_view name) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(const std::string& device, std::int64_t threads) {
-  if (device == "reference") return make_reference_backend();
-  if (device == "cpu") return make_cpu_backend(static_cast<int>(threads));
-  if (const auto cuda = cuda_device(device)) return make_cuda_backend(*cuda);
+void check_device(const std::string& device) {
+  if (device == "cpu" || device == "reference" || cuda_device(device)) return;
   throw UsageError(
       fmt::format("there is no device '{}'; choose cpu, cuda, cuda:N or reference", device));
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& device, std::int64_t threads) {
+  check_device(device);
+  if (device == "reference") return make_reference_backend();
+  if (device == "cpu") return make_cpu_backend(static_cast<int>(threads));
+  return make_cuda_backend(*cuda_device(device));
 }
 
 }  // namespace quest::app

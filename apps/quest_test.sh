@@ -22,6 +22,10 @@ err=$("$quest" no-such-command 2>&1 >/dev/null)
 check "an unknown command is a usage error" test "${err:0:13}" = "quest: error:"
 check "an error is one line" test "$(wc -l <<<"$err")" -eq 1
 
+err=$("$quest" info --preset nano --device gpu 2>&1 >/dev/null)
+check "an unknown device is a usage error" test $? -eq 2
+check "an unknown device is named" test "${err:0:34}" = "quest: error: there is no device '"
+
 # The reader leaves before anything is written.
 err=$( { sleep 0.2; "$quest" --help; echo "status $?" >&2; } 2>&1 >/dev/null | cat)
 check "help ends well" test "$err" = "status 0"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "apps/backends.h"
 #include "apps/command.h"
 #include "core/file.h"
 
@@ -84,7 +85,9 @@ TrainSettings SettingsFlags::resolve(const PresetLookup& presets,
       sources.flags.push_back(parse_assignment(setting->key, given.back(), setting->flag));
     }
   }
-  return resolve_settings(sources, presets);
+  const TrainSettings settings = resolve_settings(sources, presets);
+  check_device(settings.run.device);
+  return settings;
 }
 
 }  // namespace quest::app

@@ -45,8 +45,7 @@ TEST(TimingBackend, BooksOperationsAndTheBoundOfAProductUnderItsKind) {
   EXPECT_EQ(backend.times().operations[product], 2.0 * 3 * 4 * 5);
   // 15 and 20 values are read, 12 read and written.
   EXPECT_DOUBLE_EQ(backend.times().bound_seconds[product], 4.0 * (15 + 20 + 2 * 12) / 1e6);
-  EXPECT_DOUBLE_EQ(backend.times().total_bound_seconds(),
-                   backend.times().bound_seconds[product]);
+  EXPECT_DOUBLE_EQ(backend.times().total_bound_seconds(), backend.times().bound_seconds[product]);
   backend.reset_times();
   EXPECT_EQ(backend.times().total_bound_seconds(), 0);
 }

@@ -21,6 +21,9 @@ fs::path without_slash(const fs::path& path) {
 
 NewFolder::NewFolder(const fs::path& path)
     : path_(without_slash(path)), temporary_(path_.string() + ".tmp") {
+  if (const fs::path name = path_.filename(); name == "." || name == "..") {
+    fail("{} cannot be made anew: name the folder itself", path.string());
+  }
   std::error_code error;
   const bool empty = fs::is_directory(path_, error) && fs::is_empty(path_, error);
   if (fs::exists(path_, error) && !empty) {

@@ -53,6 +53,11 @@ TEST_F(NewFolderTest, TakesThePlaceOfAnEmptyFolderHoweverItIsNamed) {
   EXPECT_EQ(read_file(root_ / "empty" / "a"), "text");
 }
 
+TEST_F(NewFolderTest, NamesOfAFolderFromWithinAreRefused) {
+  EXPECT_NE(refusal("..").find("name the folder itself"), std::string::npos);
+  EXPECT_NE(refusal(".").find("name the folder itself"), std::string::npos);
+}
+
 TEST_F(NewFolderTest, LeavesNothingWithoutCommit) {
   {
     NewFolder folder(root_ / "a");

@@ -7,9 +7,9 @@
 namespace quest {
 namespace {
 
-// Whether the memory of b begins where that of a ends.
+// Whether the memory of b begins where that of a ends; where memory is only counted, there is none.
 bool follows(const Tensor& a, const Tensor& b) {
-  return static_cast<const std::byte*>(a.data) + a.bytes() == b.data;
+  return a && static_cast<const std::byte*>(a.data) + a.bytes() == b.data;
 }
 
 // Whether a and b are two parts of one matrix: a product with both is one product.

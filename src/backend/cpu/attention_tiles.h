@@ -140,10 +140,10 @@ class TileSums {
     constexpr std::int64_t kStride = kPanel * 4, kLower = kTileRows * kSumsStride;
     float* const done = waiting_;
     waiting_ = out;
-    _tile_loadd(4, rows, kTileBytes);
-    _tile_stream_loadd(6, panel, kTileBytes);
     // Tiles are loaded and stored behind the compiler's back.
     asm volatile("" ::: "memory");
+    _tile_loadd(4, rows, kTileBytes);
+    _tile_stream_loadd(6, panel, kTileBytes);
     _tile_stored(0, done, kStride);
     if (add_to_out) {
       _tile_loadd(0, out, kStride);
