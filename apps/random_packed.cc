@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "backend/host_memory.h"
 #include "core/rng.h"
 #include "quant/packing.h"
 
@@ -53,7 +54,8 @@ double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
     return static_cast<double>(dense.bytes());
   }
   const std::int64_t row_bytes = packed_row_bytes(stored.columns, stored.bits);
-  const Tensor codes(codes_.data() + code_bytes_, {stored.rows, row_bytes}, DType::kU8);
+  const Tensor codes(static_cast<std::byte*>(codes_.get()) + code_bytes_, {stored.rows, row_bytes},
+                     DType::kU8);
   tensors_[stored.name + ".codes"] = codes;
   code_bytes_ += codes.bytes();
   std::vector<std::uint64_t> bits(codes.bytes() / 8 + 1);
@@ -69,14 +71,16 @@ double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
 
 RandomPackedTensors::RandomPackedTensors(const ModelDescription& description) {
   std::vector<StoredMatrix> matrices = stored_matrices(description);
-  std::int64_t code_bytes = 0;  // of all, which lie one after the other as in a file
+  std::size_t code_bytes = 0;  // of all
   const auto count = [&](const StoredMatrix& stored) {
     if (stored.bits > kMaxBits) return;
-    code_bytes += stored.rows * packed_row_bytes(stored.columns, stored.bits);
+    code_bytes += static_cast<std::size_t>(stored.rows) *
+                  static_cast<std::size_t>(packed_row_bytes(stored.columns, stored.bits));
   };
   count(stored_embedding(description));
   for (const StoredMatrix& stored : matrices) count(stored);
-  codes_.resize(static_cast<std::size_t>(code_bytes));
+  codes_ = {allocate_host(code_bytes),
+            [code_bytes](void* data) { deallocate_host(data, code_bytes); }};
   const auto norm = [&](const std::string& name) {
     fill_floats(add(name, {description.config.width}, DType::kF32), 1.0f, false);
   };

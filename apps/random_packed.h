@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,7 +28,8 @@ class RandomPackedTensors {
   double add_matrix(const StoredMatrix& stored);
 
   std::deque<std::vector<std::uint64_t>> memory_;
-  std::vector<std::uint8_t> codes_;            // of all matrices, one after the other as in a file
+  // Of all matrices, one after the other as in a file, and in large pages, as files are cached.
+  std::unique_ptr<void, std::function<void(void*)>> codes_;
   std::size_t code_bytes_ = 0;                 // of these, in use
   std::uint64_t state_ = 0x9e3779b97f4a7c15u;  // of the random bits
   std::map<std::string, Tensor> tensors_;

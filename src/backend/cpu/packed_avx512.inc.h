@@ -108,7 +108,17 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 
 // --- Integer products ---
 
-constexpr std::int64_t kAhead = 16384;
+// Rows of w lie one after another, and are read so where that is all there is to do: hardware then
+// reads ahead, and software asks the second level for what comes later. Four rows side by side, or
+// software asking the first level, read from memory at half the rate on a Zen 4 (docs/log.md).
+
+/// How far ahead to ask, in bytes: with little arithmetic a line, the hardware is far ahead itself.
+template <int bits, int rows>
+constexpr std::int64_t kAhead = bits == 8 && rows == 1 ? 1024 : 12288;
+
+inline __attribute__((always_inline)) void ask_ahead(const std::uint8_t* at) {
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+}
 
 /// Place p of the fields of w, left where it lies.
 template <int bits, int place>
@@ -127,6 +137,24 @@ inline __m512i field_moved(__m512i w) {
   return _mm512_and_si512(place == 0 ? w : _mm512_srli_epi16(w, bits * place), mask);
 }
 
+/// `count` accumulators. Members and not an array, which g++ 12 keeps in memory.
+template <int count>
+struct Sums {
+  __m512i first = _mm512_setzero_si512();
+  Sums<count - 1> rest;
+
+  template <int i>
+  inline __attribute__((always_inline)) __m512i& at() {
+    if constexpr (i == 0) {
+      return first;
+    } else {
+      return rest.template at<i - 1>();
+    }
+  }
+};
+template <>
+struct Sums<0> {};
+
 /// Four rows of w; rows that do not exist repeat the last one.
 struct FourRows {
   const std::uint8_t* row[4];
@@ -138,94 +166,124 @@ struct FourRows {
   }
 };
 
-/// One row of x, `kColumns` rows of w from column `first` of the four, an accumulator a place.
-template <int bits, int kColumns, int... cells>
-inline void dot_one(const PackedDot& d, const FourRows& w, int first, __m512i* totals,
-                    Indices<int, cells...>) {
+/// Cell c of a row of w against `kRows` rows of x, of row c % kRows of x and a place of a chunk.
+template <int bits, int kRows, int cell, typename Sums>
+inline __attribute__((always_inline)) void add_cell(Sums& sums, const PackedDot& d,
+                                                    const std::uint8_t* w, const std::uint8_t* x,
+                                                    __mmask64 valid) {
+  constexpr int kVector = cell / kRows;
+  constexpr int kPlace = kVector % Cut<bits>::kPlaces;
+  const std::uint8_t* const chunk = w + kVector / Cut<bits>::kPlaces * Cut<bits>::kBytes;
+  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + kAhead<bits, kRows>);
+  dot_bytes(sums.template at<cell>(),
+            field_in_place<bits, kPlace>(_mm512_maskz_loadu_epi8(valid, chunk)),
+            _mm512_loadu_si512(x + cell % kRows * d.x_row_bytes + 64 * kVector));
+}
+
+/// A row of w against `kRows` rows of x, an accumulator a cell. The sums over the lanes of
+/// totals[r] are the products of row r.
+template <int bits, int kRows, int... cells>
+inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], const PackedDot& d,
+                                                   const std::uint8_t* w, const std::uint8_t* x,
+                                                   Indices<int, cells...>) {
   constexpr int kPlaces = Cut<bits>::kPlaces;
-  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
-  const std::int64_t bytes = (d.k * bits + 7) / 8;
-  const std::uint8_t* x = d.x;
-  std::int64_t at = 0;
-  const auto add_chunk = [&](__mmask64 valid) __attribute__((always_inline)) {
-    for (int c = first; c < first + kColumns; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
-    (dot_bytes(sums[cells],
-               field_in_place<bits, cells % kPlaces>(
-                   _mm512_maskz_loadu_epi8(valid, w.row[first + cells / kPlaces] + at)),
-               _mm512_loadu_si512(x + 64 * (cells % kPlaces))),
-     ...);
-    x += Cut<bits>::kCodes;
-  };
   constexpr int kBytes = Cut<bits>::kBytes;
+  constexpr int kChunks = sizeof...(cells) / (kPlaces * kRows);
   constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
-  for (; at + kBytes <= bytes; at += kBytes) add_chunk(kWhole);
-  if (at < bytes) add_chunk(first_bytes(bytes - at));
-  for (int c = 0; c < kColumns; ++c) totals[c] = _mm512_setzero_si512();
+  Sums<sizeof...(cells)> sums;
+  std::int64_t bytes = (d.k * bits + 7) / 8;
+  for (; bytes >= kChunks * kBytes; bytes -= kChunks * kBytes) {
+    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole), ...);
+    w += kChunks * kBytes;
+    x += kChunks * Cut<bits>::kCodes;
+  }
+  for (; bytes > 0; bytes -= kBytes) {
+    const __mmask64 valid = bytes >= kBytes ? kWhole : first_bytes(bytes);
+    ((cells < kRows * kPlaces
+          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid)
+          : void()),
+     ...);
+    w += kBytes;
+    x += Cut<bits>::kCodes;
+  }
+  for (__m512i& total : totals) total = _mm512_setzero_si512();
   constexpr int kStep = Cut<bits>::kByPlace ? bits : 0;
-  ((totals[cells / kPlaces] = _mm512_add_epi32(
-        totals[cells / kPlaces], _mm512_srai_epi32(sums[cells], kStep * (cells % kPlaces)))),
+  ((totals[cells % kRows] = _mm512_add_epi32(
+        totals[cells % kRows],
+        _mm512_srai_epi32(sums.template at<cells>(), kStep * (cells / kRows % kPlaces)))),
    ...);
 }
 
-/// `kRows` rows of x, four rows of w, an accumulator a pair.
-template <int bits, int kRows, int... cells>
-inline void dot_rows(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
-                     Indices<int, cells...>) {
-  __m512i sums[sizeof...(cells)] = {(static_cast<void>(cells), _mm512_setzero_si512())...};
+/// `kRows` rows of x from row i on, four rows of w one after another.
+template <int bits, int kRows>
+inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
+  // Chunks that make four accumulators, so that none waits for the one before.
+  constexpr int kCells = kRows * Cut<bits>::kPlaces;
+  constexpr int kChunks = kCells >= 4 ? 1 : 4 / kCells;
+  constexpr QUEST_INDICES(kCells * kChunks) kAllCells;
+  const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+  __m512i totals[4][kRows];
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) dot_row<bits, kRows>(totals[c], d, w.row[c], x, kAllCells);
+#pragma GCC unroll 3
+  for (int r = 0; r < kRows; ++r) {
+    const __m128i four = sums_of_four(totals[0][r], totals[1][r], totals[2][r], totals[3][r]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + (i + r) * d.stride + j), four);
+  }
+}
+
+/// A place of the fields of four chunks of w against four rows of x.
+template <int bits, int place, int... cells>
+inline __attribute__((always_inline)) void add_place(Sums<16>& sums, const __m512i (&chunks)[4],
+                                                     const std::uint8_t* x, std::int64_t stride,
+                                                     Indices<int, cells...>) {
+  const __m512i fields[4] = {
+      field_moved<bits, place>(chunks[0]), field_moved<bits, place>(chunks[1]),
+      field_moved<bits, place>(chunks[2]), field_moved<bits, place>(chunks[3])};
+  (dot_bytes(sums.template at<cells>(), fields[cells % 4],
+             _mm512_loadu_si512(x + cells / 4 * stride + 64 * place)),
+   ...);
+}
+
+/// Four rows of x, four rows of w side by side, an accumulator a pair.
+template <int bits, int... places>
+inline void dot_four_rows(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
+                          Indices<int, places...>) {
+  constexpr int kBytes = Cut<bits>::kBytes;
+  constexpr QUEST_INDICES(16) kPairs;
+  Sums<16> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
-  std::int64_t at = 0;
-  const auto add_place = [&]<int place>(const __m512i(&chunk)[4], Indices<int, place>)
-      __attribute__((always_inline)) {
-    const __m512i fields[4] = {
-        field_moved<bits, place>(chunk[0]), field_moved<bits, place>(chunk[1]),
-        field_moved<bits, place>(chunk[2]), field_moved<bits, place>(chunk[3])};
-    (dot_bytes(sums[cells], fields[cells % 4],
-               _mm512_loadu_si512(x + cells / 4 * d.x_row_bytes + 64 * place)),
-     ...);
-  };
-  const auto add_places = [&]<int... places>(__mmask64 valid, Indices<int, places...>)
-      __attribute__((always_inline)) {
-    for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[c] + at + kAhead);
-    const __m512i chunk[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
-                              _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
-                              _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
-                              _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
-    (add_place(chunk, Indices<int, places>{}), ...);
+  for (std::int64_t at = 0; at < bytes; at += kBytes) {
+    const __mmask64 valid = first_bytes(bytes - at < kBytes ? bytes - at : kBytes);
+    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + kAhead<bits, 4>);
+    const __m512i chunks[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
+                               _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
+                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
+                               _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
+    (add_place<bits, places>(sums, chunks, x, d.x_row_bytes, kPairs), ...);
     x += Cut<bits>::kCodes;
-  };
-  constexpr int kBytes = Cut<bits>::kBytes;
-  constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
-  constexpr QUEST_INDICES(Cut<bits>::kPlaces) kAllPlaces;
-  for (; at + kBytes <= bytes; at += kBytes) add_places(kWhole, kAllPlaces);
-  if (at < bytes) add_places(first_bytes(bytes - at), kAllPlaces);
-  for (int r = 0; r < kRows; ++r) {
-    const __m128i four =
-        sums_of_four(sums[4 * r], sums[4 * r + 1], sums[4 * r + 2], sums[4 * r + 3]);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + (i + r) * d.stride + j), four);
+  }
+  const __m128i totals[4] = {
+      sums_of_four(sums.at<0>(), sums.at<1>(), sums.at<2>(), sums.at<3>()),
+      sums_of_four(sums.at<4>(), sums.at<5>(), sums.at<6>(), sums.at<7>()),
+      sums_of_four(sums.at<8>(), sums.at<9>(), sums.at<10>(), sums.at<11>()),
+      sums_of_four(sums.at<12>(), sums.at<13>(), sums.at<14>(), sums.at<15>())};
+  for (int r = 0; r < 4; ++r) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + (i + r) * d.stride + j), totals[r]);
   }
 }
 
 template <int bits>
 void dot_bits(const PackedDot& d) {
-  constexpr int kPlaces = Cut<bits>::kPlaces;
-  constexpr int kTogether = kPlaces == 8 ? 2 : 4;  // rows of w whose accumulators fit
+  constexpr QUEST_INDICES(Cut<bits>::kPlaces) kPlaces;
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
-    if (d.rows == 1) {
-      __m512i totals[4];
-      for (int first = 0; first < 4; first += kTogether) {
-        dot_one<bits, kTogether>(d, w, first, totals + first, QUEST_INDICES(kTogether * kPlaces){});
-      }
-      const __m128i four = sums_of_four(totals[0], totals[1], totals[2], totals[3]);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + j), four);
-      continue;
-    }
     std::int64_t i = 0;
-    for (; i + 4 <= d.rows; i += 4) dot_rows<bits, 4>(d, w, i, j, QUEST_INDICES(16){});
-    if (d.rows - i == 3) dot_rows<bits, 3>(d, w, i, j, QUEST_INDICES(12){});
-    if (d.rows - i == 2) dot_rows<bits, 2>(d, w, i, j, QUEST_INDICES(8){});
-    if (d.rows - i == 1) dot_rows<bits, 1>(d, w, i, j, QUEST_INDICES(4){});
+    for (; i + 4 <= d.rows; i += 4) dot_four_rows<bits>(d, w, i, j, kPlaces);
+    if (d.rows - i == 3) dot_row_by_row<bits, 3>(d, w, i, j);
+    if (d.rows - i == 2) dot_row_by_row<bits, 2>(d, w, i, j);
+    if (d.rows - i == 1) dot_row_by_row<bits, 1>(d, w, i, j);
   }
 }
 using Dot = void (*)(const PackedDot&);
