@@ -232,9 +232,10 @@ inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i
   }
 }
 
-/// A place of the fields of four chunks of w against four rows of x.
-template <int bits, int place, int... cells>
-inline __attribute__((always_inline)) void add_place(Sums<16>& sums, const __m512i (&chunks)[4],
+/// A place of the fields of four chunks of w against `rows` rows of x, an accumulator a pair.
+template <int bits, int place, int rows, int... cells>
+inline __attribute__((always_inline)) void add_place(Sums<4 * rows>& sums,
+                                                     const __m512i (&chunks)[4],
                                                      const std::uint8_t* x, std::int64_t stride,
                                                      Indices<int, cells...>) {
   const __m512i fields[4] = {
@@ -245,42 +246,57 @@ inline __attribute__((always_inline)) void add_place(Sums<16>& sums, const __m51
    ...);
 }
 
-/// Four rows of x, four rows of w side by side, an accumulator a pair.
-template <int bits, int... places>
-inline void dot_four_rows(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
-                          Indices<int, places...>) {
+/// The same of all places of the chunks at byte `at` of their rows.
+template <int bits, int rows, int... places>
+inline __attribute__((always_inline)) void add_chunks(Sums<4 * rows>& sums, const FourRows& w,
+                                                      std::int64_t at, __mmask64 valid,
+                                                      const std::uint8_t* x, std::int64_t stride,
+                                                      Indices<int, places...>) {
+  constexpr QUEST_INDICES(4 * rows) kPairs;
+  const __m512i chunks[4] = {
+      _mm512_maskz_loadu_epi8(valid, w.row[0] + at), _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
+      _mm512_maskz_loadu_epi8(valid, w.row[2] + at), _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
+  (add_place<bits, places, rows>(sums, chunks, x, stride, kPairs), ...);
+}
+
+/// sums[r][0..4) = the sums over the lanes of the accumulators of row r.
+template <int rows, int... each>
+inline __attribute__((always_inline)) void put_sums(Sums<4 * rows>& sums, std::int32_t* out,
+                                                    std::int64_t stride, Indices<int, each...>) {
+  (_mm_storeu_si128(
+       reinterpret_cast<__m128i*>(out + each * stride),
+       sums_of_four(sums.template at<4 * each>(), sums.template at<4 * each + 1>(),
+                    sums.template at<4 * each + 2>(), sums.template at<4 * each + 3>())),
+   ...);
+}
+
+/// `rows` rows of x from row i on, four rows of w side by side.
+template <int bits, int rows>
+inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t i,
+                             std::int64_t j) {
   constexpr int kBytes = Cut<bits>::kBytes;
-  constexpr QUEST_INDICES(16) kPairs;
-  Sums<16> sums;
+  constexpr QUEST_INDICES(Cut<bits>::kPlaces) kPlaces;
+  constexpr QUEST_INDICES(rows) kRows;
+  Sums<4 * rows> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
-  for (std::int64_t at = 0; at < bytes; at += kBytes) {
-    const __mmask64 valid = first_bytes(bytes - at < kBytes ? bytes - at : kBytes);
+  std::int64_t at = 0;
+  for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes) {
     for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + kAhead<bits, 4>);
-    const __m512i chunks[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
-                               _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
-                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
-                               _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
-    (add_place<bits, places>(sums, chunks, x, d.x_row_bytes, kPairs), ...);
-    x += Cut<bits>::kCodes;
+    add_chunks<bits, rows>(sums, w, at, first_bytes(kBytes), x, d.x_row_bytes, kPlaces);
   }
-  const __m128i totals[4] = {
-      sums_of_four(sums.at<0>(), sums.at<1>(), sums.at<2>(), sums.at<3>()),
-      sums_of_four(sums.at<4>(), sums.at<5>(), sums.at<6>(), sums.at<7>()),
-      sums_of_four(sums.at<8>(), sums.at<9>(), sums.at<10>(), sums.at<11>()),
-      sums_of_four(sums.at<12>(), sums.at<13>(), sums.at<14>(), sums.at<15>())};
-  for (int r = 0; r < 4; ++r) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + (i + r) * d.stride + j), totals[r]);
+  if (at < bytes) {
+    add_chunks<bits, rows>(sums, w, at, first_bytes(bytes - at), x, d.x_row_bytes, kPlaces);
   }
+  put_sums<rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
 }
 
 template <int bits>
 void dot_bits(const PackedDot& d) {
-  constexpr QUEST_INDICES(Cut<bits>::kPlaces) kPlaces;
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     std::int64_t i = 0;
-    for (; i + 4 <= d.rows; i += 4) dot_four_rows<bits>(d, w, i, j, kPlaces);
+    for (; i + 4 <= d.rows; i += 4) dot_four_columns<bits, 4>(d, w, i, j);
     if (d.rows - i == 3) dot_row_by_row<bits, 3>(d, w, i, j);
     if (d.rows - i == 2) dot_row_by_row<bits, 2>(d, w, i, j);
     if (d.rows - i == 1) dot_row_by_row<bits, 1>(d, w, i, j);
