@@ -10,7 +10,9 @@ const PackedKernels& packed_kernels(Isa isa) {
   if (isa >= Isa::kAvx512) {
     const bool bits =
         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vpopcntdq") != 0;
-    return bits ? kPackedKernelsAvx512Bits : kPackedKernelsAvx512;
+    if (!bits) return kPackedKernelsAvx512;
+    return __builtin_cpu_supports("avx512bf16") != 0 ? kPackedKernelsAvx512BitsBF16
+                                                     : kPackedKernelsAvx512Bits;
   }
   if (isa == Isa::kAvx2) return kPackedKernelsAvx2;
 #endif

@@ -128,6 +128,7 @@ extern const PackedKernels kPackedKernelsAvx2;
 extern const PackedKernels kPackedKernelsAvx512;
 /// For CPUs with VBMI and VPOPCNTDQ too.
 extern const PackedKernels kPackedKernelsAvx512Bits;
+extern const PackedKernels kPackedKernelsAvx512BitsBF16;
 extern const PackedTileKernels kPackedTileKernelsAmx;
 
 }  // namespace quest

@@ -5,15 +5,22 @@ namespace {
 
 /// A bit of each code: the lowest one, or 1 where the code is not negative.
 template <bool lowest>
+inline std::uint64_t bits_of(__m512i codes) {
+  if constexpr (lowest) return _cvtmask64_u64(_mm512_movepi8_mask(_mm512_slli_epi16(codes, 7)));
+  return ~_cvtmask64_u64(_mm512_movepi8_mask(codes));
+}
+
+template <bool lowest>
 void pack_bits(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
-  const std::int64_t bytes = sign_row_bytes(columns);
-  for (std::int64_t at = 0; at < bytes; at += 8) {
-    const __mmask64 valid = 8 * at < columns ? first_bytes(columns - 8 * at) : __mmask64{0};
-    const __m512i group = _mm512_maskz_loadu_epi8(valid, codes + 8 * at);
-    const __mmask64 bits = lowest ? _mm512_movepi8_mask(_mm512_slli_epi16(group, 7))
-                                  : _kandn_mask64(_mm512_movepi8_mask(group), valid);
-    const std::uint64_t eight = _cvtmask64_u64(bits);
-    __builtin_memcpy(out + at, &eight, sizeof eight);
+  std::int64_t k = 0;
+  for (; k + 64 <= columns; k += 64) {
+    const std::uint64_t bits = bits_of<lowest>(_mm512_loadu_si512(codes + k));
+    __builtin_memcpy(out + k / 8, &bits, sizeof bits);
+  }
+  for (; k < 8 * sign_row_bytes(columns); k += 64) {
+    const std::uint64_t valid = k < columns ? first_bytes(columns - k) : 0;
+    const std::uint64_t bits = bits_of<lowest>(_mm512_maskz_loadu_epi8(valid, codes + k)) & valid;
+    __builtin_memcpy(out + k / 8, &bits, sizeof bits);
   }
 }
 
@@ -117,14 +124,19 @@ __attribute__((noinline)) void put_distances(const XorTile& tile, const std::int
       values[half] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales[half]));
     }
     const std::int64_t at = i * tile.y_stride;
+    if constexpr (bf16) {
+      auto* const y = static_cast<std::uint16_t*>(tile.y) + at;
+      const auto valid = static_cast<__mmask32>(columns);
+      if (tile.add) {
+        const __m512i before = _mm512_maskz_loadu_epi16(valid, y);
+        values[0] = add(widened(_mm512_castsi512_si256(before)), values[0]);
+        values[1] = add(widened(_mm512_extracti64x4_epi64(before, 1)), values[1]);
+      }
+      _mm512_mask_storeu_epi16(y, valid, bf16_bits(values[0], values[1]));
+    } else {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const auto valid = static_cast<__mmask16>(columns >> (16 * half));
-      if constexpr (bf16) {
-        auto* const y = static_cast<std::uint16_t*>(tile.y) + at + 16 * half;
-        if (tile.add) values[half] = add(widened(_mm256_maskz_loadu_epi16(valid, y)), values[half]);
-        _mm256_mask_storeu_epi16(y, valid, bf16_bits(values[half]));
-      } else {
+      for (int half = 0; half < 2; ++half) {
+        const auto valid = static_cast<__mmask16>(columns >> (16 * half));
         auto* const y = static_cast<float*>(tile.y) + at + 16 * half;
         if (tile.add) values[half] = add({_mm512_maskz_loadu_ps(valid, y)}, values[half]);
         _mm512_mask_storeu_ps(y, valid, values[half].v);

@@ -58,16 +58,16 @@ inline void store16_bf16(std::uint16_t* p, F16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(x));
 }
 
-#if defined(__AVX512BF16__)
 /// Both as bf16, next to each other; as bf16_bits.
 inline __m512i bf16_bits(F16 low, F16 high) {
+#if defined(__AVX512BF16__)
   if (__builtin_expect(
           (_mm512_fpclass_ps_mask(low.v, 0x20) | _mm512_fpclass_ps_mask(high.v, 0x20)) == 0, 1)) {
     return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v));
   }
+#endif
   return _mm512_inserti64x4(_mm512_castsi256_si512(bf16_bits(low)), bf16_bits(high), 1);
 }
-#endif
 
 inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F16 sub(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -1,0 +1,21 @@
+// Packed kernels compiled for avx512 with VBMI, VPOPCNTDQ and BF16.
+#include <cstddef>
+
+#include "backend/cpu/fetch_to_write.h"
+#include "backend/cpu/packed_kernels.h"
+#include "backend/cpu/row_addresses.h"
+#include "backend/cpu/simd16_avx512.h"
+#include "backend/cpu/spread_avx512.h"
+#include "backend/cpu/transpose_avx512.h"
+// The shared text stands on the names of the headers above.
+#include "backend/cpu/packed_rows.inc.h"
+// Stands on all.
+#include "backend/cpu/packed_avx512.inc.h"
+// Stands on that too.
+#include "backend/cpu/packed_signs_avx512.inc.h"
+
+namespace quest {
+
+const PackedKernels kPackedKernelsAvx512BitsBF16 = kVnniPacked;
+
+}  // namespace quest
