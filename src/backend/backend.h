@@ -41,6 +41,7 @@ struct PackedRows {
   Tensor code_sums;          ///< i32 [N]: sum of the codes of a row
   int bits = 0;              ///< 1..8
   std::int64_t columns = 0;  ///< K
+  bool approximate = false;  ///< rounded to be stored, not trained so: inputs may be rounded too
 };
 
 /// Sizes of an attention call. Queries are the last `query_length` of `key_length` positions.
@@ -170,7 +171,8 @@ class Backend {
                              Write write);
   /// y [M, N] (= or +=) x [M, K] (Zw H)^T, where Zw are w's quantized values and H has blocks of
   /// `block` (1: no rotation). x and y float; y may be a column slice. The implementation may round
-  /// the rotated x to multiples of 2^-23 of the largest value of its row.
+  /// the rotated x to multiples of 2^-22 of the largest value of its row; where w is approximate,
+  /// of 2^-14.
   virtual void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                                    Write write);
   /// As `matmul`, where w may have another float type than x.

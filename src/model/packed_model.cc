@@ -203,12 +203,15 @@ LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const P
                       std::move(down)});
   }
   const Tensor final_norm = norm("model.norm");
-  PackedLinear head({shares_embedding(description)
-                         ? PackedPart{next->scheme, table.rows, table.dense, table.block}
-                         : reader.matrix(*next)},
-                    c.width, compute);
+  PackedPart head = shares_embedding(description)
+                        ? PackedPart{next->scheme, table.rows, table.dense, table.block}
+                        : reader.matrix(*next);
+  head.rows.approximate = !scheme_of_head(description).weight.quantized();
   reader.refuse_others();
-  return {{table.dense, table.rows, table.block}, std::move(blocks), final_norm, std::move(head)};
+  return {{table.dense, table.rows, table.block},
+          std::move(blocks),
+          final_norm,
+          PackedLinear({head}, c.width, compute)};
 }
 
 }  // namespace

@@ -38,31 +38,33 @@ void put_row(Tensor y, std::int64_t i, std::int64_t j, const float* values, std:
   }
 }
 
-/// A row of floats as whole numbers of 24 bits, each cut into three signed bytes, so that its
-/// products with packed rows are integer dot products: v = unit * (65536 d2 + 256 d1 + d0).
-struct FixedPointRow {
-  static constexpr int kDigits = 3;
-  static constexpr double kLargest = 127 * 65536 + 127 * 256 + 127;
+constexpr int kMostDigits = 3;
 
+/// Signed bytes that an input of w becomes.
+int input_digits(const PackedRows& w) { return w.approximate ? 2 : kMostDigits; }
+
+/// A row of floats as whole numbers of a few signed bytes, so that its products with packed rows
+/// are integer dot products: v = unit * (65536 d2 + 256 d1 + d0).
+struct FixedPointRow {
   double unit = 0;       ///< NaN when the row is not finite
   std::int64_t sum = 0;  ///< of all whole numbers
 
   FixedPointRow() = default;
-  /// digits [3][columns] = the bytes of `row`, lowest digit first.
-  FixedPointRow(std::int8_t* digits, const float* row, std::int64_t columns) {
+  /// digits [count][columns] = the bytes of `row`, lowest digit first.
+  FixedPointRow(std::int8_t* digits, int count, const float* row, std::int64_t columns) {
+    const double most = count == 2 ? 127 * 256 + 127 : 127 * 65536 + 127 * 256 + 127;
     float largest = 0;
     bool finite = true;
     for (std::int64_t k = 0; k < columns; ++k) {
       finite = finite && std::isfinite(row[k]);
       largest = std::max(largest, std::abs(row[k]));
     }
-    unit =
-        finite ? static_cast<double>(largest) / kLargest : std::numeric_limits<double>::quiet_NaN();
+    unit = finite ? static_cast<double>(largest) / most : std::numeric_limits<double>::quiet_NaN();
     const double per_unit = finite && largest > 0 ? 1 / unit : 0.0;
     for (std::int64_t k = 0; k < columns; ++k) {
       auto value = per_unit == 0 ? 0 : static_cast<std::int32_t>(std::lrint(row[k] * per_unit));
       sum += value;
-      for (int digit = 0; digit < kDigits; ++digit) {
+      for (int digit = 0; digit < count; ++digit) {
         const auto low = static_cast<std::int8_t>(value & 0xff);
         digits[digit * columns + k] = low;
         value = (value - low) >> 8;
@@ -71,13 +73,20 @@ struct FixedPointRow {
   }
 
   /// y[c] = w_steps[c] sum over k of v_k (q_k + 1/2), given the dot products of the digits with
-  /// u = q + 2^(bits-1). Every sum of products is below 2^53, so exact.
-  void finish(float* y, std::int64_t count, const std::int32_t* const products[kDigits],
+  /// u = q + 2^(bits-1), null where there is no digit. Every sum of products is below 2^53, so
+  /// exact.
+  void finish(float* y, std::int64_t count, const std::int32_t* const products[kMostDigits],
               const float* w_steps, int bits) const {
     const double offset = (0.5 - static_cast<double>(1 << (bits - 1))) * static_cast<double>(sum);
-    for (std::int64_t c = 0; c < count; ++c) {
-      const double whole = 65536.0 * products[2][c] + 256.0 * products[1][c] + products[0][c];
+    const auto put = [&](std::int64_t c, double whole) {
       y[c] = static_cast<float>(unit * (whole + offset) * w_steps[c]);
+    };
+    if (products[2] == nullptr) {
+      for (std::int64_t c = 0; c < count; ++c) put(c, 256.0 * products[1][c] + products[0][c]);
+      return;
+    }
+    for (std::int64_t c = 0; c < count; ++c) {
+      put(c, 65536.0 * products[2][c] + 256.0 * products[1][c] + products[0][c]);
     }
   }
 };
@@ -120,38 +129,38 @@ void CpuBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, st
 // w can stay packed.
 void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows& w,
                                             std::int64_t block, Write write) {
-  constexpr int kDigits = FixedPointRow::kDigits;
+  const int digits = input_digits(w);
   const PackedKernels& packed = packed_kernels(isa_);
   const std::int64_t m = x.rows();
   const std::int64_t k = w.columns;
   const std::int64_t row_bytes = round_up(packed.x_row_bytes(k, w.bits), 64);
   const Tensor z =
       workspace_.tensor(Slot::kPackedRows, {2 * threads_, scratch_columns(k)}, DType::kF32);
-  const Tensor digits = workspace_.tensor(Slot::kRows, {kDigits * threads_, k}, DType::kI8);
+  const Tensor bytes = workspace_.tensor(Slot::kRows, {digits * threads_, k}, DType::kI8);
   auto* const x_rows = reinterpret_cast<std::uint8_t*>(
-      workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(m * kDigits * row_bytes)));
+      workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(m * digits * row_bytes)));
   std::vector<FixedPointRow> rows(static_cast<std::size_t>(m));
   parallel_for(threads_, m, 2, [&](std::int64_t begin, std::int64_t end, int thread) {
     float* const rotated = z.row<float>(2 * thread);
     for (std::int64_t i = begin; i < end; ++i) {
       quant_kernels(isa_).rotate_row({{rotated, false}, false, z.row<float>(2 * thread + 1)},
                                      float_row(x, i), nullptr, k, block);
-      std::int8_t* const own = digits.row<std::int8_t>(kDigits * thread);
-      rows[static_cast<std::size_t>(i)] = FixedPointRow(own, rotated, k);
-      for (int digit = 0; digit < kDigits; ++digit) {
-        packed.pack_x(x_rows + (i * kDigits + digit) * row_bytes, own + digit * k, k, w.bits);
+      std::int8_t* const own = bytes.row<std::int8_t>(digits * thread);
+      rows[static_cast<std::size_t>(i)] = FixedPointRow(own, digits, rotated, k);
+      for (int digit = 0; digit < digits; ++digit) {
+        packed.pack_x(x_rows + (i * digits + digit) * row_bytes, own + digit * k, k, w.bits);
       }
     }
   });
   const ChosenDot chosen =
-      choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * kDigits), workspace_);
+      choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * digits), workspace_);
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace_, threads_,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
                            float values[kDotColumns];
                            for (std::int64_t i = 0; i < m; ++i) {
-                             const std::int32_t* const products[kDigits] = {
-                                 sums_of(i * kDigits), sums_of(i * kDigits + 1),
-                                 sums_of(i * kDigits + 2)};
+                             const std::int32_t* const products[kMostDigits] = {
+                                 sums_of(i * digits), sums_of(i * digits + 1),
+                                 digits > 2 ? sums_of(i * digits + 2) : nullptr};
                              rows[static_cast<std::size_t>(i)].finish(
                                  values, count, products, w.steps.as<float>() + j, w.bits);
                              put_row(y, i, j, values, count, write);

@@ -157,21 +157,27 @@ TEST_P(PackedMatmul, WeightOnlyProductsAreTheReferences) {
   for (const ProductCase& size : kCases) {
     for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
       for (const std::int64_t block : {std::int64_t{1}, hadamard_block(size.k)}) {
-        const OwnedPackedRows w(random_codes(size.n, size.k, bits, 6), bits);
+        OwnedPackedRows w(random_codes(size.n, size.k, bits, 6), bits);
         OwnedTensor x({size.m, size.k}, DType::kF32);
         OwnedTensor actual({size.m, size.n}, DType::kF32);
         OwnedTensor expected({size.m, size.n}, DType::kF32);
         fill_normal(x, 7);
-        for (const Write write : {Write::kSet, Write::kAdd}) {
-          backend_->packed_dense_matmul(actual, x, w.rows, block, write);
-          reference_->packed_dense_matmul(expected, x, w.rows, block, write);
-          // Roundings of sums of K terms of the size of a level.
-          const double level = (1 << (bits - 1)) * 1.1;
-          const double bound = 0x1p-22 * level * (static_cast<double>(size.k) + 16);
-          for (std::int64_t i = 0; i < size.m * size.n; ++i) {
-            ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i], bound)
-                << "M " << size.m << " N " << size.n << " K " << size.k << " bits " << bits
-                << " block " << block;
+        const double level = (1 << (bits - 1)) * 1.1;
+        // Roundings of sums of K terms of the size of a level.
+        const double sums = 0x1p-22 * level * (static_cast<double>(size.k) + 16);
+        // Half a step of each input, whose largest is below 6 before and after the rotation.
+        const double inputs = 0x1p-15 * 6 * level * static_cast<double>(size.k);
+        for (const bool approximate : {false, true}) {
+          w.rows.approximate = approximate;
+          for (const Write write : {Write::kSet, Write::kAdd}) {
+            backend_->packed_dense_matmul(actual, x, w.rows, block, write);
+            reference_->packed_dense_matmul(expected, x, w.rows, block, write);
+            const double bound = sums + (approximate ? inputs : 0);
+            for (std::int64_t i = 0; i < size.m * size.n; ++i) {
+              ASSERT_NEAR(actual.view().as<float>()[i], expected.view().as<float>()[i], bound)
+                  << "M " << size.m << " N " << size.n << " K " << size.k << " bits " << bits
+                  << " block " << block << " approximate " << approximate;
+            }
           }
         }
       }
