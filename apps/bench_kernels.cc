@@ -96,10 +96,10 @@ KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
   return c;
 }
 
-KernelCase quantized_matmul_case(ProductCase size, int bits, Write write) {
-  KernelCase c{bits == 1 ? Unit::kBinary : Unit::kInt8, product_operations(size)};
-  const QuantizedRows x = add_quantized(c, size.m, size.k, bits, 1);
-  const QuantizedRows w = add_quantized(c, size.n, size.k, bits, 2);
+KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write write) {
+  KernelCase c{w_bits * x_bits == 1 ? Unit::kBinary : Unit::kInt8, product_operations(size)};
+  const QuantizedRows x = add_quantized(c, size.m, size.k, x_bits, 1);
+  const QuantizedRows w = add_quantized(c, size.n, size.k, w_bits, 2);
   const Tensor y = add(c, {size.m, size.n}, write == Write::kAdd ? DType::kF32 : DType::kBF16);
   c.bytes = bytes_of(x) + bytes_of(w) + bytes_of({y}) * (write == Write::kAdd ? 2 : 1);
   c.run = [=](Backend& backend) { backend.quantized_matmul(y, x, w, write); };
@@ -353,12 +353,14 @@ void add_products(std::vector<KernelCaseMaker>& cases) {
         add_case("matmul_grad_weight " + type,
                  [=] { return matmul_grad_weight_case(size, dtype); });
       }
-      add_case("quantized_matmul w4a4",
-               [=] { return quantized_matmul_case(size, 4, Write::kSet); });
+      for (const auto& [w_bits, x_bits] :
+           {std::pair{4, 4}, {1, 1}, {2, 1}, {2, 2}, {1, 2}, {1, 4}}) {
+        add_case(
+            fmt::format("quantized_matmul w{}a{}", w_bits, x_bits),
+            [=, w = w_bits, x = x_bits] { return quantized_matmul_case(size, w, x, Write::kSet); });
+      }
       add_case("quantized_matmul w4a4 +=",
-               [=] { return quantized_matmul_case(size, 4, Write::kAdd); });
-      add_case("quantized_matmul w1a1",
-               [=] { return quantized_matmul_case(size, 1, Write::kSet); });
+               [=] { return quantized_matmul_case(size, 4, 4, Write::kAdd); });
       add_case("quantized_matmul_grad_input", [=] { return quantized_grad_input_case(size); });
       add_case("quantized_matmul_grad_weight", [=] { return quantized_grad_weight_case(size); });
     }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "backend/cpu/bit_product.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_dots.h"
 #include "backend/cpu/parallel.h"
@@ -13,8 +14,6 @@ namespace {
 
 using Slot = Workspace::Slot;
 
-/// Rows of x from which packing panels of signs pays.
-constexpr std::int64_t kSignRows = 5;
 /// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
 
@@ -30,8 +29,7 @@ struct Product {
   const PackedRows& w;
   Write write;
   const PackedKernels& kernels;
-  bool signs;      ///< one bit by one bit
-  int planes = 1;  ///< rows of bits that are packed of a row of x, where its bits are
+  bool signs;  ///< one bit by one bit
   const std::uint8_t* x_rows = nullptr;
   std::int64_t x_row_bytes = 0;
 
@@ -63,10 +61,10 @@ struct Product {
   }
 };
 
-/// Calls pack(out, codes) for each row of x; out has `planes` rows of x_row_bytes.
+/// Calls pack(out, codes) for each row of x; out has x_row_bytes.
 template <typename Pack>
 void for_each_packed_row(Product& p, Workspace& workspace, int threads, const Pack& pack) {
-  const std::int64_t bytes = p.planes * p.x_row_bytes;
+  const std::int64_t bytes = p.x_row_bytes;
   auto* const rows = reinterpret_cast<std::uint8_t*>(
       workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * bytes)));
   p.x_rows = rows;
@@ -91,7 +89,6 @@ void pack_sign_rows(Product& p, Workspace& workspace, int threads) {
   p.x_row_bytes = sign_row_bytes(p.k());
   for_each_packed_row(p, workspace, threads, [&](std::uint8_t* out, const std::int8_t* codes) {
     p.kernels.pack_signs(out, codes, p.k());
-    if (p.planes == 2) p.kernels.pack_low_bits(out + p.x_row_bytes, codes, p.k());
   });
 }
 
@@ -105,90 +102,6 @@ void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
                            for (std::int64_t i = 0; i < p.m(); ++i)
                              p.finish(i, j, count, sums_of(i));
                          });
-}
-
-/// Signs of w as panels, with the scales of their columns.
-class SignPanels {
- public:
-  /// Room for `held` panels.
-  SignPanels(const Product& p, Workspace& workspace, std::int64_t held)
-      : p_(p),
-        width_(p.kernels.xor_columns),
-        panel_bytes_(divide_up(p.k(), 32) * width_ * 4),
-        panels_(reinterpret_cast<std::uint8_t*>(
-            workspace.bytes(Slot::kPackedSums,
-                            static_cast<std::size_t>(held * panel_bytes_ + 4 * count() * width_)))),
-        scales_(reinterpret_cast<float*>(panels_ + held * panel_bytes_)) {
-    const float* const steps = p.w.steps.as<float>();
-    for (std::int64_t j = 0; j < p.n(); ++j) scales_[j] = steps[j] * 0.25f;
-    std::fill(scales_ + p.n(), scales_ + count() * width_, 0.0f);
-  }
-  std::int64_t count() const { return divide_up(p_.n(), width_); }
-
-  void pack(std::int64_t place, std::int64_t panel) const {
-    const std::int64_t first = panel * width_;
-    p_.kernels.pack_sign_panel(panels_ + place * panel_bytes_,
-                               {p_.w.codes.row<std::uint8_t>(first), p_.w.codes.row_stride,
-                                std::min(width_, p_.n() - first), p_.w.codes.cols()});
-  }
-  /// A tile of rows of x from `row` on against the panel, which lies at `place`.
-  void multiply(std::int64_t place, std::int64_t panel, std::int64_t row) const {
-    const std::int64_t j = panel * width_;
-    XorTile tile{};
-    tile.x = p_.x_rows + row * p_.planes * p_.x_row_bytes;
-    tile.x_row_bytes = p_.x_row_bytes;
-    tile.panel = panels_ + place * panel_bytes_;
-    tile.groups = divide_up(p_.k(), 32);
-    tile.planes = p_.planes;
-    tile.rows = static_cast<std::int32_t>(
-        std::min<std::int64_t>(p_.kernels.xor_rows, (p_.m() - row) * p_.planes));
-    tile.columns = static_cast<std::int32_t>(std::min(width_, p_.n() - j));
-    tile.k = static_cast<std::int32_t>(p_.k());
-    tile.x_steps = p_.x.steps.as<float>() + row;
-    tile.w_scales = scales_ + j;
-    tile.y = element_address(p_.y, row, j);
-    tile.y_stride = p_.y.row_stride;
-    tile.bf16 = p_.y.dtype == DType::kBF16;
-    tile.add = p_.write == Write::kAdd;
-    p_.kernels.xor_tile(tile);
-  }
-
- private:
-  const Product& p_;
-  std::int64_t width_, panel_bytes_;
-  std::uint8_t* panels_;
-  float* scales_;
-};
-
-/// Many rows of x are split among threads, and all panels pass by each tile of them, so that rows
-/// of y fill from left to right. Else panels are split, each packed just before its use.
-void multiply_bits(Product& p, Workspace& workspace, int threads) {
-  pack_sign_rows(p, workspace, threads);
-  const std::int64_t rows = p.kernels.xor_rows / p.planes;
-  const std::int64_t tiles = divide_up(p.m(), rows);
-  const bool splits_rows = tiles >= 4 * threads;
-  const SignPanels w(p, workspace, splits_rows ? divide_up(p.n(), p.kernels.xor_columns) : threads);
-  if (splits_rows) {
-    parallel_for(threads, w.count(), divide_up(1 << 20, rows * p.k()),
-                 [&](std::int64_t begin, std::int64_t end, int) {
-                   for (std::int64_t c = begin; c < end; ++c) w.pack(c, c);
-                 });
-  }
-  const std::int64_t parts = splits_rows ? tiles : w.count();
-  const std::int64_t grain =
-      divide_up(8 * kProductsPerThread * parts, p.planes * p.m() * p.n() * p.k());
-  parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
-    if (splits_rows) {
-      for (std::int64_t t = begin; t < end; ++t) {
-        for (std::int64_t c = 0; c < w.count(); ++c) w.multiply(c, c, t * rows);
-      }
-      return;
-    }
-    for (std::int64_t c = begin; c < end; ++c) {
-      w.pack(thread, c);
-      for (std::int64_t t = 0; t < tiles; ++t) w.multiply(thread, c, t * rows);
-    }
-  });
 }
 
 /// The rows of x as the tiles of the product on plain codes read them.
@@ -311,11 +224,8 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
   const QuantKernels& kernels = quant_kernels(isa_);
-  // Tiles of bytes are faster than bits by xor and count, and so is VNNI from four planes on.
-  if (w.bits == 1 && x_bits <= 2 && kernels.tiles == nullptr && p.kernels.xor_tile != nullptr &&
-      p.m() >= kSignRows) {
-    p.planes = x_bits;
-    return multiply_bits(p, workspace_, threads_);
+  if (bits_pay(isa_, x_bits, w.bits, p.m(), /*packed=*/true)) {
+    return multiply_bits({isa_, workspace_, threads_}, y, x, x_bits, weights_of(w), write);
   }
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   if (kernels.tiles != nullptr) {

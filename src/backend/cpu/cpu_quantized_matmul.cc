@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "backend/cpu/bit_product.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
@@ -207,12 +208,12 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   assert(x.codes.cols() <= 32768);
   const QuantKernels& kernels = quant_kernels(isa_);
   const ProductKernels& product = kernels.product;
-  // Bits by xor and counting; tiles of bytes are faster than that.
+  if (bits_pay(isa_, x.bits, w.bits, m, /*packed=*/false)) {
+    return multiply_bits({isa_, workspace_, threads_}, y, x, x.bits, weights_of(w), write);
+  }
   const PackedKernels& packed = packed_kernels(isa_);
-  const int most_x_bits = packed.xor_tile != nullptr ? 2 : 1;
-  if (x.bits <= most_x_bits && w.bits == 1 && kernels.tiles == nullptr && m >= kSignRows) {
-    const PackedRows signs = pack_signs(workspace_, threads_, packed, w);
-    return packed_matmul(y, x, x.bits, signs, write);
+  if (packed.xor_tile == nullptr && x.bits == 1 && w.bits == 1 && m >= kSignRows) {
+    return packed_matmul(y, x, 1, pack_signs(workspace_, threads_, packed, w), write);
   }
   const std::int64_t dot_rows = kernels.tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
   if (product.dot_tile != nullptr && m <= dot_rows) {

@@ -36,15 +36,16 @@ struct SignRows {
   std::int64_t bytes;  ///< of a row
 };
 
-/// Rows of signs against the columns of a panel; see xor_tile.
+/// Planes of rows of x against planes of the columns of a panel; see xor_tile.
 struct XorTile {
-  const std::uint8_t* x;  ///< rows from pack_signs
+  const std::uint8_t* x;  ///< planes of rows, each of x_row_bytes
   std::int64_t x_row_bytes;
   const std::uint8_t* panel;  ///< from pack_sign_panel
-  std::int64_t groups;        ///< 4-byte groups of signs
-  std::int32_t planes;        ///< rows of signs of a row of x, see xor_tile: 1 or 2
-  std::int32_t rows;          ///< of signs, 1..xor_rows
-  std::int32_t columns;       ///< 1..xor_columns
+  std::int64_t groups;        ///< 4-byte groups of bits
+  std::int32_t planes;        ///< of a row of x: 1..4
+  std::int32_t w_planes;      ///< of a row of w: 1 or 2
+  std::int32_t rows;          ///< planes of x in all, 1..xor_rows
+  std::int32_t columns;       ///< rows of w, 1..xor_columns / w_planes
   std::int32_t k;
   const float* x_steps;   ///< [rows / planes]
   const float* w_scales;  ///< [xor_columns] step / 4
@@ -83,13 +84,15 @@ struct PackedKernels {
 
   /// Rows of one-bit codes as streams of bits, zeros up to whole 64 bytes.
   void (*pack_signs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
-  /// The same of the lowest bits of codes; null where there is no xor_tile.
-  void (*pack_low_bits)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  /// The same of bit `place` of codes in two's complement; null where there is no xor_tile.
+  void (*pack_place)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int place);
   /// sums[i, j] = number of k where the bits of x and w differ; bits is 1.
   void (*xor_dot)(const PackedDot& dot);
   /// y (= or +=) the product of a tile of many rows; null where xor_dot does as well. A row of
-  /// one-bit x is its signs. Two bits are two planes, (2 q + 1) = 2 s + t with s and t of -1 and 1:
-  /// a row of signs, then one of lowest bits.
+  /// codes of b bits is b planes, 2 q + 1 = 2^(b-1) s + 2^(b-2) s' + ... with each of -1 and 1: s
+  /// is 1 where q is not negative (pack_signs), then come the bits of the places below
+  /// (pack_place). With two planes of w, the first half of the panel's columns has the signs of
+  /// rows of w and the second half the lowest bits of the same rows.
   void (*xor_tile)(const XorTile& tile);
   /// panel [groups][xor_columns][4 bytes] = up to xor_columns rows, zeros where there is no row.
   void (*pack_sign_panel)(std::uint8_t* panel, const SignRows& rows);

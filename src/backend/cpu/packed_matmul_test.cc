@@ -1,5 +1,6 @@
 // Products with packed weights: the numbers of the products on plain codes, in every instruction
 // set.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -236,7 +237,12 @@ std::vector<std::pair<std::string, const PackedKernels*>> all_tables() {
   for (const Isa isa : available_isas()) {
     tables.emplace_back(isa_name(isa), &packed_kernels(isa));
 #if defined(__x86_64__)
-    if (isa == Isa::kAvx512) tables.emplace_back("avx512_plain", &kPackedKernelsAvx512);
+    if (isa == Isa::kAvx512) {
+      tables.emplace_back("avx512_plain", &kPackedKernelsAvx512);
+      if (&packed_kernels(isa) == &kPackedKernelsAvx512BitsBF16) {
+        tables.emplace_back("avx512_bits", &kPackedKernelsAvx512Bits);
+      }
+    }
 #endif
   }
   return tables;
@@ -343,24 +349,37 @@ std::int32_t odd_product(const OwnedQuantizedRows& x, std::int64_t i, const Owne
   return sum;
 }
 
-// One tile of as many rows of `planes` bits and as many columns, in a y with margins of 7.
-void expect_exact_tile(const PackedKernels& kernels, int planes, ProductCase size,
+// Planes of the codes of row i, the signs first, `stride` rows of bits apart.
+void pack_planes(const PackedKernels& kernels, const OwnedTensor& bits, std::int64_t first,
+                 std::int64_t stride, const OwnedQuantizedRows& rows, std::int64_t i, int planes) {
+  const std::int8_t* const codes = rows.codes.view().row<std::int8_t>(i);
+  const std::int64_t k = rows.codes.view().cols();
+  kernels.pack_signs(bits.view().row<std::uint8_t>(first), codes, k);
+  for (int place = planes - 2; place >= 0; --place) {
+    first += stride;
+    kernels.pack_place(bits.view().row<std::uint8_t>(first), codes, k, place);
+  }
+}
+
+// One tile of as many rows of x and of w, of as many planes, in a y with margins of 7.
+void expect_exact_tile(const PackedKernels& kernels, int x_planes, int w_planes, ProductCase size,
                        const std::string& what) {
-  const OwnedQuantizedRows x = random_codes(size.m, size.k, planes, 15);
-  const OwnedQuantizedRows w = random_codes(size.n, size.k, 1, 16);
-  const OwnedPackedRows packed(w, 1);
+  const OwnedQuantizedRows x = random_codes(size.m, size.k, x_planes, 15);
+  const OwnedQuantizedRows w = random_codes(size.n, size.k, w_planes, 16);
   const std::int64_t row_bytes = sign_row_bytes(size.k), groups = (size.k + 31) / 32;
-  const OwnedTensor x_rows({size.m * planes, row_bytes}, DType::kU8);
+  const OwnedTensor x_rows({size.m * x_planes, row_bytes}, DType::kU8);
   for (std::int64_t i = 0; i < size.m; ++i) {
-    const std::int8_t* const codes = x.codes.view().row<std::int8_t>(i);
-    kernels.pack_signs(x_rows.view().row<std::uint8_t>(i * planes), codes, size.k);
-    if (planes == 1) continue;
-    kernels.pack_low_bits(x_rows.view().row<std::uint8_t>(i * planes + 1), codes, size.k);
+    pack_planes(kernels, x_rows, i * x_planes, 1, x, i, x_planes);
+  }
+  const std::int64_t width = kernels.xor_columns / w_planes;
+  const OwnedTensor w_rows({kernels.xor_columns, row_bytes}, DType::kU8);
+  for (std::int64_t j = 0; j < size.n; ++j) {
+    pack_planes(kernels, w_rows, j, width, w, j, w_planes);
   }
   const OwnedTensor panel({groups, kernels.xor_columns, 4}, DType::kU8);
-  kernels.pack_sign_panel(
-      panel.view().as<std::uint8_t>(),
-      {packed.bytes.data(), packed.rows.codes.row_stride, size.n, packed.rows.codes.cols()});
+  kernels.pack_sign_panel(panel.view().as<std::uint8_t>(),
+                          {w_rows.view().as<std::uint8_t>(), row_bytes,
+                           width * (w_planes - 1) + size.n, (size.k + 7) / 8});
   const std::vector<float> ones(static_cast<std::size_t>(std::max(size.m, std::int64_t{64})), 1.0f);
   std::vector<float> y(static_cast<std::size_t>(size.m * (size.n + 7)), 7.0f);
   XorTile tile{};
@@ -368,8 +387,9 @@ void expect_exact_tile(const PackedKernels& kernels, int planes, ProductCase siz
   tile.x_row_bytes = row_bytes;
   tile.panel = panel.view().as<std::uint8_t>();
   tile.groups = groups;
-  tile.planes = planes;
-  tile.rows = static_cast<std::int32_t>(size.m * planes);
+  tile.planes = x_planes;
+  tile.w_planes = w_planes;
+  tile.rows = static_cast<std::int32_t>(size.m * x_planes);
   tile.columns = static_cast<std::int32_t>(size.n);
   tile.k = static_cast<std::int32_t>(size.k);
   tile.x_steps = tile.w_scales = ones.data();
@@ -385,15 +405,17 @@ void expect_exact_tile(const PackedKernels& kernels, int planes, ProductCase siz
   }
 }
 
-TEST(PackedKernelsOnCpu, EveryTableMultipliesTilesOfSigns) {
+TEST(PackedKernelsOnCpu, EveryTableMultipliesTilesOfPlanes) {
   for (const auto& [table_name, kernels] : all_tables()) {
     if (kernels->xor_tile == nullptr) continue;
-    for (const int planes : {1, 2}) {
-      for (std::int64_t m = 1; m <= kernels->xor_rows / planes; ++m) {
-        for (const std::int64_t n : {1, 15, 17, 32}) {
+    for (const auto& [x_planes, w_planes] :
+         {std::pair{1, 1}, {2, 1}, {3, 1}, {4, 1}, {1, 2}, {2, 2}}) {
+      for (std::int64_t m = 1; m <= kernels->xor_rows / x_planes; ++m) {
+        for (const std::int64_t n : {1, 15, 16, 17, 32}) {
+          if (n > kernels->xor_columns / w_planes) continue;
           for (const std::int64_t k : {1, 33, 512, 1025}) {
-            expect_exact_tile(*kernels, planes, {m, n, k},
-                              table_name + ", planes " + std::to_string(planes));
+            expect_exact_tile(*kernels, x_planes, w_planes, {m, n, k},
+                              fmt::format("{}, {} by {} planes", table_name, x_planes, w_planes));
             if (HasFatalFailure()) return;
           }
         }

@@ -3,25 +3,32 @@
 namespace quest {
 namespace {
 
-/// A bit of each code: the lowest one, or 1 where the code is not negative.
-template <bool lowest>
-inline std::uint64_t bits_of(__m512i codes) {
-  if constexpr (lowest) return _cvtmask64_u64(_mm512_movepi8_mask(_mm512_slli_epi16(codes, 7)));
-  return ~_cvtmask64_u64(_mm512_movepi8_mask(codes));
-}
-
-template <bool lowest>
-void pack_bits(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+/// bits_of(codes) of all codes, of which those that do not exist are 0.
+template <typename BitsOf>
+inline void pack_bits(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns,
+                      const BitsOf& bits_of) {
   std::int64_t k = 0;
   for (; k + 64 <= columns; k += 64) {
-    const std::uint64_t bits = bits_of<lowest>(_mm512_loadu_si512(codes + k));
+    const std::uint64_t bits = bits_of(_mm512_loadu_si512(codes + k));
     __builtin_memcpy(out + k / 8, &bits, sizeof bits);
   }
   for (; k < 8 * sign_row_bytes(columns); k += 64) {
     const std::uint64_t valid = k < columns ? first_bytes(columns - k) : 0;
-    const std::uint64_t bits = bits_of<lowest>(_mm512_maskz_loadu_epi8(valid, codes + k)) & valid;
+    const std::uint64_t bits = bits_of(_mm512_maskz_loadu_epi8(valid, codes + k)) & valid;
     __builtin_memcpy(out + k / 8, &bits, sizeof bits);
   }
+}
+
+void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  pack_bits(out, codes, columns,
+            [](__m512i eight) { return ~_cvtmask64_u64(_mm512_movepi8_mask(eight)); });
+}
+
+void pack_place(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int place) {
+  const __m128i shift = _mm_cvtsi32_si128(7 - place);
+  pack_bits(out, codes, columns, [shift](__m512i eight) {
+    return _cvtmask64_u64(_mm512_movepi8_mask(_mm512_sll_epi16(eight, shift)));
+  });
 }
 
 /// sum += the number of ones in each lane.
@@ -103,28 +110,33 @@ void pack_sign_panel(std::uint8_t* panel, const SignRows& w) {
   }
 }
 
-/// y = T (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it: T = K - 2 sum, or of
-/// two planes 2 (K - 2 sum) + (K - 2 sum').
-template <bool bf16, int planes>
+/// y = T (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it: T = K - 2 sum, with
+/// planes (2^b - 1)(2^c - 1) K - 2 (sums of all pairs, each with the weights of its planes).
+template <bool bf16, bool two_planes>
 __attribute__((noinline)) void put_distances(const XorTile& tile, const std::int32_t* sums) {
-  const __m512i most = _mm512_set1_epi32(planes == 1 ? tile.k : 3 * tile.k);
-  const F16 scales[2] = {load16(tile.w_scales), load16(tile.w_scales + 16)};
+  constexpr int kHalves = two_planes ? 1 : 2;
+  const __m512i most = _mm512_set1_epi32(((1 << tile.planes) - 1) * (two_planes ? 3 : 1) * tile.k);
+  const F16 scales[2] = {load16(tile.w_scales), load16(tile.w_scales + 16 * (kHalves - 1))};
   const __mmask64 columns = first_bytes(tile.columns);
-  for (std::int64_t i = 0; i < tile.rows / planes; ++i, sums += planes * kXorColumns) {
+  for (std::int64_t i = 0; i < tile.rows / tile.planes; ++i) {
+    __m512i sum[2] = {_mm512_load_si512(sums), _mm512_load_si512(sums + 16)};
+    sums += kXorColumns;
+    for (std::int32_t plane = 1; plane < tile.planes; ++plane, sums += kXorColumns) {
+      sum[0] = _mm512_add_epi32(_mm512_add_epi32(sum[0], sum[0]), _mm512_load_si512(sums));
+      sum[1] = _mm512_add_epi32(_mm512_add_epi32(sum[1], sum[1]), _mm512_load_si512(sums + 16));
+    }
+    if constexpr (two_planes) {
+      sum[0] = _mm512_add_epi32(_mm512_add_epi32(sum[0], sum[0]), sum[1]);
+    }
     const F16 step = splat16(tile.x_steps[i]);
     F16 values[2];
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      __m512i sum = _mm512_load_si512(sums + 16 * half);
-      if constexpr (planes == 2) {
-        const __m512i low = _mm512_load_si512(sums + kXorColumns + 16 * half);
-        sum = _mm512_add_epi32(_mm512_add_epi32(sum, sum), low);
-      }
-      const __m512i total = _mm512_sub_epi32(most, _mm512_add_epi32(sum, sum));
+    for (int half = 0; half < kHalves; ++half) {
+      const __m512i total = _mm512_sub_epi32(most, _mm512_add_epi32(sum[half], sum[half]));
       values[half] = mul({_mm512_cvtepi32_ps(total)}, mul(step, scales[half]));
     }
     const std::int64_t at = i * tile.y_stride;
-    if constexpr (bf16) {
+    if constexpr (bf16 && !two_planes) {
       auto* const y = static_cast<std::uint16_t*>(tile.y) + at;
       const auto valid = static_cast<__mmask32>(columns);
       if (tile.add) {
@@ -133,9 +145,14 @@ __attribute__((noinline)) void put_distances(const XorTile& tile, const std::int
         values[1] = add(widened(_mm512_extracti64x4_epi64(before, 1)), values[1]);
       }
       _mm512_mask_storeu_epi16(y, valid, bf16_bits(values[0], values[1]));
+    } else if constexpr (bf16) {
+      auto* const y = static_cast<std::uint16_t*>(tile.y) + at;
+      const auto valid = static_cast<__mmask16>(columns);
+      if (tile.add) values[0] = add(widened(_mm256_maskz_loadu_epi16(valid, y)), values[0]);
+      _mm256_mask_storeu_epi16(y, valid, bf16_bits(values[0]));
     } else {
 #pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
+      for (int half = 0; half < kHalves; ++half) {
         const auto valid = static_cast<__mmask16>(columns >> (16 * half));
         auto* const y = static_cast<float*>(tile.y) + at + 16 * half;
         if (tile.add) values[half] = add({_mm512_maskz_loadu_ps(valid, y)}, values[half]);
@@ -174,10 +191,12 @@ inline void xor_rows(const XorTile& tile, Indices<int, cells...>) {
   // The ends are a function of their own: with them here, g++ 12 keeps sums in memory.
   alignas(64) std::int32_t numbers[kRows * kXorColumns];
   (_mm512_store_si512(numbers + 16 * cells, sums[cells]), ...);
-  if (tile.planes == 1) {
-    tile.bf16 ? put_distances<true, 1>(tile, numbers) : put_distances<false, 1>(tile, numbers);
+  if (tile.w_planes == 1) {
+    tile.bf16 ? put_distances<true, false>(tile, numbers)
+              : put_distances<false, false>(tile, numbers);
   } else {
-    tile.bf16 ? put_distances<true, 2>(tile, numbers) : put_distances<false, 2>(tile, numbers);
+    tile.bf16 ? put_distances<true, true>(tile, numbers)
+              : put_distances<false, true>(tile, numbers);
   }
 }
 
@@ -194,8 +213,8 @@ constexpr PackedKernels kVnniPacked = {
     .x_row_bytes = x_row_bytes,
     .pack_x = pack_x,
     .dot = dot,
-    .pack_signs = pack_bits<false>,
-    .pack_low_bits = pack_bits<true>,
+    .pack_signs = pack_signs,
+    .pack_place = pack_place,
     .xor_dot = xor_dot,
     .xor_tile = xor_tile<kXorRows>,
     .pack_sign_panel = pack_sign_panel,
