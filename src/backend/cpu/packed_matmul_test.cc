@@ -58,7 +58,7 @@ TEST_P(PackedMatmul, GivesTheBitsOfTheProductOnPlainCodes) {
     for (int w_bits = kMinBits; w_bits <= kMaxBits; ++w_bits) {
       const OwnedQuantizedRows w = random_codes(size.n, size.k, w_bits, 2);
       const OwnedPackedRows packed(w, w_bits);
-      for (const int x_bits : {1, 2, w_bits, 8}) {
+      for (const int x_bits : {1, 2, 4, w_bits, 8}) {
         const OwnedQuantizedRows x = random_codes(size.m, size.k, x_bits, 1);
         OwnedTensor actual({size.m, size.n}, DType::kF32);
         OwnedTensor expected({size.m, size.n}, DType::kF32);

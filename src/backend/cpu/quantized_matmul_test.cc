@@ -71,7 +71,7 @@ TEST_P(QuantizedMatmul, TheLargestSumsDoNotOverflow) {
 
 TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
   for (const ProductCase& size : kProductCases) {
-    for (const int bits : {1, 4}) {
+    for (const int bits : {1, 2, 4}) {
       const int low = -(1 << (bits - 1));
       const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 3, false);
       const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 4, false);
@@ -107,7 +107,8 @@ class QuantizedMatmulOnCpu : public testing::TestWithParam<Isa> {};
 
 TEST_P(QuantizedMatmulOnCpu, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {
-    for (const auto& [w_bits, x_bits] : {std::pair{1, 1}, {1, 2}, {8, 8}}) {
+    for (const auto& [w_bits, x_bits] :
+         {std::pair{1, 1}, {1, 2}, {1, 3}, {1, 4}, {2, 1}, {2, 2}, {8, 8}}) {
       const int w_low = -(1 << (w_bits - 1)), x_low = -(1 << (x_bits - 1));
       const OwnedQuantizedRows x = random_codes(size.m, size.k, x_low, -x_low - 1, 6, false);
       const OwnedQuantizedRows w = random_codes(size.n, size.k, w_low, -w_low - 1, 7, false);
