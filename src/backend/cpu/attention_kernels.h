@@ -1,4 +1,4 @@
-// AttentionKernels: blocked causal attention on tiles, as a table of functions.
+// AttentionKernels: blocked causal attention in bf16, as a table of functions.
 //
 // Included by the files that are compiled for one instruction set, so nothing but plain types may
 // stand here: no standard containers and no inline functions.
@@ -82,5 +82,8 @@ const AttentionKernels* attention_kernels(Isa isa);
 
 extern const AttentionForwardKernel kAttentionForwardAmx;
 extern const AttentionBackwardKernel kAttentionBackwardAmx;
+/// For AVX-512 with AVX512_BF16.
+extern const AttentionForwardKernel kAttentionForwardAvx512Bf16;
+extern const AttentionBackwardKernel kAttentionBackwardAvx512Bf16;
 
 }  // namespace quest

@@ -1,4 +1,4 @@
-// CpuBackend: attention in bf16 where the instruction set has tiles, cut into tasks for threads.
+// CpuBackend: attention in bf16 where there are kernels of its own, cut into tasks for threads.
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
@@ -46,14 +46,16 @@ std::int64_t cuts_of(int threads, std::int64_t groups, std::int64_t most) {
 const AttentionKernels* attention_kernels(Isa isa) {
 #if defined(__x86_64__)
   static const AttentionKernels amx{kAttentionForwardAmx, kAttentionBackwardAmx};
+  static const AttentionKernels vectors{kAttentionForwardAvx512Bf16, kAttentionBackwardAvx512Bf16};
   if (isa == Isa::kAmx) return &amx;
+  if (isa == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16")) return &vectors;
 #endif
   static_cast<void>(isa);
   return nullptr;
 }
 
-void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums,
-                                    Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
+void CpuBackend::attention_in_bf16(const AttentionKernels& kernels, Tensor out, Tensor log_sums,
+                                   Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   const std::int64_t bytes = kernels.forward.bytes(shape.key_length, shape.head_dim);
   std::byte* const memory =
       workspace_.bytes(Workspace::Slot::kAttention, static_cast<std::size_t>(bytes * threads_));
@@ -89,10 +91,10 @@ void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out,
   });
 }
 
-void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kernel,
-                                             const AttentionGradients& d, Tensor d_out, Tensor q,
-                                             Tensor k, Tensor v, Tensor out, Tensor log_sums,
-                                             const AttentionShape& shape) {
+void CpuBackend::attention_backward_in_bf16(const AttentionBackwardKernel& kernel,
+                                            const AttentionGradients& d, Tensor d_out, Tensor q,
+                                            Tensor k, Tensor v, Tensor out, Tensor log_sums,
+                                            const AttentionShape& shape) {
   const std::int64_t length = shape.query_length, groups = shape.batch * shape.kv_heads;
   const std::int64_t heads = shape.heads / shape.kv_heads, parts = backward_parts(shape);
   const std::int64_t bytes = kernel.bytes(shape.key_length, shape.head_dim);
