@@ -106,8 +106,7 @@ void CpuBackend::attention_backward_in_bf16(const AttentionBackwardKernel& kerne
   // A task packs queries for itself, so the parts of a group are spread only where groups are few.
   // The first parts, which have the most to do, come first.
   const std::int64_t cuts = cuts_of(threads_, groups, parts);
-  share_out(threads_, groups * cuts, [&](std::int64_t item, int thread) {
-    const std::int64_t cut = item / groups, index = item % groups;
+  const auto task_of = [&](std::int64_t cut, std::int64_t index) {
     const std::int64_t b = index / shape.kv_heads, kv_head = index % shape.kv_heads;
     const std::int64_t row = b * length, head = kv_head * heads;
     const std::int64_t column = head * shape.head_dim, key_column = kv_head * shape.head_dim;
@@ -128,6 +127,15 @@ void CpuBackend::attention_backward_in_bf16(const AttentionBackwardKernel& kerne
     task.first_part = cut;
     task.part_step = cuts;
     if (parts > 1) task.d_q_sums = part_sums + index * parts * sums;
+    return task;
+  };
+  share_out(threads_, groups * cuts, [&](std::int64_t item, int thread) {
+    const std::int64_t cut = item / groups, index = item % groups;
+    AttentionBackward task = task_of(cut, index), next;
+    if (index + threads_ < groups) {
+      next = task_of(cut, index + threads_);
+      task.next = &next;
+    }
     task.scratch = reinterpret_cast<std::uint8_t*>(memory + bytes * thread);
     kernel.run(task);
   });

@@ -3,6 +3,7 @@
 // of the strip then meet the chunk's values. Keys that none of the four queries sees are left out.
 #include "backend/cpu/attention_kernels.h"
 #include "backend/cpu/attention_pairs.h"
+#include "backend/cpu/fetch_to_write.h"
 
 namespace quest {
 namespace {
@@ -204,6 +205,15 @@ void write_strip(const AttentionForward& task, const Strip& strip, const Memory&
   }
 }
 
+/// Asks for the rows that a strip will write.
+void fetch_outputs(const AttentionForward& task, const Strip& strip) {
+  const std::int64_t head_dim = task.group.head_dim;
+  const std::uint16_t* out = task.out + strip.first * task.out_stride + strip.head * head_dim;
+  for (std::int64_t row = 0; row < strip.rows; ++row, out += task.out_stride) {
+    for (std::int64_t c = 0; c < head_dim; c += kPanel) fetch_to_write(out + c);
+  }
+}
+
 void run_strip(const AttentionForward& task, Strip& strip, const Memory& m) {
   const HeadGroup& group = task.group;
   const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(group.head_dim));
@@ -211,6 +221,7 @@ void run_strip(const AttentionForward& task, Strip& strip, const Memory& m) {
       group.q + strip.first * group.q_stride + strip.head * group.head_dim;
   copy_rows(m.queries, {queries, group.q_stride, strip.rows, group.head_dim},
             round_up(strip.rows, kRows));
+  fetch_outputs(task, strip);
   for (std::int64_t first_key = 0; first_key < strip.keys; first_key += kChunkKeys) {
     weigh_chunk(m, strip, first_key, scale);
     add_outputs(m, strip, first_key);

@@ -5,6 +5,7 @@
 // rows of keys too, for d_q. On the diagonal, what lies above it is left out by fours.
 #include "backend/cpu/attention_kernels.h"
 #include "backend/cpu/attention_pairs.h"
+#include "backend/cpu/fetch_to_write.h"
 
 namespace quest {
 namespace {
@@ -112,6 +113,36 @@ void pack_keys(const HeadGroup& in, std::int64_t first, const Memory& m) {
   pack_rows_as_pairs(m.key_pairs, kBlockPairBytes, keys, kBlock);
 }
 
+/// Brings rows of what a head reads into the second-level cache.
+void fetch_head(const AttentionBackward& task, std::int64_t head, std::int64_t first) {
+  const HeadGroup& in = task.group;
+  const std::int64_t left = in.queries - first, rows = left < kRows ? left : kRows;
+  const std::int64_t column = head * in.head_dim;
+  fetch_rows(in.q + column, in.q_stride, first, rows, in.head_dim);
+  fetch_rows(task.d_out + column, task.d_out_stride, first, rows, in.head_dim);
+  fetch_rows(task.out + column, task.out_stride, first, rows, in.head_dim);
+  if (head != 0) return;
+  fetch_rows(in.k, in.k_stride, first, rows, in.head_dim);
+  fetch_rows(in.v, in.v_stride, first, rows, in.head_dim);
+}
+
+/// Asks for rows that this head will write, and for the same ones that the next head reads.
+void fetch_ahead(const AttentionBackward& task, std::int64_t head, std::int64_t first) {
+  const HeadGroup& in = task.group;
+  const bool last = head + 1 == in.heads;
+  for (std::int64_t r = first; r < first + kRows && r < in.queries; ++r) {
+    for (std::int64_t c = 0; c < in.head_dim; c += kPanel) {
+      if (task.d_q_sums == nullptr)
+        fetch_to_write(task.d_q + r * task.d_q_stride + head * in.head_dim + c);
+      if (!last) continue;
+      fetch_to_write(task.d_k + r * task.d_k_stride + c);
+      fetch_to_write(task.d_v + r * task.d_v_stride + c);
+    }
+  }
+  if (!last) return fetch_head(task, head + 1, first);
+  if (task.next != nullptr) fetch_head(*task.next, 0, first);
+}
+
 // --- Weights and the gradients of scores ---
 
 /// Where a block of keys meets a block of queries.
@@ -180,7 +211,8 @@ void weigh(const Memory& m, const Block& block, std::int64_t query, float scale)
   }
 }
 
-void weigh_block(const Memory& m, const Block& block, float scale) {
+void weigh_block(const AttentionBackward& task, std::int64_t head, const Memory& m,
+                 const Block& block, float scale) {
   const std::int64_t pairs = divide_up(m.head_dim, 2), stride = row_bytes(m.head_dim);
   for (std::int64_t query = 0; query < block.queries; query += kRows) {
     const std::int64_t at = (block.first_query + query) * stride;
@@ -190,6 +222,7 @@ void weigh_block(const Memory& m, const Block& block, float scale) {
     multiply(m.d_weights, kBlock, {m.d_out_rows + at, stride, kPairBytes}, m.value_columns, pairs,
              vectors, false);
     if (block.on_diagonal()) {
+      fetch_ahead(task, head, block.first_query + query);
       weigh<true>(m, block, query, scale);
     } else {
       weigh<false>(m, block, query, scale);
@@ -277,7 +310,7 @@ void run_keys(const AttentionBackward& task, std::int64_t head, std::int64_t fir
   for (std::int64_t query = first_key; query < in.queries; query += kBlock) {
     block.first_query = query;
     block.queries = in_block(query);
-    weigh_block(m, block, kLog2E * scale);
+    weigh_block(task, head, m, block, kLog2E * scale);
     add_key_gradients(m, block, head == 0 && query == first_key);
     add_query_gradients(m, block, first_of_part);
   }
