@@ -113,35 +113,46 @@ void pack_keys(const HeadGroup& in, std::int64_t first, const Memory& m) {
   pack_rows_as_pairs(m.key_pairs, kBlockPairBytes, keys, kBlock);
 }
 
-/// Brings rows of what a head reads into the second-level cache.
-void fetch_head(const AttentionBackward& task, std::int64_t head, std::int64_t first) {
+/// Asks for row `r` of what a head reads, for the second-level cache.
+void fetch_row(const AttentionBackward& task, std::int64_t head, std::int64_t r) {
   const HeadGroup& in = task.group;
-  const std::int64_t left = in.queries - first, rows = left < kRows ? left : kRows;
   const std::int64_t column = head * in.head_dim;
-  fetch_rows(in.q + column, in.q_stride, first, rows, in.head_dim);
-  fetch_rows(task.d_out + column, task.d_out_stride, first, rows, in.head_dim);
-  fetch_rows(task.out + column, task.out_stride, first, rows, in.head_dim);
+  fetch_rows(in.q + column, in.q_stride, r, 1, in.head_dim);
+  fetch_rows(task.d_out + column, task.d_out_stride, r, 1, in.head_dim);
+  fetch_rows(task.out + column, task.out_stride, r, 1, in.head_dim);
   if (head != 0) return;
-  fetch_rows(in.k, in.k_stride, first, rows, in.head_dim);
-  fetch_rows(in.v, in.v_stride, first, rows, in.head_dim);
+  fetch_rows(in.k, in.k_stride, r, 1, in.head_dim);
+  fetch_rows(in.v, in.v_stride, r, 1, in.head_dim);
 }
 
-/// Asks for rows that this head will write, and for the same ones that the next head reads.
-void fetch_ahead(const AttentionBackward& task, std::int64_t head, std::int64_t first) {
+/// Asks for row `r` of what this head will write and the next one reads. Rows are fetched one by
+/// one between products: the CPU has room for few misses at a time.
+void fetch_ahead(const AttentionBackward& task, std::int64_t head, std::int64_t r) {
   const HeadGroup& in = task.group;
+  if (r >= in.queries) return;
   const bool last = head + 1 == in.heads;
-  for (std::int64_t r = first; r < first + kRows && r < in.queries; ++r) {
-    for (std::int64_t c = 0; c < in.head_dim; c += kPanel) {
-      if (task.d_q_sums == nullptr)
-        fetch_to_write(task.d_q + r * task.d_q_stride + head * in.head_dim + c);
-      if (!last) continue;
-      fetch_to_write(task.d_k + r * task.d_k_stride + c);
-      fetch_to_write(task.d_v + r * task.d_v_stride + c);
+  for (std::int64_t c = 0; c < in.head_dim; c += kPanel) {
+    if (task.d_q_sums == nullptr) {
+      fetch_to_write(task.d_q + r * task.d_q_stride + head * in.head_dim + c);
     }
+    if (!last) continue;
+    fetch_to_write(task.d_k + r * task.d_k_stride + c);
+    fetch_to_write(task.d_v + r * task.d_v_stride + c);
   }
-  if (!last) return fetch_head(task, head + 1, first);
-  if (task.next != nullptr) fetch_head(*task.next, 0, first);
+  if (!last) return fetch_row(task, head + 1, r);
+  if (task.next != nullptr) fetch_row(*task.next, 0, r);
 }
+
+/// The rows that a block on the diagonal fetches, one with each of its products of 4 rows: they are
+/// in four loops.
+struct Ahead {
+  const AttentionBackward* task;  // null elsewhere
+  std::int64_t head, first_row;
+
+  void fetch(std::int64_t loop, std::int64_t row) const {
+    if (task != nullptr) fetch_ahead(*task, head, first_row + (loop * kBlock + row) / kRows);
+  }
+};
 
 // --- Weights and the gradients of scores ---
 
@@ -211,18 +222,17 @@ void weigh(const Memory& m, const Block& block, std::int64_t query, float scale)
   }
 }
 
-void weigh_block(const AttentionBackward& task, std::int64_t head, const Memory& m,
-                 const Block& block, float scale) {
+void weigh_block(const Memory& m, const Block& block, float scale, const Ahead& ahead) {
   const std::int64_t pairs = divide_up(m.head_dim, 2), stride = row_bytes(m.head_dim);
   for (std::int64_t query = 0; query < block.queries; query += kRows) {
     const std::int64_t at = (block.first_query + query) * stride;
+    ahead.fetch(0, query);
     const std::int64_t vectors = divide_up(block.visible(query), kLanes);
     multiply(m.scores, kBlock, {m.query_rows + at, stride, kPairBytes}, m.key_columns, pairs,
              vectors, false);
     multiply(m.d_weights, kBlock, {m.d_out_rows + at, stride, kPairBytes}, m.value_columns, pairs,
              vectors, false);
     if (block.on_diagonal()) {
-      fetch_ahead(task, head, block.first_query + query);
       weigh<true>(m, block, query, scale);
     } else {
       weigh<false>(m, block, query, scale);
@@ -233,9 +243,10 @@ void weigh_block(const AttentionBackward& task, std::int64_t head, const Memory&
 // --- Sums ---
 
 /// d_values and d_keys of a block (= or +=) products over its queries.
-void add_key_gradients(const Memory& m, const Block& block, bool first) {
+void add_key_gradients(const Memory& m, const Block& block, bool first, const Ahead& ahead) {
   const std::int64_t stride = m.sums_stride(), pairs = divide_up(block.queries, 2);
-  const auto add = [&](float* sums, const std::uint8_t* rows, const std::uint8_t* columns) {
+  const auto add = [&](float* sums, const std::uint8_t* rows, const std::uint8_t* columns,
+                       std::int64_t loop) {
     for (std::int64_t panel = 0; panel < m.column_panels; ++panel) {
       const std::uint8_t* const from =
           columns + panel * m.pair_panel_bytes() + block.first_query / 2 * kPairRowBytes;
@@ -243,22 +254,24 @@ void add_key_gradients(const Memory& m, const Block& block, bool first) {
         // Queries before a key do not see it.
         const std::int64_t begin = block.on_diagonal() ? key / 2 : 0;
         const std::int64_t skipped = begin * kPairRowBytes;
+        if (panel == 0) ahead.fetch(loop, key);
         multiply(sums + (block.first_sums + key) * stride + panel * kColumns, stride,
                  {rows + skipped + key * kPairBytes, kPairBytes, kPairRowBytes}, from + skipped,
                  pairs - begin, vectors_of(m.head_dim, panel), !first);
       }
     }
   };
-  add(m.d_values, m.weight_pairs, m.d_out_pairs);
-  add(m.d_keys, m.d_score_pairs, m.query_pairs);
+  add(m.d_values, m.weight_pairs, m.d_out_pairs, 1);
+  add(m.d_keys, m.d_score_pairs, m.query_pairs, 2);
 }
 
 /// d_queries of a block (= or +=) products over its keys.
-void add_query_gradients(const Memory& m, const Block& block, bool first) {
+void add_query_gradients(const Memory& m, const Block& block, bool first, const Ahead& ahead) {
   const std::int64_t stride = m.sums_stride();
   for (std::int64_t panel = 0; panel < m.column_panels; ++panel) {
     for (std::int64_t query = 0; query < block.queries; query += kRows) {
       const std::int64_t visible = block.visible(query);
+      if (panel == 0) ahead.fetch(3, query);
       multiply(m.d_queries + (block.first_query + query) * stride + panel * kColumns, stride,
                {m.d_score_rows + query * kScoreRowBytes, kScoreRowBytes, kPairBytes},
                m.key_pairs + panel * kBlockPairBytes, visible / 2, vectors_of(m.head_dim, panel),
@@ -310,9 +323,10 @@ void run_keys(const AttentionBackward& task, std::int64_t head, std::int64_t fir
   for (std::int64_t query = first_key; query < in.queries; query += kBlock) {
     block.first_query = query;
     block.queries = in_block(query);
-    weigh_block(task, head, m, block, kLog2E * scale);
-    add_key_gradients(m, block, head == 0 && query == first_key);
-    add_query_gradients(m, block, first_of_part);
+    const Ahead ahead{block.on_diagonal() ? &task : nullptr, head, query};
+    weigh_block(m, block, kLog2E * scale, ahead);
+    add_key_gradients(m, block, head == 0 && query == first_key, ahead);
+    add_query_gradients(m, block, first_of_part, ahead);
   }
   if (head + 1 == in.heads) write_keys(task, block, m, scale);
 }
