@@ -70,8 +70,9 @@ inline __attribute__((always_inline)) void multiply_vectors(float* out, std::int
 }
 
 /// out [4][`vectors` of 16 columns] (= or, where `add`, +=) rows times columns; 1 to 4 vectors.
-inline __attribute__((always_inline)) void multiply(float* out, std::int64_t stride, PairRows a, const std::uint8_t* b,
-              std::int64_t pairs, std::int64_t vectors, bool add) {
+inline __attribute__((always_inline)) void multiply(float* out, std::int64_t stride, PairRows a,
+                                                    const std::uint8_t* b, std::int64_t pairs,
+                                                    std::int64_t vectors, bool add) {
   if (vectors == 4) return multiply_vectors<4>(out, stride, a, b, pairs, add);
   if (vectors == 3) return multiply_vectors<3>(out, stride, a, b, pairs, add);
   if (vectors == 2) return multiply_vectors<2>(out, stride, a, b, pairs, add);

@@ -88,13 +88,6 @@ struct QuantKernels {
   /// to = ((codes + 1/2) step) H.
   void (*dequantize_row)(const RotatedRow& to, const std::int8_t* codes, float step,
                          std::int64_t columns, std::int64_t block);
-  /// out[0..count) = 2 codes + 1, which bf16 holds exactly; out are bf16 bits.
-  void (*odd_codes_bf16)(std::uint16_t* out, const std::int8_t* codes, std::int64_t count);
-  /// out[0..count) = x * scale, bf16 bits.
-  void (*scale_bf16)(std::uint16_t* out, const std::uint16_t* x, float scale, std::int64_t count);
-  /// out[j] = x[j] * scales[j] for j in [0, count), bf16 bits times f32.
-  void (*scale_columns_bf16)(std::uint16_t* out, const std::uint16_t* x, const float* scales,
-                             std::int64_t count);
 };
 
 /// Those for `isa`; they may run only where available_isas() holds it.
