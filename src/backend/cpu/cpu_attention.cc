@@ -1,4 +1,5 @@
-// CpuBackend: causal attention and its gradient, in blocks of query rows.
+// CpuBackend: causal attention and its gradient, in blocks of query rows, where types or CPU have
+// no kernels of their own (AttentionKernels).
 //
 // A block of queries of one head meets all the keys that any of its rows sees: the scores are one
 // matrix product into scratch, the softmax works on its rows, and the values are a second product.
