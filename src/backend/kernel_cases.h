@@ -54,8 +54,9 @@ struct RowCase {
 };
 inline constexpr std::array<RowCase, 3> kRowSpeedCases{{{64, 1024}, {2048, 640}, {2048, 2816}}};
 /// Causal attention as training calls it.
-inline constexpr std::array<AttentionShape, 4> kAttentionSpeedCases{
+inline constexpr std::array<AttentionShape, 5> kAttentionSpeedCases{
     {{16, 128, 128, 128, 4, 4, 64},
+     {4, 512, 512, 512, 10, 10, 64},
      {4, 512, 512, 512, 5, 5, 128},
      {1, 2048, 2048, 2048, 4, 4, 64},
      {1, 2048, 2048, 2048, 4, 4, 128}}};

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "backend/cpu/first_lanes.h"
+
 namespace quest {
 namespace {
 
@@ -16,11 +18,6 @@ constexpr int kTileBytes = 64;  // of a row of one
 constexpr std::int64_t kTileSize = kTileRows * kTileBytes;
 constexpr int kStripRows = 2 * kTileRows;
 constexpr int kPanelColumns = 2 * kTileRows;
-
-/// Ones in the first `count` <= 32 bits.
-inline __mmask32 first_lanes(std::int64_t count) {
-  return static_cast<__mmask32>((std::uint64_t{1} << count) - 1);
-}
 
 /// Ones in the first `count` bits, up to 64.
 inline __mmask64 first_bytes(std::int64_t count) {

@@ -92,17 +92,6 @@ inline void transpose_keys(const HeadGroup& in, std::int64_t first, std::int64_t
   }
 }
 
-/// d_out . out of a row.
-inline float dot(const std::uint16_t* a, const std::uint16_t* b, std::int64_t count) {
-  __m512 sum = _mm512_setzero_ps();
-  for (std::int64_t c = 0; c < count; c += kPanel) {
-    const __mmask32 lanes = lanes_below(count, c);
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(lanes, a + c),
-                           (__m512bh)_mm512_maskz_loadu_epi16(lanes, b + c));
-  }
-  return _mm512_reduce_add_ps(sum);
-}
-
 inline void pack_head(const AttentionBackward& task, std::int64_t head, std::int64_t first_panel,
                       const Memory& m) {
   const HeadGroup& in = task.group;

@@ -1,4 +1,4 @@
-// AttentionKernels: blocked causal attention on tiles, as a table of functions.
+// AttentionKernels: blocked causal attention in bf16, as a table of functions.
 //
 // Included by the files that are compiled for one instruction set, so nothing but plain types may
 // stand here: no standard containers and no inline functions.
@@ -57,6 +57,7 @@ struct AttentionBackward {
   std::int64_t parts;
   std::int64_t first_part;
   std::int64_t part_step;
+  const AttentionBackward* next;  ///< as AttentionForward's
   float* d_q_sums;        ///< [parts][heads][queries][head_dim] = parts' shares of d_q; null if one
   std::uint8_t* scratch;  ///< aligned to 64
 };
@@ -82,5 +83,8 @@ const AttentionKernels* attention_kernels(Isa isa);
 
 extern const AttentionForwardKernel kAttentionForwardAmx;
 extern const AttentionBackwardKernel kAttentionBackwardAmx;
+/// For AVX-512 with AVX512_BF16.
+extern const AttentionForwardKernel kAttentionForwardAvx512Bf16;
+extern const AttentionBackwardKernel kAttentionBackwardAvx512Bf16;
 
 }  // namespace quest

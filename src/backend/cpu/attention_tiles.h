@@ -1,4 +1,4 @@
-// What attention on tiles and its gradient share: operands cut into tiles, and 2^x.
+// What attention on tiles and its gradient share: operands cut into tiles, and their products.
 //
 // A group is 32 summed values, a panel 32 columns. Where summed values are positions (of keys in
 // the product with values, of queries in the gradients), a group takes them in the order 0, 16, 1,
@@ -8,36 +8,16 @@
 #pragma once
 
 #include "backend/cpu/amx_tiles.h"
+#include "backend/cpu/attention_vectors.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
 
 namespace quest {
 namespace {
 
-constexpr std::int64_t kPanel = 32;
 constexpr std::int64_t kPanelBytes = 2 * kTileSize;       // bf16 [32][32]
 constexpr std::int64_t kSumsBytes = 4 * kPanel * kPanel;  // f32 [32][32]
 constexpr std::int64_t kSumsStride = kPanel;              // floats from a row to the next
-
-inline std::int64_t panels_of(std::int64_t count) { return (count + kPanel - 1) / kPanel; }
-
-/// Lanes of columns [first, first + 32) that lie below `columns`.
-inline __mmask32 lanes_below(std::int64_t columns, std::int64_t first) {
-  const std::int64_t left = columns - first;
-  return first_lanes(left < 0 ? 0 : left > kPanel ? kPanel : left);
-}
-
-/// The first `count` of 16 lanes; none below 0, all above 16.
-inline __mmask16 lanes_of(std::int64_t count) {
-  return static_cast<__mmask16>(first_lanes(count < 0 ? 0 : count > 16 ? 16 : count));
-}
-
-/// Row r of x, zeros where it or a lane does not exist.
-inline __m512i load_row(const std::uint16_t* x, std::int64_t stride, std::int64_t r,
-                        std::int64_t rows, __mmask32 lanes) {
-  if (r >= rows) return _mm512_setzero_si512();
-  return _mm512_maskz_loadu_epi16(lanes, x + r * stride);
-}
 
 /// Rows of bf16 as an operand of the tile products.
 inline TileSource source_of(const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
@@ -80,17 +60,6 @@ void pack_rows_as_group(std::uint8_t* out, std::int64_t panel_bytes, const std::
   }
 }
 
-/// Brings rows [first, first + count) of a head into the second-level cache: they lie a row of all
-/// heads apart, which no hardware prefetcher follows.
-inline void fetch_rows(const std::uint16_t* x, std::int64_t stride, std::int64_t first,
-                       std::int64_t count, std::int64_t columns) {
-  for (std::int64_t r = first; r < first + count; ++r) {
-    for (std::int64_t c = 0; c < columns; c += kPanel) {
-      _mm_prefetch(x + r * stride + c, _MM_HINT_T1);
-    }
-  }
-}
-
 /// One row of sums of such columns, times `factor`, as bf16 in the order of the columns.
 inline __m512i columns_in_order(const float* sums, __m512 factor) {
   const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), factor);
@@ -110,20 +79,6 @@ inline __m512i interleave_upper(__m512i a, __m512i b) {
   return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, _mm512_set1_epi32(-0x10000),
                                    kAOrMaskedB);
 }
-
-/// 2^x `scale` to 3e-6 of itself, exactly at 0; 0 far below, infinity far above; NaN stays NaN.
-/// `scale` is a power of two.
-inline __m512 power_of_two(__m512 x, float scale) {
-  const __m512 f = _mm512_reduce_ps(x, 0x09);  // x - floor(x)
-  __m512 p = _mm512_set1_ps(scale * 0.01342668583690268f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.05224247170833203f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.24128020592890156f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.6930448447540519f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale));
-  return _mm512_scalef_ps(p, x);  // takes floor(x)
-}
-
-constexpr float kLog2E = 1.44269504f;
 
 /// Sums [32][32] of one product of tiles after the other. Panels stream from the second-level cache
 /// past the first (TILELOADDT1), where rows and sums stay: 5 % of the whole kernels.  What a

@@ -1,4 +1,5 @@
-// CpuBackend: causal attention and its gradient, in blocks of query rows.
+// CpuBackend: causal attention and its gradient, in blocks of query rows, where types or CPU have
+// no kernels of their own (AttentionKernels).
 //
 // A block of queries of one head meets all the keys that any of its rows sees: the scores are one
 // matrix product into scratch, the softmax works on its rows, and the values are a second product.
@@ -153,9 +154,9 @@ void CpuBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tens
                      {shape.heads, shape.kv_heads, shape.head_dim});
     return;
   }
-  const AttentionKernels* const tiles = attention_kernels(isa_);
-  if (tiles != nullptr && q.dtype == DType::kBF16 && out.dtype == DType::kBF16) {
-    attention_on_tiles(*tiles, out, log_sums, q, k, v, shape);
+  const AttentionKernels* const own = attention_kernels(isa_);
+  if (own != nullptr && q.dtype == DType::kBF16 && out.dtype == DType::kBF16) {
+    attention_in_bf16(*own, out, log_sums, q, k, v, shape);
     return;
   }
   const FloatKernels& kernels = float_kernels_;
@@ -240,12 +241,12 @@ void CpuBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tens
 void CpuBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
                                     Tensor k, Tensor v, Tensor out, Tensor log_sums,
                                     const AttentionShape& shape) {
-  const AttentionKernels* const tiles = attention_kernels(isa_);
+  const AttentionKernels* const own = attention_kernels(isa_);
   const bool all_bf16 =
       q.dtype == DType::kBF16 && d_out.dtype == DType::kBF16 && d_q.dtype == DType::kBF16;
-  if (tiles != nullptr && all_bf16) {
-    attention_backward_on_tiles(tiles->backward, {d_q, d_k, d_v}, d_out, q, k, v, out, log_sums,
-                                shape);
+  if (own != nullptr && all_bf16) {
+    attention_backward_in_bf16(own->backward, {d_q, d_k, d_v}, d_out, q, k, v, out, log_sums,
+                               shape);
     return;
   }
   const FloatKernels& kernels = float_kernels_;

@@ -94,15 +94,15 @@ class CpuBackend : public Backend {
   template <typename RowSource>
   void quantize_each_row(const QuantizedRows& rows, const RowQuantizer& quantizer,
                          const RowSource& source);
-  void attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums, Tensor q,
-                          Tensor k, Tensor v, const AttentionShape& shape);
+  void attention_in_bf16(const AttentionKernels& kernels, Tensor out, Tensor log_sums, Tensor q,
+                         Tensor k, Tensor v, const AttentionShape& shape);
   struct AttentionGradients {
     Tensor q, k, v;
   };
-  void attention_backward_on_tiles(const AttentionBackwardKernel& kernel,
-                                   const AttentionGradients& d, Tensor d_out, Tensor q, Tensor k,
-                                   Tensor v, Tensor out, Tensor log_sums,
-                                   const AttentionShape& shape);
+  void attention_backward_in_bf16(const AttentionBackwardKernel& kernel,
+                                  const AttentionGradients& d, Tensor d_out, Tensor q, Tensor k,
+                                  Tensor v, Tensor out, Tensor log_sums,
+                                  const AttentionShape& shape);
   /// With fewer query rows a sequence than this, a matrix product of scores would not pay: each
   /// query walks its keys (attention_of_few).
   static constexpr std::int64_t kFewQueries = 8;

@@ -129,6 +129,9 @@ class VectorProduct {
 
  private:
   const std::uint8_t* pack_lines() const {
+    if (kernels_.reads_codes && p_.g.summed % kernels_.group_values == 0) {
+      return reinterpret_cast<const std::uint8_t*>(p_.g.codes);
+    }
     auto* const packed = reinterpret_cast<std::uint8_t*>(
         workspace_.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p_.g.lines * line_bytes_)));
     parallel_for(threads_, p_.g.lines, divide_up(kBytesPerThread, line_bytes_),
@@ -146,7 +149,7 @@ class VectorProduct {
     const std::int64_t panels = divide_up(p_.out.cols(), width);
     auto* const packed = reinterpret_cast<std::uint8_t*>(
         workspace_.bytes(Slot::kOperandB, static_cast<std::size_t>(panels * panel_bytes_)));
-    const std::int64_t bytes = width * p_.g.summed;
+    const std::int64_t bytes = kernels_.pack_panel_of_columns ? 0 : width * p_.g.summed;
     auto* const scratch = reinterpret_cast<std::int8_t*>(
         workspace_.bytes(Slot::kSums, static_cast<std::size_t>(threads_ * bytes)));
     parallel_for(threads_, panels, divide_up(kBytesPerThread, panel_bytes_),
@@ -154,13 +157,22 @@ class VectorProduct {
                    std::int8_t* const rows = scratch + thread * bytes;
                    for (std::int64_t j = begin; j < end; ++j) {
                      const std::int64_t count = std::min(width, p_.out.cols() - j * width);
-                     transpose(rows, p_.codes.row<std::int8_t>(0) + j * width, p_.codes.row_stride,
-                               p_.g.summed, count);
-                     kernels_.pack_panel(packed + j * panel_bytes_, rows, p_.g.summed, count,
-                                         p_.g.summed);
+                     pack_panel(packed + j * panel_bytes_, p_.codes.row<std::int8_t>(0) + j * width,
+                                count, rows);
                    }
                  });
     return packed;
+  }
+
+  /// `count` columns of the codes; `rows` is scratch where they must be transposed.
+  void pack_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t count,
+                  std::int8_t* rows) const {
+    const std::int64_t stride = p_.codes.row_stride, summed = p_.g.summed;
+    if (kernels_.pack_panel_of_columns != nullptr) {
+      return kernels_.pack_panel_of_columns(panel, codes, stride, summed, count);
+    }
+    transpose(rows, codes, stride, summed, count);
+    kernels_.pack_panel(panel, rows, summed, count, summed);
   }
 
   Workspace& workspace_;

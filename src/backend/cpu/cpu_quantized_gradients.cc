@@ -24,28 +24,25 @@ std::int64_t chunk_rows(std::int64_t columns, DType dtype) {
   return std::max<std::int64_t>(1, kChunkBytes / row_bytes);
 }
 
-/// bf16 out = 2 codes + 1, f32 out = (codes + 1/2) step.
+/// out = (codes + 1/2) step.
 void expand(const QuantKernels& kernels, int threads, Tensor out, Tensor codes,
             const float* steps) {
   parallel_for(threads, codes.rows(), row_grain(codes.cols()),
                [&](std::int64_t begin, std::int64_t end, int) {
                  for (std::int64_t r = begin; r < end; ++r) {
-                   const std::int8_t* const row = codes.row<std::int8_t>(r);
-                   if (out.dtype == DType::kBF16) {
-                     kernels.odd_codes_bf16(&out.row<BFloat16>(r)->bits, row, codes.cols());
-                   } else {
-                     kernels.dequantize_row({{out.row<float>(r), false}, false, nullptr}, row,
-                                            steps[r], codes.cols(), 1);
-                   }
+                   const FloatRow row = out.dtype == DType::kBF16
+                                            ? FloatRow{out.row<BFloat16>(r), true}
+                                            : FloatRow{out.row<float>(r), false};
+                   kernels.dequantize_row({row, false, nullptr}, codes.row<std::int8_t>(r),
+                                          steps[r], codes.cols(), 1);
                  }
                });
 }
 
 }  // namespace
 
-// Where kernels read codes, they do the bf16 products. Else, with bf16 operands, codes stand as odd
-// integers, which are exact, and half the steps of the summed index multiply d_y, which is rounded
-// to bf16 once more. With f32 operands the codes are expanded to values.
+// Codes become values in the type of d_y, which bf16 rounds once: where there are tiles, as they
+// are packed, else in memory.
 void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                              Write write) {
   const QuantKernels& kernels = quant_kernels(isa_);
@@ -61,37 +58,14 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   const Tensor values =
       workspace_.tensor(Workspace::Slot::kOperandB, {n, w.codes.cols()}, d_y.dtype);
   expand(kernels, threads_, values, w.codes, w.steps.as<float>());
-  if (d_y.dtype == DType::kF32) {
-    matmul_grad_input(d_z, d_y, values, write);
-    return;
-  }
-  const Tensor half_steps = workspace_.tensor(Workspace::Slot::kRows, {n}, DType::kF32);
-  for (std::int64_t j = 0; j < n; ++j) {
-    half_steps.as<float>()[j] = 0.5f * w.steps.as<float>()[j];
-  }
-  const std::int64_t most = std::min(d_y.rows(), chunk_rows(n, DType::kBF16));
-  const Tensor scratch = workspace_.tensor(Workspace::Slot::kOperandA, {most, n}, DType::kBF16);
-  for (std::int64_t first = 0; first < d_y.rows(); first += most) {
-    const std::int64_t last = std::min(first + most, d_y.rows());
-    const Tensor scaled = scratch.rows_slice(0, last - first);
-    parallel_for(threads_, last - first, row_grain(n),
-                 [&](std::int64_t begin, std::int64_t end, int) {
-                   for (std::int64_t r = begin; r < end; ++r) {
-                     kernels.scale_columns_bf16(&scaled.row<BFloat16>(r)->bits,
-                                                &d_y.row<BFloat16>(first + r)->bits,
-                                                half_steps.as<float>(), n);
-                   }
-                 });
-    matmul_grad_input(d_z.rows_slice(first, last), scaled, values, write);
-  }
+  matmul_grad_input(d_z, d_y, values, write);
 }
 
 void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
                                               Write write) {
   const QuantKernels& kernels = quant_kernels(isa_);
-  const std::int64_t n = d_y.cols();
   const std::int64_t k = x.codes.cols();
-  assert(d_y.rows() == x.codes.rows() && d_z.rows() == n && d_z.cols() == k);
+  assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols() && d_z.cols() == k);
   if (d_y.dtype == DType::kBF16 && kernels.tiles != nullptr) {
     TileSource values = columns_source(x.codes, kernels.tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
@@ -100,24 +74,13 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
     return;
   }
   const float* const steps = x.steps.as<float>();
-  const std::int64_t most = std::min(d_y.rows(), chunk_rows(std::max(n, k), d_y.dtype));
+  const std::int64_t most = std::min(d_y.rows(), chunk_rows(k, d_y.dtype));
   const Tensor value_scratch = workspace_.tensor(Workspace::Slot::kOperandB, {most, k}, d_y.dtype);
   for (std::int64_t first = 0; first < d_y.rows(); first += most) {
     const std::int64_t last = std::min(first + most, d_y.rows());
     const Tensor values = value_scratch.rows_slice(0, last - first);
     expand(kernels, threads_, values, x.codes.rows_slice(first, last), steps + first);
-    Tensor operand = d_y.rows_slice(first, last);
-    if (d_y.dtype == DType::kBF16) {
-      operand = workspace_.tensor(Workspace::Slot::kOperandA, {last - first, n}, DType::kBF16);
-      parallel_for(
-          threads_, last - first, row_grain(n), [&](std::int64_t begin, std::int64_t end, int) {
-            for (std::int64_t r = begin; r < end; ++r) {
-              kernels.scale_bf16(&operand.row<BFloat16>(r)->bits,
-                                 &d_y.row<BFloat16>(first + r)->bits, 0.5f * steps[first + r], n);
-            }
-          });
-    }
-    matmul_grad_weight(d_z, operand, values, first == 0 ? write : Write::kAdd);
+    matmul_grad_weight(d_z, d_y.rows_slice(first, last), values, first == 0 ? write : Write::kAdd);
   }
 }
 

@@ -17,7 +17,6 @@ constexpr std::int64_t kChunkPanels = 8;
 /// Unit of the weights: small, so that a weight that begins to leave the range of floats upwards
 /// shows in one bit.
 constexpr float kWeightUnit = 0x1p-64f;
-constexpr float kLn2 = 0.693147181f;
 
 struct Memory {
   std::int64_t groups;    // panels of D
@@ -170,22 +169,6 @@ class Softmax {
   Strip& strip_;
 };
 
-/// log(x) to 1e-7, for normal x > 0; NaN stays NaN.
-inline __m512 natural_log(__m512 x) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
-  const __m512 exponent = _mm512_getexp_ps(_mm512_div_ps(x, m));
-  // log m = 2 artanh s
-  const __m512 s = _mm512_div_ps(_mm512_sub_ps(m, one), _mm512_add_ps(m, one));
-  const __m512 square = _mm512_mul_ps(s, s);
-  __m512 series = _mm512_set1_ps(2.0f / 9);
-  series = _mm512_fmadd_ps(series, square, _mm512_set1_ps(2.0f / 7));
-  series = _mm512_fmadd_ps(series, square, _mm512_set1_ps(2.0f / 5));
-  series = _mm512_fmadd_ps(series, square, _mm512_set1_ps(2.0f / 3));
-  series = _mm512_fmadd_ps(series, square, _mm512_set1_ps(2.0f));
-  return _mm512_fmadd_ps(exponent, _mm512_set1_ps(kLn2), _mm512_mul_ps(series, s));
-}
-
 /// Sums of the weights of a strip's rows.
 void add_up(float* sums, const Strip& strip) {
   for (std::int64_t row = 0; row < kPanel; ++row) {
@@ -252,18 +235,6 @@ void weigh(TileSums& tiles, std::int64_t first, std::int64_t end, const Memory& 
   }
   tiles.finish();
   Softmax(end - 1, memory, scale, strip).run();
-}
-
-/// Strip `strip`'s share of what comes next.
-void fetch_next(const HeadGroup& next, std::int64_t strip, std::int64_t strips) {
-  const auto fetch = [&](const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
-                         std::int64_t columns) {
-    const std::int64_t first = rows * strip / strips;
-    fetch_rows(x, stride, first, rows * (strip + 1) / strips - first, columns);
-  };
-  fetch(next.k, next.k_stride, next.keys, next.head_dim);
-  fetch(next.v, next.v_stride, next.keys, next.head_dim);
-  fetch(next.q, next.q_stride, next.queries, next.heads * next.head_dim);
 }
 
 void run_strip(const AttentionForward& task, Strip& strip, const Memory& memory) {

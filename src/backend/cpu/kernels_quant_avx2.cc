@@ -5,8 +5,8 @@
 // The shared text stands on the names of the header above.
 #include "backend/cpu/rotate_rows.inc.h"
 // Stand on both.
+#include "backend/cpu/dequantize_rows.inc.h"
 #include "backend/cpu/quantize_rows.inc.h"
-#include "backend/cpu/scale_rows.inc.h"
 // Stands on both.
 #include "backend/cpu/product_tile.inc.h"
 // Stands on all three.
@@ -21,9 +21,6 @@ const QuantKernels kQuantKernelsAvx2 = {
     .rows = kRowKernels,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,
-    .odd_codes_bf16 = odd_codes_bf16,
-    .scale_bf16 = scale_bf16,
-    .scale_columns_bf16 = scale_columns_bf16,
 };
 
 }  // namespace quest

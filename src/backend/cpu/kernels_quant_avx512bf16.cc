@@ -8,8 +8,8 @@
 // The shared text stands on the names of the header above.
 #include "backend/cpu/rotate_rows.inc.h"
 // Stand on both.
+#include "backend/cpu/dequantize_rows.inc.h"
 #include "backend/cpu/quantize_rows.inc.h"
-#include "backend/cpu/scale_rows.inc.h"
 // Stands on both.
 #include "backend/cpu/product_tile.inc.h"
 // Stands on all three.
@@ -24,9 +24,6 @@ const QuantKernels kQuantKernelsAvx512Bf16 = {
     .rows = kRowKernels,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,
-    .odd_codes_bf16 = odd_codes_bf16,
-    .scale_bf16 = scale_bf16,
-    .scale_columns_bf16 = scale_columns_bf16,
 };
 
 }  // namespace quest

@@ -6,7 +6,6 @@
 #include "backend/cpu/transpose_avx512.h"
 #include "core/philox_constants.h"
 // Stands on the names above.
-#include "backend/cpu/put_lines.inc.h"
 
 namespace quest {
 namespace {
@@ -184,7 +183,7 @@ std::int32_t round(std::int8_t* codes, const GradientRow& row, const std::uint32
   return round_row<false>(codes, row, key, place, first);
 }
 
-// --- The transpose for tiles ---
+// --- The transpose ---
 
 /// 16 bytes of row i of a block from column j on, zeros where there is no value.
 template <bool whole>
@@ -196,9 +195,9 @@ inline __m128i load_bytes(const RoundedBlock& block, std::int64_t i, std::int64_
   return _mm_maskz_loadu_epi8(static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1), at);
 }
 
-/// 16 columns from j on as 16 rows of 64 bytes.
-template <bool whole>
-void put_tile(std::int8_t* tile, std::int32_t* sums, const RoundedBlock& block, std::int64_t j) {
+/// 16 columns from j on as rows of 64 bytes, each of which goes to put(row, bytes).
+template <bool whole, typename Put>
+void put_columns(std::int32_t* sums, const RoundedBlock& block, std::int64_t j, Put put) {
   // Four columns of four rows into each 128 bits, then their bytes next to each other.
   const __m512i columns = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512i bytes =
@@ -216,7 +215,7 @@ void put_tile(std::int8_t* tile, std::int32_t* sums, const RoundedBlock& block, 
   }
   transpose16(quads);
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(tile + 64 * i, quads[i]);
+  for (int i = 0; i < 16; ++i) put(i, quads[i]);
   const std::int64_t left = block.columns - j;
   const auto valid = static_cast<__mmask16>(left >= 16 ? 0xffffu : left > 0 ? (1u << left) - 1 : 0);
   const __m512i before = _mm512_maskz_loadu_epi32(valid, sums + j);
@@ -227,10 +226,29 @@ void put_tiles(std::int8_t* tiles, std::int64_t stride, std::int32_t* sums,
                const RoundedBlock& block) {
   for (std::int64_t j = 0; j < block.columns; j += 16) {
     std::int8_t* const tile = tiles + j / 32 * stride + j % 32 * 64;
+    const auto put = [tile](int i, __m512i bytes) { _mm512_storeu_si512(tile + 64 * i, bytes); };
     if (block.rows == 64 && block.columns - j >= 16) {
-      put_tile<true>(tile, sums, block, j);
+      put_columns<true>(sums, block, j, put);
     } else {
-      put_tile<false>(tile, sums, block, j);
+      put_columns<false>(sums, block, j, put);
+    }
+  }
+}
+
+void put_lines(std::int8_t* lines, std::int64_t stride, std::int32_t* sums,
+               const RoundedBlock& block) {
+  const __mmask64 rows = block.rows >= 64 ? ~__mmask64{0} : (__mmask64{1} << block.rows) - 1;
+  for (std::int64_t j = 0; j < block.columns; j += 16) {
+    std::int8_t* const line = lines + j * stride;
+    const std::int64_t left = block.columns - j;
+    if (block.rows == 64 && left >= 16) {
+      put_columns<true>(sums, block, j, [=](int i, __m512i bytes) {
+        _mm512_storeu_si512(line + i * stride, bytes);
+      });
+    } else {
+      put_columns<false>(sums, block, j, [=](int i, __m512i bytes) {
+        if (i < left) _mm512_mask_storeu_epi8(line + i * stride, rows, bytes);
+      });
     }
   }
 }

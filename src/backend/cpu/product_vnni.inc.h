@@ -53,6 +53,32 @@ void pack_vnni_panel(std::uint8_t* panel, const std::int8_t* codes, std::int64_t
   }
 }
 
+void pack_vnni_panel_of_columns(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
+                                std::int64_t rows, std::int64_t columns) {
+  const auto valid = static_cast<__mmask32>(columns >= kVnniColumns ? ~0u : (1u << columns) - 1);
+  const __m256i offset = _mm256_maskz_mov_epi8(valid, _mm256_set1_epi8(-128));
+  for (std::int64_t k = 0; k < rows; k += 4, panel += 4 * kVnniColumns) {
+    const auto row = [&](std::int64_t i) {
+      if (k + i >= rows) return _mm256_setzero_si256();
+      const __m256i loaded = _mm256_maskz_loadu_epi8(valid, codes + (k + i) * stride);
+      return _mm256_xor_si256(loaded, offset);
+    };
+    const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
+    const __m256i ab_low = _mm256_unpacklo_epi8(a, b), ab_high = _mm256_unpackhi_epi8(a, b);
+    const __m256i cd_low = _mm256_unpacklo_epi8(c, d), cd_high = _mm256_unpackhi_epi8(c, d);
+    // Four columns in each 128 bits: of the first 16, and of the last.
+    const __m256i first = _mm256_unpacklo_epi16(ab_low, cd_low);
+    const __m256i second = _mm256_unpackhi_epi16(ab_low, cd_low);
+    const __m256i third = _mm256_unpacklo_epi16(ab_high, cd_high);
+    const __m256i fourth = _mm256_unpackhi_epi16(ab_high, cd_high);
+    auto* const out = reinterpret_cast<__m256i*>(panel);
+    _mm256_storeu_si256(out, _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(third, fourth, 0x20));
+    _mm256_storeu_si256(out + 2, _mm256_permute2x128_si256(first, second, 0x31));
+    _mm256_storeu_si256(out + 3, _mm256_permute2x128_si256(third, fourth, 0x31));
+  }
+}
+
 /// The same 4 bytes in every lane.
 inline __m512i splat_group(const std::uint8_t* p) {
   std::int32_t group;
@@ -276,6 +302,7 @@ constexpr ProductKernels kVnniProduct = {
     .row_block_bytes = 256 << 10,
     .reads_codes = true,
     .pack_panel = pack_vnni_panel,
+    .pack_panel_of_columns = pack_vnni_panel_of_columns,
     .pack_row = pack_vnni_row,
     .pack_integers = pack_vnni_row,
     .strip = vnni_strip,

@@ -87,6 +87,7 @@ constexpr ProductKernels kWordsProduct = {
     .row_block_bytes = 256 << 10,
     .reads_codes = false,
     .pack_panel = pack_words_panel,
+    .pack_panel_of_columns = nullptr,
     .pack_row = pack_words_row,
     .pack_integers = pack_words_integers,
     .strip = words_strip,

@@ -61,11 +61,15 @@ struct ProductKernels {
   std::int32_t group_values;     ///< values of K in a group
   std::int32_t group_bytes;      ///< bytes of a group of one row
   std::int64_t row_block_bytes;  ///< of x, which stay in a cache while all panels of w pass by
-  bool reads_codes;              ///< x needs no packing where group_values divides K
+  bool reads_codes;              ///< x and integers need no packing where group_values divides K
   /// panel [groups * panel_columns * group_bytes] = codes of `rows` <= panel_columns rows of w in
   /// the order in which `strip` reads them, zeros where there is no row or no column.
   void (*pack_panel)(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
                      std::int64_t rows, std::int64_t columns);
+  /// The same panel from the transpose of those codes, `rows` of `columns` <= panel_columns; null
+  /// where they must be transposed first.
+  void (*pack_panel_of_columns)(std::uint8_t* panel, const std::int8_t* codes, std::int64_t stride,
+                                std::int64_t rows, std::int64_t columns);
   /// out [groups * group_bytes] = one row of x.
   void (*pack_row)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   /// The same for a row of integers g instead of codes: `strip` then makes
@@ -88,13 +92,6 @@ struct QuantKernels {
   /// to = ((codes + 1/2) step) H.
   void (*dequantize_row)(const RotatedRow& to, const std::int8_t* codes, float step,
                          std::int64_t columns, std::int64_t block);
-  /// out[0..count) = 2 codes + 1, which bf16 holds exactly; out are bf16 bits.
-  void (*odd_codes_bf16)(std::uint16_t* out, const std::int8_t* codes, std::int64_t count);
-  /// out[0..count) = x * scale, bf16 bits.
-  void (*scale_bf16)(std::uint16_t* out, const std::uint16_t* x, float scale, std::int64_t count);
-  /// out[j] = x[j] * scales[j] for j in [0, count), bf16 bits times f32.
-  void (*scale_columns_bf16)(std::uint16_t* out, const std::uint16_t* x, const float* scales,
-                             std::int64_t count);
 };
 
 /// Those for `isa`; they may run only where available_isas() holds it.

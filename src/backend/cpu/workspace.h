@@ -13,8 +13,8 @@ namespace quest {
 class Workspace {
  public:
   /// One name a purpose, so that buffers which are in use together do not overlap. The quantized
-  /// gradients hold kOperandA and kOperandB while they call the dense products, which therefore
-  /// take slots of their own.
+  /// gradients hold kOperandB while they call the dense products, which therefore take slots of
+  /// their own.
   enum class Slot : std::uint8_t {
     kRows,
     kPackedWeights,

@@ -1,4 +1,4 @@
-// CpuBackend: attention in bf16 where the instruction set has tiles, cut into tasks for threads.
+// CpuBackend: attention in bf16 where there are kernels of its own, cut into tasks for threads.
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
@@ -46,14 +46,16 @@ std::int64_t cuts_of(int threads, std::int64_t groups, std::int64_t most) {
 const AttentionKernels* attention_kernels(Isa isa) {
 #if defined(__x86_64__)
   static const AttentionKernels amx{kAttentionForwardAmx, kAttentionBackwardAmx};
+  static const AttentionKernels vectors{kAttentionForwardAvx512Bf16, kAttentionBackwardAvx512Bf16};
   if (isa == Isa::kAmx) return &amx;
+  if (isa == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16")) return &vectors;
 #endif
   static_cast<void>(isa);
   return nullptr;
 }
 
-void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out, Tensor log_sums,
-                                    Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
+void CpuBackend::attention_in_bf16(const AttentionKernels& kernels, Tensor out, Tensor log_sums,
+                                   Tensor q, Tensor k, Tensor v, const AttentionShape& shape) {
   const std::int64_t bytes = kernels.forward.bytes(shape.key_length, shape.head_dim);
   std::byte* const memory =
       workspace_.bytes(Workspace::Slot::kAttention, static_cast<std::size_t>(bytes * threads_));
@@ -89,10 +91,10 @@ void CpuBackend::attention_on_tiles(const AttentionKernels& kernels, Tensor out,
   });
 }
 
-void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kernel,
-                                             const AttentionGradients& d, Tensor d_out, Tensor q,
-                                             Tensor k, Tensor v, Tensor out, Tensor log_sums,
-                                             const AttentionShape& shape) {
+void CpuBackend::attention_backward_in_bf16(const AttentionBackwardKernel& kernel,
+                                            const AttentionGradients& d, Tensor d_out, Tensor q,
+                                            Tensor k, Tensor v, Tensor out, Tensor log_sums,
+                                            const AttentionShape& shape) {
   const std::int64_t length = shape.query_length, groups = shape.batch * shape.kv_heads;
   const std::int64_t heads = shape.heads / shape.kv_heads, parts = backward_parts(shape);
   const std::int64_t bytes = kernel.bytes(shape.key_length, shape.head_dim);
@@ -104,8 +106,7 @@ void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kern
   // A task packs queries for itself, so the parts of a group are spread only where groups are few.
   // The first parts, which have the most to do, come first.
   const std::int64_t cuts = cuts_of(threads_, groups, parts);
-  share_out(threads_, groups * cuts, [&](std::int64_t item, int thread) {
-    const std::int64_t cut = item / groups, index = item % groups;
+  const auto task_of = [&](std::int64_t cut, std::int64_t index) {
     const std::int64_t b = index / shape.kv_heads, kv_head = index % shape.kv_heads;
     const std::int64_t row = b * length, head = kv_head * heads;
     const std::int64_t column = head * shape.head_dim, key_column = kv_head * shape.head_dim;
@@ -126,6 +127,15 @@ void CpuBackend::attention_backward_on_tiles(const AttentionBackwardKernel& kern
     task.first_part = cut;
     task.part_step = cuts;
     if (parts > 1) task.d_q_sums = part_sums + index * parts * sums;
+    return task;
+  };
+  share_out(threads_, groups * cuts, [&](std::int64_t item, int thread) {
+    const std::int64_t cut = item / groups, index = item % groups;
+    AttentionBackward task = task_of(cut, index), next;
+    if (index + threads_ < groups) {
+      next = task_of(cut, index + threads_);
+      task.next = &next;
+    }
     task.scratch = reinterpret_cast<std::uint8_t*>(memory + bytes * thread);
     kernel.run(task);
   });
