@@ -191,21 +191,36 @@ void rope(Floats x, const float* cos, const float* sin, float sign, bool interle
 /// 1 / (1 + e^-x), roughly where the results become bf16.
 template <bool rough>
 QUEST_INLINE Vec sigmoid(Vec x) {
-  return reciprocal(1.0f + (rough ? rough_exponential_of_negative(x) : exponential(-x)));
+  return rough ? rough_sigmoid(x) : reciprocal(1.0f + exponential(-x));
 }
 
 // How far ahead of its use SwiGLU asks for what it reads: the CPU's own prefetching alone takes 8 %
 // longer from the third-level cache.
 constexpr std::int64_t kBytesAhead = 1024;
 
+template <bool rough>
+QUEST_INLINE Vec gated(Vec gate, Vec up) {
+  return gate * sigmoid<rough>(gate) * up;
+}
+
 template <bool bf16>
 void swiglu_of(Floats h, Floats gate, Floats up, std::int64_t count) {
+  std::int64_t done = 0;
+#if defined(__AVX512F__)
+  for (; bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) {
+    fetch_ahead(known<bf16>(gate), done, kBytesAhead);
+    fetch_ahead(known<bf16>(up), done, kBytesAhead);
+    const VecPair g = load_pair(gate, done), u = load_pair(up, done);
+    store_pair(h, done, {gated<bf16>(g.even, u.even), gated<bf16>(g.odd, u.odd)});
+  }
+#endif
   for_vectors(
-      count, QUEST_STEP {
-        fetch_ahead(known<bf16>(gate), i, kBytesAhead);
-        fetch_ahead(known<bf16>(up), i, kBytesAhead);
-        const Vec g = load(known<bf16>(gate), i, n);
-        store(known<bf16>(h), i, n, g * sigmoid<bf16>(g) * load(known<bf16>(up), i, n));
+      count - done, QUEST_STEP {
+        const std::int64_t at = done + i;
+        fetch_ahead(known<bf16>(gate), at, kBytesAhead);
+        fetch_ahead(known<bf16>(up), at, kBytesAhead);
+        store(known<bf16>(h), at, n,
+              gated<bf16>(load(known<bf16>(gate), at, n), load(known<bf16>(up), at, n)));
       });
 }
 
@@ -214,18 +229,43 @@ void swiglu(Floats h, Floats gate, Floats up, std::int64_t count) {
   (all_bf16 ? swiglu_of<true> : swiglu_of<false>)(h, gate, up, count);
 }
 
+struct GatedGradient {
+  Vec gate, up;
+};
+template <bool rough>
+QUEST_INLINE GatedGradient gated_gradient(Vec d, Vec g, Vec u) {
+  const Vec s = sigmoid<rough>(g), d_s = d * s;
+  return {d_s * u * fma(g, 1.0f - s, splat(1.0f)), d_s * g};
+}
+
 template <bool bf16>
 void swiglu_backward_of(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats up,
                         std::int64_t count) {
+  std::int64_t done = 0;
+  const auto fetch = [&](std::int64_t at) __attribute__((always_inline)) {
+    fetch_ahead(known<bf16>(gate), at, kBytesAhead);
+    fetch_ahead(known<bf16>(up), at, kBytesAhead);
+    fetch_ahead(known<bf16>(d_h), at, kBytesAhead);
+  };
+#if defined(__AVX512F__)
+  for (; bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) {
+    fetch(done);
+    const VecPair g = load_pair(gate, done), u = load_pair(up, done), d = load_pair(d_h, done);
+    const GatedGradient even = gated_gradient<bf16>(d.even, g.even, u.even);
+    const GatedGradient odd = gated_gradient<bf16>(d.odd, g.odd, u.odd);
+    store_pair(d_gate, done, {even.gate, odd.gate});
+    store_pair(d_up, done, {even.up, odd.up});
+  }
+#endif
   for_vectors(
-      count, QUEST_STEP {
-        fetch_ahead(known<bf16>(gate), i, kBytesAhead);
-        fetch_ahead(known<bf16>(up), i, kBytesAhead);
-        fetch_ahead(known<bf16>(d_h), i, kBytesAhead);
-        const Vec g = load(known<bf16>(gate), i, n), u = load(known<bf16>(up), i, n);
-        const Vec d = load(known<bf16>(d_h), i, n), s = sigmoid<bf16>(g);
-        store(known<bf16>(d_gate), i, n, d * u * s * fma(g, 1.0f - s, splat(1.0f)));
-        store(known<bf16>(d_up), i, n, d * g * s);
+      count - done, QUEST_STEP {
+        const std::int64_t at = done + i;
+        fetch(at);
+        const GatedGradient gradient =
+            gated_gradient<bf16>(load(known<bf16>(d_h), at, n), load(known<bf16>(gate), at, n),
+                                 load(known<bf16>(up), at, n));
+        store(known<bf16>(d_gate), at, n, gradient.gate);
+        store(known<bf16>(d_up), at, n, gradient.up);
       });
 }
 

@@ -114,20 +114,26 @@ QUEST_INLINE Vec exponential(Vec x) {
   return value * (Vec)power;
 }
 
-/// e^(-x) to 1e-5 of itself where that is below 1e37, for results that are rounded to bf16; more is
-/// cut to some 1e37.
-QUEST_INLINE Vec rough_exponential_of_negative(Vec x) {
+/// 1 / (1 + e^-x) to 1e-4 of itself where that is above 1e-37, for results that are rounded to
+/// bf16; less is cut to some 1e-38, and NaN may become any value.
+QUEST_INLINE Vec rough_sigmoid(Vec x) {
 #if defined(__AVX512F__)
-  const Vec t = min(splat(123.0f), x * -1.44269504f);
-  const Vec f = _mm512_reduce_ps(t, 0x09);  // t - floor(t)
-  Vec p = splat(0.01342668583690268f);
-  p = fma(p, f, splat(0.05224247170833203f));
-  p = fma(p, f, splat(0.24128020592890156f));
-  p = fma(p, f, splat(0.6930448447540519f));
+  // As whole numbers, positive floats keep their order, and negative ones without sign follow them:
+  // two minima on any vector unit cut both ends.
+  const __m512i below = _mm512_min_epi32((__m512i)x, (__m512i)splat(87.0f));
+  x = (Vec)_mm512_min_epu32(below, (__m512i)splat(-87.0f));
+  const Vec shifted = fma(x, splat(-1.44269504f), splat(12582912.0f));
+  const Vec f = fma(x, splat(-1.44269504f), 12582912.0f - shifted);
+  // 2^f for |f| <= 1/2, to 4e-6 of itself.
+  Vec p = splat(0.00966636837f);
+  p = fma(p, f, splat(0.0559219755f));
+  p = fma(p, f, splat(0.240223497f));
+  p = fma(p, f, splat(0.693121016f));
   p = fma(p, f, splat(1.0f));
-  return _mm512_scalef_ps(p, t);  // takes floor(t)
+  const Vec power = (Vec)((WordVec)p + ((WordVec)shifted << 23));
+  return _mm512_rcp14_ps(1.0f + power);
 #else
-  return exponential(-x);
+  return reciprocal(1.0f + exponential(-x));
 #endif
 }
 
@@ -283,6 +289,38 @@ QUEST_INLINE Vec load(const std::uint8_t* x, std::int64_t i, int count) {
 QUEST_INLINE void store(std::uint8_t* x, std::int64_t i, int count, Vec value) {
   store(reinterpret_cast<std::int8_t*>(x), i, count, value);
 }
+#if defined(__AVX512F__)
+/// Of 32 bf16 values the even ones and the odd ones: one operation a vector each, where widening in
+/// order takes two.
+struct VecPair {
+  Vec even, odd;
+};
+QUEST_INLINE VecPair load_pair(Floats x, std::int64_t i) {
+  const __m512i bits = _mm512_loadu_si512(static_cast<const std::uint16_t*>(x.data) + i);
+  return {(Vec)_mm512_slli_epi32(bits, 16),
+          (Vec)_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))};
+}
+QUEST_INLINE void store_pair(Floats x, std::int64_t i, VecPair values) {
+  auto* const to = static_cast<std::uint16_t*>(x.data) + i;
+#if defined(__AVX512BF16__)
+  // As in round_to_bf16; results that are 0 are fewer to look at than values.
+  const auto halves = (__m512i)_mm512_cvtne2ps_pbh(values.odd, values.even);
+  constexpr int kDenormal = 0x20;
+  if (__builtin_expect(_mm512_testn_epi16_mask(halves, _mm512_set1_epi16(0x7fff)) == 0, 1) ||
+      (_mm512_fpclass_ps_mask(values.even, kDenormal) |
+       _mm512_fpclass_ps_mask(values.odd, kDenormal)) == 0) {
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
+    return;
+  }
+#endif
+  const __m512i even = _mm512_cvtepu16_epi32((__m256i)round_to_bf16(values.even));
+  const __m512i odd = _mm512_cvtepu16_epi32((__m256i)round_to_bf16(values.odd));
+  _mm512_storeu_si512(to, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+}
+#endif
 /// x in the first `count` lanes, `other` in the rest.
 QUEST_INLINE Vec keep_first(int count, Vec x, float other) {
 #if defined(__AVX512F__)

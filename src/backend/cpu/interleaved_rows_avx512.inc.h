@@ -83,6 +83,7 @@ Rotated rotate_for_codes_interleaved(const RowCodes& to, FloatRow x, const RowRu
     F16 z[kVectors];
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; i += 2) {
+      __builtin_prefetch(values + k + 16 * i + kBytesFetchedAhead / 2, 0, 2);
       widen_interleaved(_mm512_loadu_si512(values + k + 16 * i), z[i], z[i + 1]);
     }
     squares.take(z);
