@@ -119,7 +119,7 @@ void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, 
       });
 }
 
-float rmsnorm(Floats y, const float* x, const float* weight, float epsilon, std::int64_t count) {
+float inverse_rms(const float* x, float epsilon, std::int64_t count) {
   Vec squares[4] = {};
   const std::int64_t fours = in_fours(count);
   for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
@@ -137,14 +137,23 @@ float rmsnorm(Floats y, const float* x, const float* weight, float epsilon, std:
       });
   const Vec total = (squares[0] + squares[1]) + (squares[2] + squares[3]);
   const float mean = horizontal_sum(total) / static_cast<float>(count);
-  const float rstd = 1.0f / __builtin_sqrtf(mean + epsilon);
-  for_vectors(
-      count, QUEST_STEP { store(y, i, n, load(x, i, n) * rstd * load(weight, i, n)); });
-  return rstd;
+  return 1.0f / __builtin_sqrtf(mean + epsilon);
 }
 
-void rmsnorm_backward(float* d_x, float* d_weight, Floats d_y, const float* x, const float* weight,
-                      float rstd, std::int64_t count) {
+void normalize(Floats y, const float* x, const float* weight, float rstd, std::int64_t count) {
+  const auto value = [&](std::int64_t i, int n) __attribute__((always_inline)) {
+    return load(x, i, n) * rstd * load(weight, i, n);
+  };
+  const std::int64_t pairs = y.is_bf16 ? in_pairs(count) : 0;
+  for (std::int64_t i = 0; i < pairs; i += 2 * kLanes) {
+    store_two(y, i, value(i, kLanes), value(i + kLanes, kLanes));
+  }
+  for_vectors(
+      count - pairs, QUEST_STEP { store(y, pairs + i, n, value(pairs + i, n)); });
+}
+
+void rmsnorm_backward(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
+                      const float* weight, float rstd, std::int64_t count) {
   Vec projections{};
   for_vectors(
       count, QUEST_STEP {
@@ -154,11 +163,23 @@ void rmsnorm_backward(float* d_x, float* d_weight, Floats d_y, const float* x, c
         store(d_weight, i, n, load(d_weight, i, n) + gradient);
       });
   const float projection = horizontal_sum(projections) / static_cast<float>(count);
+  const auto added = [&](std::int64_t i, int n) __attribute__((always_inline)) {
+    const Vec along = load(x, i, n) * (rstd * projection);
+    const Vec gradient = fma(load(d_y, i, n), load(weight, i, n), -along);
+    const Vec sum = fma(splat(rstd), gradient, load(d_x, i, n));
+    store(d_x, i, n, sum);
+    return sum;
+  };
+  const bool rounds = rounded.data != nullptr;
+  const std::int64_t pairs = rounds && rounded.is_bf16 ? in_pairs(count) : 0;
+  for (std::int64_t i = 0; i < pairs; i += 2 * kLanes) {
+    const Vec low = added(i, kLanes), high = added(i + kLanes, kLanes);
+    store_two(rounded, i, low, high);
+  }
   for_vectors(
-      count, QUEST_STEP {
-        const Vec along = load(x, i, n) * (rstd * projection);
-        const Vec gradient = fma(load(d_y, i, n), load(weight, i, n), -along);
-        store(d_x, i, n, fma(splat(rstd), gradient, load(d_x, i, n)));
+      count - pairs, QUEST_STEP {
+        const Vec sum = added(pairs + i, n);
+        if (rounds) store(rounded, pairs + i, n, sum);
       });
 }
 
@@ -175,6 +196,14 @@ void rope(Floats x, const float* cos, const float* sin, float sign, bool interle
             store(x, first + half + i, n, a * s + b * c);
             return;
           }
+#if defined(__AVX512F__)
+          if (x.is_bf16 && n == kLanes) {
+            const VecPair both = load_pair(x, first + 2 * i);
+            store_pair(x, first + 2 * i,
+                       {both.even * c - both.odd * s, both.even * s + both.odd * c});
+            return;
+          }
+#endif
           // Two vectors of pairs: the lanes of n pairs are split between them.
           const int n0 = 2 * n < kLanes ? 2 * n : kLanes;
           const int n1 = 2 * n - n0;
@@ -370,7 +399,8 @@ constexpr FloatKernels kKernels = {
     .sum_squares = sum_squares,
     .adamw = adamw,
     .adamw_codes = adamw_codes,
-    .rmsnorm = rmsnorm,
+    .inverse_rms = inverse_rms,
+    .normalize = normalize,
     .rmsnorm_backward = rmsnorm_backward,
     .rope = rope,
     .swiglu = swiglu,

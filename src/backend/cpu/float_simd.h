@@ -114,7 +114,7 @@ QUEST_INLINE Vec exponential(Vec x) {
   return value * (Vec)power;
 }
 
-/// 1 / (1 + e^-x) to 1e-4 of itself where that is above 1e-37, for results that are rounded to
+/// 1 / (1 + e^-x) to 7e-5 of itself where that is above 1e-37, for results that are rounded to
 /// bf16; less is cut to some 1e-38, and NaN may become any value.
 QUEST_INLINE Vec rough_sigmoid(Vec x) {
 #if defined(__AVX512F__)
@@ -139,12 +139,20 @@ QUEST_INLINE Vec rough_sigmoid(Vec x) {
 
 /// Lanes added up in a fixed order.
 QUEST_INLINE float horizontal_sum(Vec x) {
+#if defined(__AVX512F__)
+  // As below, in registers.
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float lanes[kLanes];
   __builtin_memcpy(lanes, &x, sizeof x);
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
+#endif
 }
 QUEST_INLINE float horizontal_max(Vec x) {
   float largest = x[0];
@@ -289,6 +297,28 @@ QUEST_INLINE Vec load(const std::uint8_t* x, std::int64_t i, int count) {
 QUEST_INLINE void store(std::uint8_t* x, std::int64_t i, int count, Vec value) {
   store(reinterpret_cast<std::int8_t*>(x), i, count, value);
 }
+#if defined(__AVX512BF16__)
+/// Both as the CPU converts them; whether that is as round_to_bf16 does, which results of 0 tell
+/// apart at half the price of values.
+QUEST_INLINE bool converted_exactly(__m512i& halves, Vec low, Vec high) {
+  constexpr int kDenormal = 0x20;
+  halves = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  return __builtin_expect(_mm512_testn_epi16_mask(halves, _mm512_set1_epi16(0x7fff)) == 0, 1) ||
+         (_mm512_fpclass_ps_mask(low, kDenormal) | _mm512_fpclass_ps_mask(high, kDenormal)) == 0;
+}
+#endif
+/// Two whole vectors of bf16, the second after the first.
+QUEST_INLINE void store_two(Floats x, std::int64_t i, Vec low, Vec high) {
+#if defined(__AVX512BF16__)
+  __m512i halves;
+  if (converted_exactly(halves, low, high)) {
+    return _mm512_storeu_si512(static_cast<std::uint16_t*>(x.data) + i, halves);
+  }
+#endif
+  store({x.data, true}, i, kLanes, low);
+  store({x.data, true}, i + kLanes, kLanes, high);
+}
+
 #if defined(__AVX512F__)
 /// Of 32 bf16 values the even ones and the odd ones: one operation a vector each, where widening in
 /// order takes two.
@@ -303,17 +333,12 @@ QUEST_INLINE VecPair load_pair(Floats x, std::int64_t i) {
 QUEST_INLINE void store_pair(Floats x, std::int64_t i, VecPair values) {
   auto* const to = static_cast<std::uint16_t*>(x.data) + i;
 #if defined(__AVX512BF16__)
-  // As in round_to_bf16; results that are 0 are fewer to look at than values.
-  const auto halves = (__m512i)_mm512_cvtne2ps_pbh(values.odd, values.even);
-  constexpr int kDenormal = 0x20;
-  if (__builtin_expect(_mm512_testn_epi16_mask(halves, _mm512_set1_epi16(0x7fff)) == 0, 1) ||
-      (_mm512_fpclass_ps_mask(values.even, kDenormal) |
-       _mm512_fpclass_ps_mask(values.odd, kDenormal)) == 0) {
+  __m512i halves;
+  if (converted_exactly(halves, values.even, values.odd)) {
     const __m512i order =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
-    return;
+    return _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
   }
 #endif
   const __m512i even = _mm512_cvtepu16_epi32((__m256i)round_to_bf16(values.even));
@@ -338,6 +363,11 @@ QUEST_INLINE void for_vectors(std::int64_t count, Step step) {
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) step(i, kLanes);
   if (i < count) step(i, static_cast<int>(count - i));
+}
+
+/// How many of `count` values fill two vectors in a row, over and over.
+QUEST_INLINE std::int64_t in_pairs(std::int64_t count) {
+  return count / (2 * kLanes) * (2 * kLanes);
 }
 
 /// How many of `count` values fill four vectors in a row, over and over.
