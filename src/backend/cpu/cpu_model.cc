@@ -75,10 +75,23 @@ void CpuBackend::embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) {
 }
 
 void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) {
-  for_each_row(threads_, x.rows(), x.cols(), [&](std::int64_t r) {
-    rstd.as<float>()[r] = float_kernels_.rmsnorm(row_of(y, r), x.row<float>(r), weight.as<float>(),
-                                                 epsilon, x.cols());
-  });
+  const FloatKernels& kernels = float_kernels_;
+  float* const inverses = rstd.as<float>();
+  parallel_for(
+      threads_, x.rows(), row_grain(x.cols()), [&](std::int64_t begin, std::int64_t end, int) {
+        // A row is written once the squares of the next are taken: its root and division, which
+        // wait for one another, then have other work beside them.
+        const auto inverse_rms = [&](std::int64_t r) {
+          return kernels.inverse_rms(x.row<float>(r), epsilon, x.cols());
+        };
+        float inverse = inverse_rms(begin);
+        for (std::int64_t r = begin; r < end; ++r) {
+          const float next = r + 1 < end ? inverse_rms(r + 1) : 0.0f;
+          inverses[r] = inverse;
+          kernels.normalize(row_of(y, r), x.row<float>(r), weight.as<float>(), inverse, x.cols());
+          inverse = next;
+        }
+      });
 }
 
 void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, Tensor d_y, Tensor x,
@@ -92,10 +105,10 @@ void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, T
       std::fill(block_sums, block_sums + cols, 0.0f);
       const std::int64_t last = std::min((block + 1) * kNormBlock, x.rows());
       for (std::int64_t r = block * kNormBlock; r < last; ++r) {
-        float_kernels_.rmsnorm_backward(d_x.row<float>(r), block_sums, row_of(d_y, r),
+        const Floats rounded_row = rounded ? row_of(rounded, r) : Floats{};
+        float_kernels_.rmsnorm_backward(d_x.row<float>(r), rounded_row, block_sums, row_of(d_y, r),
                                         x.row<float>(r), weight.as<float>(), rstd.as<float>()[r],
                                         cols);
-        if (rounded) float_kernels_.cast(row_of(rounded, r), row_of(d_x, r), cols);
       }
     }
   });

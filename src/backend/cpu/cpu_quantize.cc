@@ -63,32 +63,34 @@ void CpuBackend::quantize_each_row(const QuantizedRows& rows, const RowQuantizer
   const QuantKernels& kernels = quant_kernels(isa_);
   const RowRule rule = make_rule(quantizer, columns);
   const ScratchRows scratch(workspace_, 2 * threads_, columns);
-  // A row's codes are made once the next row is rotated: the CPU takes the step's root and
-  // divisions, which nothing else waits for then, along with that.
-  struct Rotated {
-    RowCodes to;
-    CodeScale scale;
-  };
-  const auto rotate = [&](std::int64_t r, int thread) {
+  // A row's codes are made once the next row is rotated, and its scale once the codes before are
+  // made: roots and divisions, each of which waits for the one before, then have other work beside
+  // them.
+  const auto row_codes = [&](std::int64_t r, int thread) {
     RowCodes to{};
     to.codes = rows.codes.row<std::int8_t>(r);
     to.mask = rows.mask ? rows.mask.row<std::uint8_t>(r) : nullptr;
     to.step = rows.steps.as<float>() + r;
     to.code_sum = rows.code_sums.as<std::int32_t>() + r;
     to.rotated = scratch.row(2 * thread + static_cast<int>(r % 2));
-    return Rotated{to, kernels.rows.rotate_for_codes(to, source(r, thread), rule)};
+    return to;
   };
+  const RowKernels& row_kernels = kernels.rows;
   parallel_for(threads_, rows.codes.rows(), quantize_grain(columns),
                [&](std::int64_t begin, std::int64_t end, int thread) {
-                 kernels.rows.begin();
-                 Rotated row = rotate(begin, thread);
-                 for (std::int64_t r = begin + 1; r < end; ++r) {
-                   const Rotated next = rotate(r, thread);
-                   kernels.rows.codes_of_rotated(row.to, rule, row.scale);
-                   row = next;
+                 row_kernels.begin();
+                 RowCodes to{};
+                 CodeScale scale{};
+                 for (std::int64_t r = begin; r < end; ++r) {
+                   const RowCodes next = row_codes(r, thread);
+                   const Rotated rotated =
+                       row_kernels.rotate_for_codes(next, source(r, thread), rule);
+                   if (r > begin) row_kernels.codes_of_rotated(to, rule, scale);
+                   scale = row_kernels.code_scale(next, rule, rotated);
+                   to = next;
                  }
-                 kernels.rows.codes_of_rotated(row.to, rule, row.scale);
-                 kernels.rows.end();
+                 row_kernels.codes_of_rotated(to, rule, scale);
+                 row_kernels.end();
                });
 }
 
@@ -103,8 +105,10 @@ void CpuBackend::quantize_rows(const QuantizedRows& rows, Tensor x, const RowQua
 void CpuBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                   Tensor weight, float epsilon, const RowQuantizer& quantizer) {
   quantize_each_row(rows, quantizer, [&](std::int64_t r, int thread) {
-    rstd.as<float>()[r] = float_kernels_.rmsnorm(row_of(y, thread), x.row<float>(r),
-                                                 weight.as<float>(), epsilon, x.cols());
+    const float inverse = float_kernels_.inverse_rms(x.row<float>(r), epsilon, x.cols());
+    rstd.as<float>()[r] = inverse;
+    float_kernels_.normalize(row_of(y, thread), x.row<float>(r), weight.as<float>(), inverse,
+                             x.cols());
     return float_row(y, thread);
   });
 }

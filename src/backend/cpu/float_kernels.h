@@ -57,11 +57,12 @@ struct FloatKernels {
   void (*adamw_codes)(float* parameter, CodedMoments moments, const float* gradient,
                       std::int64_t count, const AdamWFactors* factors);
 
-  /// Returns rstd.
-  float (*rmsnorm)(Floats y, const float* x, const float* weight, float epsilon,
-                   std::int64_t count);
-  /// d_x += ..., d_weight += ....
-  void (*rmsnorm_backward)(float* d_x, float* d_weight, Floats d_y, const float* x,
+  /// 1 / sqrt(the mean square of x + epsilon).
+  float (*inverse_rms)(const float* x, float epsilon, std::int64_t count);
+  /// y = x * rstd * weight.
+  void (*normalize)(Floats y, const float* x, const float* weight, float rstd, std::int64_t count);
+  /// d_x += ..., d_weight += ...; rounded = d_x, unless its data is null.
+  void (*rmsnorm_backward)(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
                            const float* weight, float rstd, std::int64_t count);
   /// Turns the pairs of `heads` heads of 2 * half values each; sin times `sign`.
   void (*rope)(Floats x, const float* cos, const float* sin, float sign, bool interleaved,

@@ -114,31 +114,45 @@ QUEST_INLINE Vec exponential(Vec x) {
   return value * (Vec)power;
 }
 
-/// e^(-x) to 1e-5 of itself where that is below 1e37, for results that are rounded to bf16; more is
-/// cut to some 1e37.
-QUEST_INLINE Vec rough_exponential_of_negative(Vec x) {
+/// 1 / (1 + e^-x) to 7e-5 of itself where that is above 1e-37, for results that are rounded to
+/// bf16; less is cut to some 1e-38, and NaN may become any value.
+QUEST_INLINE Vec rough_sigmoid(Vec x) {
 #if defined(__AVX512F__)
-  const Vec t = min(splat(123.0f), x * -1.44269504f);
-  const Vec f = _mm512_reduce_ps(t, 0x09);  // t - floor(t)
-  Vec p = splat(0.01342668583690268f);
-  p = fma(p, f, splat(0.05224247170833203f));
-  p = fma(p, f, splat(0.24128020592890156f));
-  p = fma(p, f, splat(0.6930448447540519f));
+  // As whole numbers, positive floats keep their order, and negative ones without sign follow them:
+  // two minima on any vector unit cut both ends.
+  const __m512i below = _mm512_min_epi32((__m512i)x, (__m512i)splat(87.0f));
+  x = (Vec)_mm512_min_epu32(below, (__m512i)splat(-87.0f));
+  const Vec shifted = fma(x, splat(-1.44269504f), splat(12582912.0f));
+  const Vec f = fma(x, splat(-1.44269504f), 12582912.0f - shifted);
+  // 2^f for |f| <= 1/2, to 4e-6 of itself.
+  Vec p = splat(0.00966636837f);
+  p = fma(p, f, splat(0.0559219755f));
+  p = fma(p, f, splat(0.240223497f));
+  p = fma(p, f, splat(0.693121016f));
   p = fma(p, f, splat(1.0f));
-  return _mm512_scalef_ps(p, t);  // takes floor(t)
+  const Vec power = (Vec)((WordVec)p + ((WordVec)shifted << 23));
+  return _mm512_rcp14_ps(1.0f + power);
 #else
-  return exponential(-x);
+  return reciprocal(1.0f + exponential(-x));
 #endif
 }
 
 /// Lanes added up in a fixed order.
 QUEST_INLINE float horizontal_sum(Vec x) {
+#if defined(__AVX512F__)
+  // As below, in registers.
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float lanes[kLanes];
   __builtin_memcpy(lanes, &x, sizeof x);
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
+#endif
 }
 QUEST_INLINE float horizontal_max(Vec x) {
   float largest = x[0];
@@ -283,6 +297,55 @@ QUEST_INLINE Vec load(const std::uint8_t* x, std::int64_t i, int count) {
 QUEST_INLINE void store(std::uint8_t* x, std::int64_t i, int count, Vec value) {
   store(reinterpret_cast<std::int8_t*>(x), i, count, value);
 }
+#if defined(__AVX512BF16__)
+/// Both as the CPU converts them; whether that is as round_to_bf16 does, which results of 0 tell
+/// apart at half the price of values.
+QUEST_INLINE bool converted_exactly(__m512i& halves, Vec low, Vec high) {
+  constexpr int kDenormal = 0x20;
+  halves = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  return __builtin_expect(_mm512_testn_epi16_mask(halves, _mm512_set1_epi16(0x7fff)) == 0, 1) ||
+         (_mm512_fpclass_ps_mask(low, kDenormal) | _mm512_fpclass_ps_mask(high, kDenormal)) == 0;
+}
+#endif
+/// Two whole vectors of bf16, the second after the first.
+QUEST_INLINE void store_two(Floats x, std::int64_t i, Vec low, Vec high) {
+#if defined(__AVX512BF16__)
+  __m512i halves;
+  if (converted_exactly(halves, low, high)) {
+    return _mm512_storeu_si512(static_cast<std::uint16_t*>(x.data) + i, halves);
+  }
+#endif
+  store({x.data, true}, i, kLanes, low);
+  store({x.data, true}, i + kLanes, kLanes, high);
+}
+
+#if defined(__AVX512F__)
+/// Of 32 bf16 values the even ones and the odd ones: one operation a vector each, where widening in
+/// order takes two.
+struct VecPair {
+  Vec even, odd;
+};
+QUEST_INLINE VecPair load_pair(Floats x, std::int64_t i) {
+  const __m512i bits = _mm512_loadu_si512(static_cast<const std::uint16_t*>(x.data) + i);
+  return {(Vec)_mm512_slli_epi32(bits, 16),
+          (Vec)_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))};
+}
+QUEST_INLINE void store_pair(Floats x, std::int64_t i, VecPair values) {
+  auto* const to = static_cast<std::uint16_t*>(x.data) + i;
+#if defined(__AVX512BF16__)
+  __m512i halves;
+  if (converted_exactly(halves, values.even, values.odd)) {
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
+  }
+#endif
+  const __m512i even = _mm512_cvtepu16_epi32((__m256i)round_to_bf16(values.even));
+  const __m512i odd = _mm512_cvtepu16_epi32((__m256i)round_to_bf16(values.odd));
+  _mm512_storeu_si512(to, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+}
+#endif
 /// x in the first `count` lanes, `other` in the rest.
 QUEST_INLINE Vec keep_first(int count, Vec x, float other) {
 #if defined(__AVX512F__)
@@ -300,6 +363,11 @@ QUEST_INLINE void for_vectors(std::int64_t count, Step step) {
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) step(i, kLanes);
   if (i < count) step(i, static_cast<int>(count - i));
+}
+
+/// How many of `count` values fill two vectors in a row, over and over.
+QUEST_INLINE std::int64_t in_pairs(std::int64_t count) {
+  return count / (2 * kLanes) * (2 * kLanes);
 }
 
 /// How many of `count` values fill four vectors in a row, over and over.

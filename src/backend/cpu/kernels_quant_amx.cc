@@ -111,7 +111,7 @@ double sum_of_squares(const std::uint16_t* x, std::int64_t columns) {
   return _mm512_reduce_add_pd(_mm512_add_pd(total.lo, total.hi));
 }
 
-CodeScale rotate_for_codes_amx(const RowCodes& to, FloatRow x, const RowRule& rule) {
+Rotated rotate_for_codes_amx(const RowCodes& to, FloatRow x, const RowRule& rule) {
   constexpr double kNearlyNothing = 0x1p-100;  // tiles lose values below 2^-126
   if (!x.bf16 || rule.block != kBlock) return rotate_for_codes(to, x, rule);
   const auto* const values = static_cast<const std::uint16_t*>(x.data);
@@ -123,9 +123,7 @@ CodeScale rotate_for_codes_amx(const RowCodes& to, FloatRow x, const RowRule& ru
   asm volatile("" ::: "memory");  // tiles are stored behind the compiler's back
   const double square_sum = sum_of_squares(values, rule.columns);
   if (square_sum < kNearlyNothing) return rotate_for_codes(to, x, rule);
-  CodeScale scale = code_scale(to, rule, square_sum);
-  scale.half_rotated = true;
-  return scale;
+  return {rms_of(square_sum, rule), RotatedAs::kHalf};
 }
 
 template <MaskBy kMask>
@@ -142,12 +140,17 @@ void make_codes_amx(const RowCodes& to, const RowRule& rule, const CodeScale& sc
 }
 
 void codes_of_rotated_amx(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
-  if (!scale.half_rotated || scale.mask_by == MaskBy::kBroken) {
-    return codes_of_rotated(to, rule, scale);
+  if (scale.rotated_as == RotatedAs::kWhole) return codes_of_rotated(to, rule, scale);
+  switch (scale.mask_by) {
+    case MaskBy::kNothing:
+      return make_codes_amx<MaskBy::kNothing>(to, rule, scale);
+    case MaskBy::kCells:
+      return make_codes_amx<MaskBy::kCells>(to, rule, scale);
+    case MaskBy::kBound:
+      return make_codes_amx<MaskBy::kBound>(to, rule, scale);
+    case MaskBy::kBroken:
+      return fill_broken_row(to, rule.columns);
   }
-  if (scale.mask_by == MaskBy::kCells) return make_codes_amx<MaskBy::kCells>(to, rule, scale);
-  if (scale.mask_by == MaskBy::kBound) return make_codes_amx<MaskBy::kBound>(to, rule, scale);
-  make_codes_amx<MaskBy::kNothing>(to, rule, scale);
 }
 
 /// out [128] = (or +=, where kAdd) the finished block of z, as bf16; denormal values become 0.
@@ -227,6 +230,7 @@ const RowKernels kRowKernelsAmx = {
     .begin = begin,
     .end = end,
     .rotate_for_codes = rotate_for_codes_amx,
+    .code_scale = code_scale,
     .codes_of_rotated = codes_of_rotated_amx,
     .rotate_row = rotate_row_amx,
 };

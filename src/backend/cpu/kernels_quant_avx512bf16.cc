@@ -10,6 +10,8 @@
 // Stand on both.
 #include "backend/cpu/dequantize_rows.inc.h"
 #include "backend/cpu/quantize_rows.inc.h"
+// Stands on all of them.
+#include "backend/cpu/interleaved_rows_avx512.inc.h"
 // Stands on both.
 #include "backend/cpu/product_tile.inc.h"
 // Stands on all three.
@@ -21,8 +23,8 @@ const QuantKernels kQuantKernelsAvx512Bf16 = {
     .product = kVnniProduct,
     .rounding = &kRoundingAvx512,
     .tiles = nullptr,
-    .rows = kRowKernels,
-    .rotate_row = rotate_row,
+    .rows = kInterleavedRowKernels,
+    .rotate_row = rotate_row_interleaved,
     .dequantize_row = dequantize_row,
 };
 

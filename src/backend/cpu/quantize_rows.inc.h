@@ -80,38 +80,53 @@ inline MaskBy mask_by(const RowCodes& to, const RowRule& rule, double rms) {
   return by_cells ? MaskBy::kCells : MaskBy::kBound;
 }
 
-/// Step and scale of a row whose squares have this sum.
-CodeScale code_scale(const RowCodes& to, const RowRule& rule, double square_sum) {
+/// Rotated::rms of a row whose squares have this sum.
+inline double rms_of(double square_sum, const RowRule& rule) {
   const double mean_square = square_sum / static_cast<double>(rule.columns);
-  if (!(mean_square <= 3.4e38)) {
-    *to.step = __builtin_nanf("");
-    return {0.0f, 0.0f, MaskBy::kBroken, false};
+  return mean_square <= 3.4e38 ? __builtin_sqrt(mean_square) : __builtin_nan("");
+}
+/// The same from sums over parts of it.
+inline double rms_of(double (&sums)[16], const RowRule& rule) {
+#pragma GCC unroll 4
+  for (int half = 8; half >= 1; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
   }
-  const double rms = __builtin_sqrt(mean_square);
+  return rms_of(sums[0], rule);
+}
+
+CodeScale code_scale(const RowCodes& to, const RowRule& rule, Rotated rotated) {
+  if (rotated.rms != rotated.rms) {
+    *to.step = __builtin_nanf("");
+    return {0.0f, 0.0f, MaskBy::kBroken, rotated.as};
+  }
+  const double rms = rotated.rms;
   const double step = 2.0 / (rule.max_code - rule.min_code) * (rule.alpha * rms + rule.epsilon);
   const double scale = block_scale(rule.block);
   *to.step = static_cast<float>(step);
   return {static_cast<float>(scale / step), static_cast<float>(mask_bound(rule, rms) / scale),
-          mask_by(to, rule, rms), false};
+          mask_by(to, rule, rms), rotated.as};
 }
 
-/// Leaves the row's unnormalized transform in to.rotated; returns the sum of the row's squares.
+/// Leaves the row's unnormalized transform in to.rotated; returns the row's rms.
 template <typename Source>
 double rotate_and_square(const RowCodes& to, const Source& source, const RowRule& rule) {
   Squares<Source::kExactSquares> squares;
   rotate_up_to_128(source, PlainSink{to.rotated}, squares, rule.columns, rule.block);
-  return squares.sum();
+  double sums[16];
+  store_d16(sums, squares.total);
+  return rms_of(sums, rule);
 }
 
-CodeScale rotate_for_codes(const RowCodes& to, FloatRow x, const RowRule& rule) {
+Rotated rotate_for_codes(const RowCodes& to, FloatRow x, const RowRule& rule) {
   for (std::int64_t k = rule.columns / 64 * 64; k < scratch_columns(rule.columns); ++k) {
     to.rotated[k] = 0.0f;
   }
-  const double square_sum =
+  const double rms =
       x.bf16 ? rotate_and_square(to, BF16Source{static_cast<const std::uint16_t*>(x.data)}, rule)
              : rotate_and_square(to, F32Source{static_cast<const float*>(x.data)}, rule);
   if (rule.block > 128) rotate_beyond_128(to.rotated, rule.columns, rule.block);
-  return code_scale(to, rule, square_sum);
+  return {rms, RotatedAs::kWhole};
 }
 
 void codes_of_rotated(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
@@ -133,6 +148,7 @@ void nothing() {}
     .begin = nothing,
     .end = nothing,
     .rotate_for_codes = rotate_for_codes,
+    .code_scale = code_scale,
     .codes_of_rotated = codes_of_rotated,
     .rotate_row = rotate_row,
 };

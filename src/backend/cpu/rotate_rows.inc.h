@@ -6,12 +6,20 @@ namespace {
 
 // --- Where a row comes from ---
 
+// Rows are fetched into the second-level cache this far ahead. Where the steps of several rows
+// alternate, the CPU's own prefetching loses the order of addresses: without, quantizing rows from
+// memory takes up to a quarter longer.
+constexpr std::int64_t kBytesFetchedAhead = 8192;
+
 /// `load` gives 16 values from column k on; `load_part` the first n of them, then zeros. Squares
 /// are exact in f32 where a value has half its digits, as bf16 does.
 struct F32Source {
   static constexpr bool kExactSquares = false;
   const float* x;
-  F16 load(std::int64_t k) const { return load16(x + k); }
+  F16 load(std::int64_t k) const {
+    __builtin_prefetch(x + k + kBytesFetchedAhead / 4, 0, 2);
+    return load16(x + k);
+  }
   F16 load_part(std::int64_t k, std::int64_t n) const {
     float values[16] = {};
     for (std::int64_t i = 0; i < n; ++i) values[i] = x[k + i];
@@ -110,28 +118,28 @@ inline void transform_lanes(F16 (&x)[vectors]) {
   }
 }
 
-/// Sums of squares: f32 over a group, f64 over groups.
+/// Sums of squares: f32 over a group, f64 over groups. Exact squares in two sums, of every second
+/// vector: where the values of two vectors lie mixed in one (interleaved_rows_avx512.inc.h), these
+/// are its halves.
 template <bool exact>
 struct Squares {
   D16 total = zero_d16();
   template <int vectors>
   void take(const F16 (&x)[vectors]) {
     F16 group = mul(x[0], x[0]);
+    if constexpr (exact && vectors > 1) {
+      F16 odd = mul(x[1], x[1]);
 #pragma GCC unroll 8
-    for (int i = 1; i < vectors; ++i) {
-      group = exact ? add_exact_square(group, x[i]) : add(group, mul(x[i], x[i]));
+      for (int i = 2; i < vectors; i += 2) {
+        group = add_exact_square(group, x[i]);
+        odd = add_exact_square(odd, x[i + 1]);
+      }
+      group = add(group, odd);
+    } else {
+#pragma GCC unroll 8
+      for (int i = 1; i < vectors; ++i) group = add(group, mul(x[i], x[i]));
     }
     total = add(total, group);
-  }
-  double sum() const {
-    double lanes[16];
-    store_d16(lanes, total);
-#pragma GCC unroll 4
-    for (int half = 8; half >= 1; half /= 2) {
-#pragma GCC unroll 8
-      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    }
-    return lanes[0];
   }
 };
 struct NoSquares {

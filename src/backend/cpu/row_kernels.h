@@ -42,6 +42,15 @@ static constexpr std::int64_t scratch_columns(std::int64_t columns) {
   return (columns + 127) / 64 * 64;
 }
 
+/// How a row was left by rotate_for_codes: whole, with stages of the rotation for the step of the
+/// codes to do, or with the values of each 32 columns as interleaved_rows_avx512.inc.h orders them.
+enum class RotatedAs : std::uint8_t { kWhole, kHalf, kInterleaved };
+
+struct Rotated {
+  double rms;  ///< NaN where the mean square is not finite in f32
+  RotatedAs as;
+};
+
 /// How the codes of a rotated row are found, and its mask: not at all, by the cells of the
 /// outermost codes, or by a bound on the value. A broken row holds a value that is not finite.
 enum class MaskBy : std::uint8_t { kNothing, kCells, kBound, kBroken };
@@ -51,7 +60,7 @@ struct CodeScale {
   float inverse_step;  ///< code = floor(z inverse_step)
   float limit;         ///< MaskBy::kBound passes |z| <= limit
   MaskBy mask_by;
-  bool half_rotated;  ///< the codes' step has stages of the rotation to do
+  RotatedAs rotated_as;
 };
 
 /// Where a rotated row goes: out = (or +=, where `add`) the row.
@@ -65,11 +74,12 @@ struct RotatedRow {
 struct RowKernels {
   void (*begin)();
   void (*end)();
-  /// One row of Backend::quantize_rows in two steps, so that those of other rows can stand between
-  /// them: the first sets `rotated` and the step, the second all else. The sum of squares is taken
-  /// in f32 over parts of a row and in f64 over these; a row whose squares overflow f32 counts as
-  /// infinite.
-  CodeScale (*rotate_for_codes)(const RowCodes& to, FloatRow x, const RowRule& rule);
+  /// One row of Backend::quantize_rows in three steps, so that those of other rows can stand
+  /// between them: the first sets `rotated`, the second the step, the third all else. The sum of
+  /// squares is taken in f32 over parts of a row and in f64 over these; a row whose squares
+  /// overflow f32 counts as infinite.
+  Rotated (*rotate_for_codes)(const RowCodes& to, FloatRow x, const RowRule& rule);
+  CodeScale (*code_scale)(const RowCodes& to, const RowRule& rule, Rotated rotated);
   void (*codes_of_rotated)(const RowCodes& to, const RowRule& rule, const CodeScale& scale);
   /// QuantKernels::rotate_row, to f32 rounding.
   void (*rotate_row)(const RotatedRow& to, FloatRow d_z, const std::uint8_t* mask,

@@ -123,10 +123,14 @@ class CodeMaker {
       : low_(_mm512_set1_epi8(static_cast<char>(low))),
         high_(_mm512_set1_epi8(static_cast<char>(high))) {}
 
+  /// `interleaved`: of two pairs of vectors ordered as interleaved_rows_avx512.inc.h says.
+  template <bool interleaved = false>
   std::uint64_t make(std::int8_t* codes, F16 u0, F16 u1, F16 u2, F16 u3) {
     const __m512i words01 = _mm512_packs_epi32(floor(u0), floor(u1));
     const __m512i words23 = _mm512_packs_epi32(floor(u2), floor(u3));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i order =
+        interleaved ? _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
+                    : _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(words01, words23));
     const __m512i clamped = _mm512_min_epi8(_mm512_max_epi8(bytes, low_), high_);
     _mm512_storeu_si512(codes, clamped);
