@@ -18,6 +18,11 @@ constexpr std::int64_t kNormBlock = 32;
 // Columns that a thread takes alone: whole cache lines.
 constexpr std::int64_t kColumnBlock = 64;
 
+// A row is normalized once the squares of the next are taken: its root and division, which wait for
+// one another, then have other work beside them. Not so for rows of more columns, two of which
+// leave no room for outputs in the first-level cache.
+constexpr std::int64_t kRowsBesideColumns = 2048;
+
 // Bytes of an output of which little is in a cache when it is read again.
 constexpr std::size_t kLargeOutput = std::size_t{16} << 20;
 
@@ -79,17 +84,16 @@ void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float e
   float* const inverses = rstd.as<float>();
   parallel_for(
       threads_, x.rows(), row_grain(x.cols()), [&](std::int64_t begin, std::int64_t end, int) {
-        // A row is written once the squares of the next are taken: its root and division, which
-        // wait for one another, then have other work beside them.
         const auto inverse_rms = [&](std::int64_t r) {
           return kernels.inverse_rms(x.row<float>(r), epsilon, x.cols());
         };
-        float inverse = inverse_rms(begin);
+        const bool beside = x.cols() <= kRowsBesideColumns;
+        float next = beside ? inverse_rms(begin) : 0.0f;
         for (std::int64_t r = begin; r < end; ++r) {
-          const float next = r + 1 < end ? inverse_rms(r + 1) : 0.0f;
+          const float inverse = beside ? next : inverse_rms(r);
+          if (beside && r + 1 < end) next = inverse_rms(r + 1);
           inverses[r] = inverse;
           kernels.normalize(row_of(y, r), x.row<float>(r), weight.as<float>(), inverse, x.cols());
-          inverse = next;
         }
       });
 }

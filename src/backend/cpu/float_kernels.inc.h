@@ -125,7 +125,7 @@ float inverse_rms(const float* x, float epsilon, std::int64_t count) {
   for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      __builtin_prefetch(x + i + k * kLanes + kFetchedAhead);
+      __builtin_prefetch(x + i + k * kLanes + kFetchedAhead, 0, 2);
       const Vec value = load(x, i + k * kLanes, kLanes);
       squares[k] = fma(value, value, squares[k]);
     }
@@ -170,17 +170,21 @@ void rmsnorm_backward(float* d_x, Floats rounded, float* d_weight, Floats d_y, c
     store(d_x, i, n, sum);
     return sum;
   };
-  const bool rounds = rounded.data != nullptr;
-  const std::int64_t pairs = rounds && rounded.is_bf16 ? in_pairs(count) : 0;
-  for (std::int64_t i = 0; i < pairs; i += 2 * kLanes) {
-    const Vec low = added(i, kLanes), high = added(i + kLanes, kLanes);
-    store_two(rounded, i, low, high);
+  std::int64_t done = 0;
+#if defined(__AVX512F__)
+  // Rounded as they are made; with fewer registers and no instruction that rounds, that takes
+  // longer than a pass of its own.
+  const std::int64_t pairs = rounded.data != nullptr && rounded.is_bf16 ? in_pairs(count) : 0;
+  for (; done < pairs; done += 2 * kLanes) {
+    const Vec low = added(done, kLanes), high = added(done + kLanes, kLanes);
+    store_two(rounded, done, low, high);
   }
+#endif
   for_vectors(
-      count - pairs, QUEST_STEP {
-        const Vec sum = added(pairs + i, n);
-        if (rounds) store(rounded, pairs + i, n, sum);
-      });
+      count - done, QUEST_STEP { added(done + i, n); });
+  if (rounded.data == nullptr) return;
+  for_vectors(
+      count - done, QUEST_STEP { store(rounded, done + i, n, load(d_x, done + i, n)); });
 }
 
 void rope(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
@@ -331,7 +335,7 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
       count, QUEST_STEP {
         // A softmax over long rows comes here chunk by chunk.
         __builtin_prefetch(x + i + kSoftmaxChunk);
-        Vec value = exponential(load(x, i, n) * scale - shift);
+        Vec value = exponential_below_88(load(x, i, n) * scale - shift);
         if (out.data != nullptr) store(out, i, n, value);
         if (n < kLanes) value = keep_first(n, value, 0.0f);
         total += value;

@@ -92,27 +92,28 @@ QUEST_INLINE Vec reciprocal(Vec x) {
 #endif
 }
 
-/// e^x to 2 units in the last place, for x in [-87, 87]; beyond, its value at the nearer end. NaN
-/// stays NaN.
-QUEST_INLINE Vec exponential(Vec x) {
-  x = min(splat(87.0f), max(splat(-87.0f), x));
+/// e^x to 2 units in the last place, for x in [-87, 88]; below, its value at -87. NaN stays NaN.
+QUEST_INLINE Vec exponential_below_88(Vec x) {
+  x = max(splat(-87.0f), x);
   // x = n log 2 + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to an integer, which the low
   // bits of the sum then hold.
   const Vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f));
   const Vec n = shifted - 12582912.0f;
   Vec r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);
-  // Taylor's series up to r^7 / 7!, whose rest is below 3e-9 here.
-  Vec tail = splat(1.0f / 5040.0f);
-  tail = fma(tail, r, splat(1.0f / 720.0f));
-  tail = fma(tail, r, splat(1.0f / 120.0f));
-  tail = fma(tail, r, splat(1.0f / 24.0f));
-  tail = fma(tail, r, splat(1.0f / 6.0f));
+  // (e^r - 1 - r) / r^2, so that e^r is off by 2e-8 of itself before rounding.
+  Vec tail = splat(0.0013926184f);
+  tail = fma(tail, r, splat(0.00836317893f));
+  tail = fma(tail, r, splat(0.0416665561f));
+  tail = fma(tail, r, splat(0.166665763f));
   tail = fma(tail, r, splat(0.5f));
   const Vec value = fma(tail * r, r, r) + 1.0f;
   const WordVec power = ((WordVec)shifted << 23) + 0x3f800000u;
   return value * (Vec)power;
 }
+
+/// The same for any x; above 87, its value there.
+QUEST_INLINE Vec exponential(Vec x) { return exponential_below_88(min(splat(87.0f), x)); }
 
 /// 1 / (1 + e^-x) to 7e-5 of itself where that is above 1e-37, for results that are rounded to
 /// bf16; less is cut to some 1e-38, and NaN may become any value.

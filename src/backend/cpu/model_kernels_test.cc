@@ -148,6 +148,28 @@ TEST(CpuModelKernels, RopeTurnsAsTheReferenceInBothLayoutsAndBack) {
   }
 }
 
+TEST(CpuModelKernels, RopeByNoAngleKeepsValuesBelowTheNormalOnesAndZeros) {
+  constexpr std::int64_t kHalf = 32;
+  const OwnedTensor cos({1, kHalf}, DType::kF32), sin({1, kHalf}, DType::kF32);
+  std::fill_n(cos.view().as<float>(), kHalf, 1.0f);
+  std::fill_n(sin.view().as<float>(), kHalf, 0.0f);
+  const OwnedTensor x({2, 2 * kHalf}, DType::kBF16);
+  for (std::int64_t i = 0; i < 2 * kHalf; ++i) {
+    // The first row: zeros among values; the second: denormal values among both.
+    x.view().row<BFloat16>(0)[i] = to_bfloat16(i % 3 == 0 ? 0.0f : 1.0f + static_cast<float>(i));
+    x.view().row<BFloat16>(1)[i] =
+        to_bfloat16(i % 5 == 0 ? 0x1p-130f : static_cast<float>(i % 3) * 0.5f);
+  }
+  for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
+    on_every_backend([&](Backend& backend, const std::string& label) {
+      const OwnedTensor turned({2, 2 * kHalf}, DType::kBF16);
+      backend.copy(turned, x);
+      backend.rope(turned, cos, sin, layout, 0, 1, false);
+      EXPECT_TRUE(turned.same_bytes(x)) << label;
+    });
+  }
+}
+
 TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
   for (const std::int64_t cols : kColumnCases) {
     for (const DType type : kFloats) {

@@ -108,6 +108,18 @@ CodeScale code_scale(const RowCodes& to, const RowRule& rule, Rotated rotated) {
           mask_by(to, rule, rms), rotated.as};
 }
 
+// Rows to quantize are fetched into the second-level cache this far ahead. Where the steps of
+// several rows alternate, the CPU's own prefetching loses the order of addresses: without, rows
+// from memory take up to a half longer on a Zen 4.
+constexpr std::int64_t kBytesFetchedAhead = 8192;
+
+struct FetchedF32Source : F32Source {
+  F16 load(std::int64_t k) const {
+    __builtin_prefetch(x + k + kBytesFetchedAhead / 4, 0, 2);
+    return F32Source::load(k);
+  }
+};
+
 /// Leaves the row's unnormalized transform in to.rotated; returns the row's rms.
 template <typename Source>
 double rotate_and_square(const RowCodes& to, const Source& source, const RowRule& rule) {
@@ -124,7 +136,7 @@ Rotated rotate_for_codes(const RowCodes& to, FloatRow x, const RowRule& rule) {
   }
   const double rms =
       x.bf16 ? rotate_and_square(to, BF16Source{static_cast<const std::uint16_t*>(x.data)}, rule)
-             : rotate_and_square(to, F32Source{static_cast<const float*>(x.data)}, rule);
+             : rotate_and_square(to, FetchedF32Source{{static_cast<const float*>(x.data)}}, rule);
   if (rule.block > 128) rotate_beyond_128(to.rotated, rule.columns, rule.block);
   return {rms, RotatedAs::kWhole};
 }

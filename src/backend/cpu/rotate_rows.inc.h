@@ -6,20 +6,12 @@ namespace {
 
 // --- Where a row comes from ---
 
-// Rows are fetched into the second-level cache this far ahead. Where the steps of several rows
-// alternate, the CPU's own prefetching loses the order of addresses: without, quantizing rows from
-// memory takes up to a quarter longer.
-constexpr std::int64_t kBytesFetchedAhead = 8192;
-
 /// `load` gives 16 values from column k on; `load_part` the first n of them, then zeros. Squares
 /// are exact in f32 where a value has half its digits, as bf16 does.
 struct F32Source {
   static constexpr bool kExactSquares = false;
   const float* x;
-  F16 load(std::int64_t k) const {
-    __builtin_prefetch(x + k + kBytesFetchedAhead / 4, 0, 2);
-    return load16(x + k);
-  }
+  F16 load(std::int64_t k) const { return load16(x + k); }
   F16 load_part(std::int64_t k, std::int64_t n) const {
     float values[16] = {};
     for (std::int64_t i = 0; i < n; ++i) values[i] = x[k + i];
