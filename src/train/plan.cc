@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "backend/cpu/attention_kernels.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/tile_product.h"
 #include "model/kv_cache.h"
@@ -103,11 +104,8 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
     scratch.include({outputs, columns, rows, 2}, threads);
     return scratch;
   }
-  const int64_t most = chunk_rows(rows, std::max(outputs, columns), element);
-  scratch.operand_b = std::max(outputs * columns, most * columns) * element;
-  if (compute == DType::kBF16) {
-    scratch.operand_a = std::max(chunk_rows(rows, outputs, 2), most) * outputs * 2;
-  }
+  const int64_t most = chunk_rows(rows, columns, element);
+  scratch.operand_b = std::max(outputs, most) * columns * element;
   return scratch;
 }
 
@@ -133,9 +131,11 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
   }
   const int64_t width = group_values() == 2 ? 16 : 32;
   const int64_t longest = std::max(outputs, block);
-  scratch.packed_inputs = std::max(rows * packed_bytes(outputs), outputs * packed_bytes(block));
   scratch.operand_b = round_up(columns, width) * packed_bytes(longest);
-  scratch.sums = std::max(scratch.sums, threads * width * longest);
+  const auto packs = [](int64_t summed) { return group_values() == 2 || summed % 4 != 0; };
+  scratch.packed_inputs = std::max(packs(outputs) ? rows * packed_bytes(outputs) : 0,
+                                   packs(block) ? outputs * packed_bytes(block) : 0);
+  if (group_values() == 2) scratch.sums = std::max(scratch.sums, threads * width * longest);
   return scratch;
 }
 
@@ -194,24 +194,23 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
 }
 
 // Attention's scratch of all threads: scores and gradients of a block of queries, and the gradients
-// of one head's keys and values; or the operands of the tile kernels for one head, their sums, and
-// a block of weights and gradients.
+// of one head's keys and values; or what its own kernels in bf16 ask for, and their parts' sums.
 int64_t attention_scratch(const TrainerConfig& config, int threads) {
   const int64_t keys = config.seq_len;
   const int64_t head = config.model.head_dim;
   const bool bf16 = config.compute == DType::kBF16;
-  if (!bf16 || !has_tiles()) {
+  const AttentionKernels* const own = bf16 ? attention_kernels(choose_isa()) : nullptr;
+  if (own == nullptr) {
     constexpr int64_t kBlockRows = 128;
     const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * (bf16 ? 12 : 8);
     return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
   }
-  constexpr int64_t kBlock = 256, kEnoughGroups = 16, kMostParts = 4;
-  const int64_t values = round_up(keys, 32) * round_up(head, 32);
-  const int64_t one_thread = 3 * 2 * kBlock * kBlock + (7 * 2 + 3 * 4) * values;
+  constexpr int64_t kEnoughGroups = 16, kMostParts = 4;
   // Few heads are cut into parts, each with its share of the queries' gradient.
-  const bool cut = config.batch_size * config.model.kv_heads < kEnoughGroups && keys > kBlock;
-  const int64_t parts = cut ? std::min((keys + kBlock - 1) / kBlock, kMostParts) : 0;
-  return threads * one_thread + 4 * parts * config.batch_size * config.model.heads * keys * head;
+  const bool cut = config.batch_size * config.model.kv_heads < kEnoughGroups && keys > kBlockKeys;
+  const int64_t parts = cut ? std::min((keys + kBlockKeys - 1) / kBlockKeys, kMostParts) : 0;
+  return threads * own->backward.bytes(keys, head) +
+         4 * parts * config.batch_size * config.model.heads * keys * head;
 }
 
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {

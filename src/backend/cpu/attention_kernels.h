@@ -57,9 +57,9 @@ struct AttentionBackward {
   std::int64_t parts;
   std::int64_t first_part;
   std::int64_t part_step;
-  const AttentionBackward* next;  ///< as AttentionForward's
   float* d_q_sums;        ///< [parts][heads][queries][head_dim] = parts' shares of d_q; null if one
   std::uint8_t* scratch;  ///< aligned to 64
+  const AttentionBackward* next;  ///< as AttentionForward's
 };
 
 struct AttentionForwardKernel {
