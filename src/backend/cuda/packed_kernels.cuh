@@ -46,6 +46,7 @@ struct PackedTokenSource {
   PackedCodes table;
   const float* steps;
   const std::int32_t* tokens;
+  __device__ bool exact_squares() const { return false; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     const std::int32_t token = tokens[row];
     const int code = table.code(table.eight(token, column / 8), static_cast<int>(column % 8));

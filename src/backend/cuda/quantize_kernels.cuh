@@ -51,6 +51,24 @@ __device__ void rotate_group(float (&x)[kVectors], std::int64_t lanes) {
   }
 }
 
+/// Of a thread's values, in the CPU's order: exact squares in two sums, of every second value.
+template <int kVectors>
+__device__ float sum_of_squares(const float (&x)[kVectors], bool exact) {
+  float sum = x[0] * x[0];
+  if constexpr (kVectors > 1) {
+    if (exact) {
+      float odd = x[1] * x[1];
+      for (int i = 2; i < kVectors; i += 2) {
+        sum = sum + x[i] * x[i];
+        odd = odd + x[i + 1] * x[i + 1];
+      }
+      return sum + odd;
+    }
+  }
+  for (int i = 1; i < kVectors; ++i) sum = sum + x[i] * x[i];
+  return sum;
+}
+
 /// The groups of a row that the block of threads takes at once, into `kept` (where a row fits
 /// whole, at its own columns). Returns where in `kept` column `first` is. `squares` is called with
 /// each thread's sum of squares of a group, as it was before the rotation.
@@ -65,9 +83,7 @@ __device__ void rotate_groups(const Source& source, float* kept, std::int64_t ro
     const std::int64_t column = first + start + i * kLanes + lane;
     x[i] = column < rule.columns ? source.load(row, column) : 0.0f;
   }
-  float sum = x[0] * x[0];
-  for (int i = 1; i < kVectors; ++i) sum = sum + x[i] * x[i];
-  squares(sum);
+  squares(sum_of_squares(x, source.exact_squares()));
   rotate_group(x, rule.block < kLanes ? rule.block : kLanes);
   for (int i = 0; i < kVectors; ++i) {
     const std::int64_t at = start + i * kLanes + lane;

@@ -7,10 +7,12 @@
 
 namespace quest::cuda {
 
-/// A source has `begin(row)`, which all threads of the block call once before `load`.
+/// A source has `begin(row)`, which all threads of the block call once before `load`. Squares of
+/// its values are exact in f32 where these have half its digits, as bf16 does.
 struct PlainSource {
   FloatRows x;
   __device__ void begin(std::int64_t) {}
+  __device__ bool exact_squares() const { return x.bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const { return x.load(row, column); }
 };
 
@@ -19,6 +21,7 @@ struct MaskedSource {
   FloatRows x;
   const std::uint8_t* mask;
   std::int64_t mask_stride;
+  __device__ bool exact_squares() const { return x.bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     const bool passes =
         mask == nullptr || (mask[row * mask_stride + column / 8] >> column % 8 & 1) != 0;
@@ -31,6 +34,7 @@ struct CodesSource {
   const std::int8_t* codes;
   const float* steps;
   std::int64_t stride;
+  __device__ bool exact_squares() const { return false; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     return (static_cast<float>(codes[row * stride + column]) + 0.5f) * steps[row];
   }
@@ -59,6 +63,7 @@ struct NormSource {
     inverse = 1.0f / sqrtf(squares / static_cast<float>(columns) + epsilon);
     if (threadIdx.x == 0) rstd[row] = inverse;
   }
+  __device__ bool exact_squares() const { return bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     const float y = x.load(row, column) * inverse * weight[column];
     return bf16 ? bf16_to_float(float_to_bf16(y)) : y;
@@ -71,6 +76,7 @@ struct SwigluSource {
   bool bf16;
 
   __device__ void begin(std::int64_t) {}
+  __device__ bool exact_squares() const { return bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     const float g = gate.load(row, column);
     const float h = g / (1.0f + expf(-g)) * up.load(row, column);
