@@ -97,7 +97,8 @@ KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
 }
 
 KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write write) {
-  KernelCase c{w_bits * x_bits == 1 ? Unit::kBinary : Unit::kInt8, product_operations(size)};
+  KernelCase c{Unit::kInt8, product_operations(size)};
+  c.bit_pairs = w_bits * x_bits;
   const QuantizedRows x = add_quantized(c, size.m, size.k, x_bits, 1);
   const QuantizedRows w = add_quantized(c, size.n, size.k, w_bits, 2);
   const Tensor y = add(c, {size.m, size.n}, write == Write::kAdd ? DType::kF32 : DType::kBF16);
@@ -127,7 +128,8 @@ KernelCase quantized_grad_weight_case(ProductCase size) {
 }
 
 KernelCase packed_matmul_case(ProductCase size, int bits) {
-  KernelCase c{bits == 1 ? Unit::kBinary : Unit::kInt8, product_operations(size)};
+  KernelCase c{Unit::kInt8, product_operations(size)};
+  c.bit_pairs = bits * bits;
   const QuantizedRows x = add_quantized(c, size.m, size.k, bits, 1);
   KernelCase scratch;
   const QuantizedRows plain = add_quantized(scratch, size.n, size.k, bits, 2);

@@ -19,6 +19,7 @@ struct KernelCase {
   double operations = 0;  ///< multiply-adds times two, of `unit`
   double elements = 0;    ///< values that a kernel without products works on
   double bytes = 0;       ///< that one call reads and writes, each operand once
+  double bit_pairs = 0;   ///< KernelWork::bit_pairs
   std::function<void(Backend&)> run = nullptr;
   std::deque<OwnedTensor> memory = {};  ///< what `run` reads and writes
 };

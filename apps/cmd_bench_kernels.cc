@@ -103,7 +103,7 @@ class BenchKernelsCommand : public Command {
       for (std::size_t t = 0; t < backends.size(); ++t) {
         results.push_back(
             {makers[m].kernel, makers[m].size, threads_[t], c.operations, c.elements, c.bytes,
-             rooflines[t].bound({c.unit, c.operations, c.bytes}),
+             rooflines[t].bound({c.unit, c.operations, c.bytes, c.bit_pairs}),
              time_calls(*backends[t], c, samples_, 1e-3 * static_cast<double>(sample_ms_))});
       }
     }

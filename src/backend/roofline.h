@@ -11,7 +11,7 @@
 namespace quest {
 
 /// The arithmetic unit that a kernel's products need; what has no products is bound by memory
-/// alone.
+/// alone. Products of bits (kBinary) do the work of kInt8 a pair of planes at a time.
 enum class Unit : std::uint8_t { kNone, kF32, kBF16, kInt8, kBinary };
 inline constexpr std::size_t kUnits = 5;
 
@@ -20,6 +20,7 @@ struct KernelWork {
   Unit unit = Unit::kNone;
   double operations = 0;  ///< multiply-adds times two, of `unit`
   double bytes = 0;       ///< read and written, each operand once
+  double bit_pairs = 0;   ///< pairs of planes of bits that would do the same; 0: none would
 };
 
 /// Rates of a machine, and the bounds that follow.

@@ -37,16 +37,18 @@ Unit float_unit(const Tensor& operand) {
   return operand.dtype == DType::kBF16 ? Unit::kBF16 : Unit::kF32;
 }
 
-Unit integer_unit(int x_bits, int w_bits) {
-  return x_bits == 1 && w_bits == 1 ? Unit::kBinary : Unit::kInt8;
-}
-
 // A product with the given output and summed length, whose operands have `operand_bytes`.
 KernelWork product(Unit unit, const Tensor& out, std::int64_t summed, double operand_bytes,
                    Write write) {
   const double out_bytes = bytes_of({out}) * (write == Write::kAdd ? 2 : 1);
   return {unit, 2.0 * static_cast<double>(out.numel()) * static_cast<double>(summed),
           operand_bytes + out_bytes};
+}
+KernelWork integer_product(int x_bits, int w_bits, const Tensor& out, std::int64_t summed,
+                           double operand_bytes, Write write) {
+  KernelWork work = product(Unit::kInt8, out, summed, operand_bytes, write);
+  work.bit_pairs = x_bits * w_bits;
+  return work;
 }
 
 // Scores and values over the visible pairs of positions.
@@ -131,7 +133,7 @@ void TimingBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write w
 void TimingBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                                      Write write) {
   timed(Work::kForwardProduct,
-        product(integer_unit(x.bits, w.bits), y, x.codes.cols(), bytes_of(x) + bytes_of(w), write),
+        integer_product(x.bits, w.bits, y, x.codes.cols(), bytes_of(x) + bytes_of(w), write),
         [&] { inner_.quantized_matmul(y, x, w, write); });
 }
 
@@ -166,7 +168,7 @@ void TimingBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Qua
 void TimingBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                                   Write write) {
   timed(Work::kForwardProduct,
-        product(integer_unit(x_bits, w.bits), y, w.columns, bytes_of(x) + bytes_of(w), write),
+        integer_product(x_bits, w.bits, y, w.columns, bytes_of(x) + bytes_of(w), write),
         [&] { inner_.packed_matmul(y, x, x_bits, w, write); });
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cpu/attention_kernels.h"
+#include "backend/cpu/bit_product.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/tile_product.h"
 #include "model/kv_cache.h"
@@ -34,6 +35,7 @@ int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to;
 struct ProductScratch {
   int64_t packed_weights = 0;
   int64_t packed_inputs = 0;
+  int64_t packed_sums = 0;
   int64_t operand_a = 0;
   int64_t operand_b = 0;
   int64_t rows = 0;
@@ -45,6 +47,7 @@ struct ProductScratch {
   void include(const ProductScratch& other) {
     packed_weights = std::max(packed_weights, other.packed_weights);
     packed_inputs = std::max(packed_inputs, other.packed_inputs);
+    packed_sums = std::max(packed_sums, other.packed_sums);
     operand_a = std::max(operand_a, other.operand_a);
     operand_b = std::max(operand_b, other.operand_b);
     rows = std::max(rows, other.rows);
@@ -59,8 +62,8 @@ struct ProductScratch {
     tile_columns = std::max(tile_columns, scratch.columns);
   }
   int64_t total() const {
-    return packed_weights + packed_inputs + operand_a + operand_b + rows + sums + tiles +
-           tile_columns + wide;
+    return packed_weights + packed_inputs + packed_sums + operand_a + operand_b + rows + sums +
+           tiles + tile_columns + wide;
   }
 };
 
@@ -80,9 +83,18 @@ int64_t packed_bytes(int64_t values) {
 bool has_tiles() { return choose_isa() == Isa::kAmx; }
 
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.
-ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns, int threads) {
+ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns,
+                               const LinearScheme& scheme, int threads) {
+  const int x_bits = scheme.activation.bits, w_bits = scheme.weight.bits;
   ProductScratch scratch;
   scratch.rows = 2 * threads * round_up(columns + 64, 64) * 4;
+  if (bits_pay(choose_isa(), x_bits, w_bits, rows, columns, /*packed=*/false)) {
+    const BitProductScratch bits =
+        bit_product_scratch(rows, outputs, columns, x_bits, w_bits, threads);
+    scratch.packed_inputs = bits.inputs;
+    scratch.packed_sums = bits.panels;
+    return scratch;
+  }
   if (has_tiles()) {
     scratch.include({rows, outputs, columns, 1}, threads);
     return scratch;
@@ -133,8 +145,10 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
   const int64_t longest = std::max(outputs, block);
   scratch.operand_b = round_up(columns, width) * packed_bytes(longest);
   const auto packs = [](int64_t summed) { return group_values() == 2 || summed % 4 != 0; };
+  // The last block of rows may be shorter.
+  const bool packs_rows = packs(block) || packs(rows % kRoundedRows);
   scratch.packed_inputs = std::max(packs(outputs) ? rows * packed_bytes(outputs) : 0,
-                                   packs(block) ? outputs * packed_bytes(block) : 0);
+                                   packs_rows ? outputs * packed_bytes(block) : 0);
   if (group_values() == 2) scratch.sums = std::max(scratch.sums, threads * width * longest);
   return scratch;
 }
@@ -171,7 +185,7 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
       }
       if (scheme.integer_product()) {
         const int64_t columns = layout.columns;
-        most.include(integer_product(rows, outputs, columns, threads));
+        most.include(integer_product(rows, outputs, columns, scheme, threads));
         most.include(config.backward == GradientProducts::kInt8
                          ? integer_gradients(rows, outputs, columns, threads)
                          : float_gradients(rows, outputs, columns, config.compute, threads));

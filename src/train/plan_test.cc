@@ -21,7 +21,7 @@ TrainerConfig config_for(const std::string& scheme, DType compute) {
 }
 
 TEST(RunMemory, WorkspaceIsWhatTheKernelsOfAStepAskFor) {
-  for (const std::string scheme : {"none", "w4a4", "w2a16", "w1a1", "w4a4 int8"}) {
+  for (const std::string scheme : {"none", "w4a4", "w2a2", "w1a4", "w2a16", "w1a1", "w4a4 int8"}) {
     for (const DType compute : {DType::kF32, DType::kBF16}) {
       const bool int8 = scheme.ends_with(" int8");
       TrainerConfig config = config_for(scheme.substr(0, scheme.find(" int8")), compute);

@@ -13,11 +13,12 @@ namespace {
 
 using Slot = Workspace::Slot;
 
-/// Pairs of planes up to which bits are faster than bytes, measured at rows of 1,024 values and
-/// more (docs/log.md): AMD's cores count the bits of two vectors a cycle, so that xor and count
-/// reaches 5.3 times VNNI's rate, Intel's of one, 2.9 times.
-int most_planes() {
+/// Pairs of planes up to which bits are faster than bytes (docs/log.md): AMD's cores count the bits
+/// of two vectors a cycle, so that xor and count reaches 5.3 times VNNI's rate, Intel's of one, 2.9
+/// times. Without VPOPCNTDQ counting is a table's work.
+int most_pairs() {
 #if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vpopcntdq") == 0) return 1;
   if (__builtin_cpu_is("amd") != 0) return 4;
 #endif
   return 2;
@@ -64,40 +65,57 @@ void pack_inputs(Product& p, Workspace& workspace, int threads) {
   });
 }
 
+/// Sizes of the parts of the memory that panels of w take.
+struct PanelSizes {
+  std::int64_t width;         ///< rows of w in a panel
+  std::int64_t count;         ///< panels of w
+  std::int64_t panel_bytes;   ///< of one
+  std::int64_t scales_bytes;  ///< of all
+  std::int64_t bits_bytes;    ///< of the planes of a panel's rows, of which a thread makes it
+  std::int64_t thread_bytes;  ///< the same with a row of codes
+
+  PanelSizes(std::int64_t columns, std::int64_t n, std::int64_t k, int w_bits)
+      : width(columns / w_bits),
+        count(divide_up(n, width)),
+        panel_bytes(divide_up(k, 32) * columns * 4),
+        scales_bytes(round_up(4 * count * width + 64, 64)),
+        bits_bytes(columns * sign_row_bytes(k)),
+        thread_bytes(bits_bytes + round_up(k, 64)) {}
+  /// With room for `held` panels.
+  std::int64_t bytes(std::int64_t held, int threads) const {
+    return held * panel_bytes + scales_bytes + threads * thread_bytes;
+  }
+};
+
 /// Planes of w as panels, with the scales of their columns.
 class Panels {
  public:
   /// Room for `held` panels, and for each thread to make them.
-  Panels(const Product& p, Workspace& workspace, std::int64_t held, int threads)
+  Panels(const Product& p, const PanelSizes& sizes, Workspace& workspace, std::int64_t held,
+         int threads)
       : p_(p),
-        width_(p.kernels.xor_columns / p.w.bits),
-        panel_bytes_(divide_up(p.k(), 32) * p.kernels.xor_columns * 4),
-        bits_bytes_(p.kernels.xor_columns * p.row_bytes()),
-        thread_bytes_(bits_bytes_ + round_up(p.k(), 64)) {
-    const std::int64_t scales_bytes = round_up(4 * count() * width_ + 64, 64);
-    panels_ = reinterpret_cast<std::uint8_t*>(workspace.bytes(
-        Slot::kPackedSums,
-        static_cast<std::size_t>(held * panel_bytes_ + scales_bytes + threads * thread_bytes_)));
-    scales_ = reinterpret_cast<float*>(panels_ + held * panel_bytes_);
-    scratch_ = panels_ + held * panel_bytes_ + scales_bytes;
+        sizes_(sizes),
+        panels_(reinterpret_cast<std::uint8_t*>(workspace.bytes(
+            Slot::kPackedSums, static_cast<std::size_t>(sizes.bytes(held, threads))))),
+        scales_(reinterpret_cast<float*>(panels_ + held * sizes.panel_bytes)),
+        scratch_(panels_ + held * sizes.panel_bytes + sizes.scales_bytes) {
     const float* const steps = p.w.steps.as<float>();
     for (std::int64_t j = 0; j < p.n(); ++j) scales_[j] = steps[j] * 0.25f;
-    std::fill(scales_ + p.n(), scales_ + scales_bytes / 4, 0.0f);
+    std::fill(scales_ + p.n(), scales_ + sizes.scales_bytes / 4, 0.0f);
   }
-  std::int64_t count() const { return divide_up(p_.n(), width_); }
 
   void pack(std::int64_t place, std::int64_t panel, int thread) const {
-    const std::int64_t first = panel * width_;
-    const std::int64_t rows = std::min(width_, p_.n() - first);
-    std::uint8_t* const out = panels_ + place * panel_bytes_;
+    const std::int64_t first = panel * sizes_.width;
+    const std::int64_t rows = std::min(sizes_.width, p_.n() - first);
+    std::uint8_t* const out = panels_ + place * sizes_.panel_bytes;
     if (p_.w.packed() && p_.w.bits == 1) {  // the file's rows are planes
       const Tensor& codes = p_.w.codes;
       p_.kernels.pack_sign_panel(
           out, {codes.row<std::uint8_t>(first), codes.row_stride, rows, codes.cols()});
       return;
     }
-    std::uint8_t* const bits = scratch_ + thread * thread_bytes_;
-    auto* const unpacked = reinterpret_cast<std::int8_t*>(bits + bits_bytes_);
+    std::uint8_t* const bits = scratch_ + thread * sizes_.thread_bytes;
+    auto* const unpacked = reinterpret_cast<std::int8_t*>(bits + sizes_.bits_bytes);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int8_t* codes = unpacked;
       if (p_.w.packed()) {
@@ -105,25 +123,25 @@ class Panels {
       } else {
         codes = p_.w.codes.row<std::int8_t>(first + r);
       }
-      pack_planes(p_.kernels, bits + r * p_.row_bytes(), width_ * p_.row_bytes(), codes, p_.k(),
-                  p_.w.bits);
+      pack_planes(p_.kernels, bits + r * p_.row_bytes(), sizes_.width * p_.row_bytes(), codes,
+                  p_.k(), p_.w.bits);
     }
     // Rows that do not exist become columns that nobody reads.
-    const std::int64_t planes = (p_.w.bits - 1) * width_ + rows;
+    const std::int64_t planes = (p_.w.bits - 1) * sizes_.width + rows;
     p_.kernels.pack_sign_panel(out, {bits, p_.row_bytes(), planes, divide_up(p_.k(), 8)});
   }
   /// A tile of rows of x from `row` on against the panel, which lies at `place`.
   void multiply(std::int64_t place, std::int64_t panel, std::int64_t row) const {
-    const std::int64_t j = panel * width_;
+    const std::int64_t j = panel * sizes_.width;
     XorTile tile{};
     tile.x = p_.x_rows + row * p_.x_planes * p_.row_bytes();
     tile.x_row_bytes = p_.row_bytes();
-    tile.panel = panels_ + place * panel_bytes_;
+    tile.panel = panels_ + place * sizes_.panel_bytes;
     tile.groups = divide_up(p_.k(), 32);
     tile.planes = p_.x_planes;
     tile.w_planes = p_.w.bits;
     tile.rows = static_cast<std::int32_t>(std::min(p_.tile_rows(), p_.m() - row) * p_.x_planes);
-    tile.columns = static_cast<std::int32_t>(std::min(width_, p_.n() - j));
+    tile.columns = static_cast<std::int32_t>(std::min(sizes_.width, p_.n() - j));
     tile.k = static_cast<std::int32_t>(p_.k());
     tile.x_steps = p_.x.steps.as<float>() + row;
     tile.w_scales = scales_ + j;
@@ -137,8 +155,7 @@ class Panels {
 
  private:
   const Product& p_;
-  std::int64_t width_;  ///< rows of w in a panel
-  std::int64_t panel_bytes_, bits_bytes_, thread_bytes_;
+  PanelSizes sizes_;
   std::uint8_t* panels_;
   float* scales_;
   std::uint8_t* scratch_;
@@ -146,12 +163,21 @@ class Panels {
 
 }  // namespace
 
-bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, bool packed) {
+bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, std::int64_t columns,
+              bool packed) {
   // Tiles of bytes are faster than bits.
   if (packed_kernels(isa).xor_tile == nullptr || quant_kernels(isa).tiles != nullptr) return false;
-  if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_planes()) return false;
+  if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_pairs()) return false;
+  // Shorter rows end before four pairs have gained what their sums cost.
+  if (x_bits * w_bits > 2 && columns < 256) return false;
   // Rows of x for which packing the panels of w pays.
   return rows >= (w_bits == 2 ? 32 : packed ? 5 : 8);
+}
+
+BitProductScratch bit_product_scratch(std::int64_t rows, std::int64_t outputs, std::int64_t columns,
+                                      int x_bits, int w_bits, int threads) {
+  const PanelSizes sizes(packed_kernels(choose_isa()).xor_columns, outputs, columns, w_bits);
+  return {rows * x_bits * sign_row_bytes(columns), sizes.bytes(sizes.count, threads)};
 }
 
 // Many rows of x are split among threads, and all panels pass by each tile of them, so that rows of
@@ -164,21 +190,21 @@ void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRo
   const std::int64_t rows = p.tile_rows();
   const std::int64_t tiles = divide_up(p.m(), rows);
   const bool splits_rows = tiles >= 4 * threads;
-  const std::int64_t panel_count = divide_up(p.n(), p.kernels.xor_columns / w.bits);
-  const Panels panels(p, context.workspace, splits_rows ? panel_count : threads, threads);
+  const PanelSizes sizes(p.kernels.xor_columns, p.n(), p.k(), w.bits);
+  const Panels panels(p, sizes, context.workspace, splits_rows ? sizes.count : threads, threads);
   if (splits_rows) {
-    parallel_for(threads, panels.count(), divide_up(1 << 20, rows * p.k()),
+    parallel_for(threads, sizes.count, divide_up(1 << 20, rows * p.k()),
                  [&](std::int64_t begin, std::int64_t end, int thread) {
                    for (std::int64_t c = begin; c < end; ++c) panels.pack(c, c, thread);
                  });
   }
-  const std::int64_t parts = splits_rows ? tiles : panels.count();
+  const std::int64_t parts = splits_rows ? tiles : sizes.count;
   const std::int64_t grain =
       divide_up(8 * kProductsPerThread * parts, p.x_planes * w.bits * p.m() * p.n() * p.k());
   parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
     if (splits_rows) {
       for (std::int64_t t = begin; t < end; ++t) {
-        for (std::int64_t c = 0; c < panels.count(); ++c) panels.multiply(c, c, t * rows);
+        for (std::int64_t c = 0; c < sizes.count; ++c) panels.multiply(c, c, t * rows);
       }
       return;
     }

@@ -20,8 +20,19 @@ struct BitWeights {
 inline BitWeights weights_of(const PackedRows& w) { return {w.codes, w.steps, w.bits}; }
 inline BitWeights weights_of(const QuantizedRows& w) { return {w.codes, w.steps, w.bits}; }
 
-/// Whether multiply_bits is there and faster than a product of bytes for `rows` rows of x.
-bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, bool packed);
+/// Whether multiply_bits is there and faster than a product of bytes for `rows` rows of `columns`
+/// values of x.
+bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, std::int64_t columns,
+              bool packed);
+
+/// Bytes of scratch memory that multiply_bits asks for, by slot.
+struct BitProductScratch {
+  std::int64_t inputs;  ///< kPackedInputs
+  std::int64_t panels;  ///< kPackedSums
+};
+/// Of `rows` rows of x, where they are many (16 and more for each thread and plane of x).
+BitProductScratch bit_product_scratch(std::int64_t rows, std::int64_t outputs, std::int64_t columns,
+                                      int x_bits, int w_bits, int threads);
 
 struct BitProductContext {
   Isa isa;

@@ -95,8 +95,13 @@ struct FixedPointRow {
 
 void CpuBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                                      Write write) {
-  if (x.rows() <= kDotRows) {
-    packed_dense_matmul_of_few(y, x, w, block, write);
+  // Inputs are rounded beside approximate weights, however many there are, so that what a row gives
+  // does not depend on the others.
+  if (x.rows() <= kDotRows || w.approximate) {
+    for (std::int64_t i = 0; i < x.rows(); i += kDotRows) {
+      const std::int64_t end = std::min(i + kDotRows, x.rows());
+      packed_dense_matmul_of_few(y.rows_slice(i, end), x.rows_slice(i, end), w, block, write);
+    }
     return;
   }
   // A part of w at a time becomes dense.

@@ -224,7 +224,7 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
   const QuantKernels& kernels = quant_kernels(isa_);
-  if (bits_pay(isa_, x_bits, w.bits, p.m(), /*packed=*/true)) {
+  if (bits_pay(isa_, x_bits, w.bits, p.m(), p.k(), /*packed=*/true)) {
     return multiply_bits({isa_, workspace_, threads_}, y, x, x_bits, weights_of(w), write);
   }
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);

@@ -208,7 +208,7 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   assert(x.codes.cols() <= 32768);
   const QuantKernels& kernels = quant_kernels(isa_);
   const ProductKernels& product = kernels.product;
-  if (bits_pay(isa_, x.bits, w.bits, m, /*packed=*/false)) {
+  if (bits_pay(isa_, x.bits, w.bits, m, x.codes.cols(), /*packed=*/false)) {
     return multiply_bits({isa_, workspace_, threads_}, y, x, x.bits, weights_of(w), write);
   }
   const PackedKernels& packed = packed_kernels(isa_);

@@ -116,7 +116,8 @@ QUEST_INLINE Vec exponential_below_88(Vec x) {
 QUEST_INLINE Vec exponential(Vec x) { return exponential_below_88(min(splat(87.0f), x)); }
 
 /// 1 / (1 + e^-x) to 7e-5 of itself where that is above 1e-37, for results that are rounded to
-/// bf16; less is cut to some 1e-38, and NaN may become any value.
+/// bf16; less is cut to some 1e-38, and NaN may become any value: a factor x beside it keeps the
+/// NaN.
 QUEST_INLINE Vec rough_sigmoid(Vec x) {
 #if defined(__AVX512F__)
   // As whole numbers, positive floats keep their order, and negative ones without sign follow them:

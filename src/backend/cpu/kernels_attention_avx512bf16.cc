@@ -124,8 +124,9 @@ void weigh(const Memory& m, Strip& strip, std::int64_t row, std::int64_t first_k
     for (; k + kLanes <= visible && k < count; k += kLanes) {
       most[r] = _mm512_max_ps(_mm512_load_ps(x + k), most[r]);
     }
-    if (k < count)
+    if (k < count) {
       most[r] = _mm512_mask_max_ps(most[r], lanes_of(visible - k), _mm512_load_ps(x + k), most[r]);
+    }
   }
   const auto larger = [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); };
   const __m128 largest = _mm_mul_ps(join_lanes(most, larger), _mm_set1_ps(scale));

@@ -16,6 +16,6 @@
 
 namespace quest {
 
-const PackedKernels kPackedKernelsAvx512BitsBF16 = kVnniPacked;
+const PackedKernels kPackedKernelsAvx512BitsBf16 = kVnniPacked;
 
 }  // namespace quest

@@ -5,7 +5,6 @@
 #include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
 #include "core/philox_constants.h"
-// Stands on the names above.
 
 namespace quest {
 namespace {

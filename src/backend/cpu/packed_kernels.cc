@@ -11,7 +11,7 @@ const PackedKernels& packed_kernels(Isa isa) {
     const bool bits =
         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vpopcntdq") != 0;
     if (!bits) return kPackedKernelsAvx512;
-    return __builtin_cpu_supports("avx512bf16") != 0 ? kPackedKernelsAvx512BitsBF16
+    return __builtin_cpu_supports("avx512bf16") != 0 ? kPackedKernelsAvx512BitsBf16
                                                      : kPackedKernelsAvx512Bits;
   }
   if (isa == Isa::kAvx2) return kPackedKernelsAvx2;

@@ -82,7 +82,7 @@ struct PackedKernels {
   /// sums[i, j] = sum over k of u_jk qx_ik, where u = qw + 2^(bits-1) is the number in the file.
   void (*dot)(const PackedDot& dot);
 
-  /// Rows of one-bit codes as streams of bits, zeros up to whole 64 bytes.
+  /// Rows of the signs of codes (1: not negative) as streams of bits, zeros up to whole 64 bytes.
   void (*pack_signs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
   /// The same of bit `place` of codes in two's complement; null where there is no xor_tile.
   void (*pack_place)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int place);
@@ -131,7 +131,7 @@ extern const PackedKernels kPackedKernelsAvx2;
 extern const PackedKernels kPackedKernelsAvx512;
 /// For CPUs with VBMI and VPOPCNTDQ too.
 extern const PackedKernels kPackedKernelsAvx512Bits;
-extern const PackedKernels kPackedKernelsAvx512BitsBF16;
+extern const PackedKernels kPackedKernelsAvx512BitsBf16;
 extern const PackedTileKernels kPackedTileKernelsAmx;
 
 }  // namespace quest

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -186,6 +188,30 @@ TEST_P(PackedMatmul, WeightOnlyProductsAreTheReferences) {
   }
 }
 
+TEST_P(PackedMatmul, ARowBesideApproximateWeightsDoesNotDependOnTheOthers) {
+  constexpr std::int64_t kRows = 40, kColumns = 33, kSummed = 640;
+  OwnedPackedRows w(random_codes(kColumns, kSummed, 8, 6), 8);
+  w.rows.approximate = true;
+  OwnedTensor x({kRows, kSummed}, DType::kF32), all({kRows, kColumns}, DType::kF32);
+  fill_normal(x, 7);
+  std::fill_n(x.view().row<float>(2), kSummed, 0.0f);
+  x.view().row<float>(3)[5] = std::numeric_limits<float>::quiet_NaN();
+  backend_->packed_dense_matmul(all, x, w.rows, 128, Write::kSet);
+  for (std::int64_t i = 0; i < kRows; ++i) {
+    OwnedTensor alone({1, kColumns}, DType::kF32);
+    backend_->packed_dense_matmul(alone, x.view().rows_slice(i, i + 1), w.rows, 128, Write::kSet);
+    for (std::int64_t j = 0; j < kColumns; ++j) {
+      const float wanted = alone.view().as<float>()[j], got = all.view().row<float>(i)[j];
+      if (i == 3) {
+        ASSERT_TRUE(std::isnan(got) && std::isnan(wanted)) << "column " << j;
+        continue;
+      }
+      ASSERT_EQ(got, wanted) << "row " << i << " column " << j;
+      ASSERT_TRUE(i != 2 || got == 0.0f) << "column " << j;
+    }
+  }
+}
+
 TEST_P(PackedMatmul, StoredWeightsOfEitherTypeMultiplyAsTheReferenceDoes) {
   for (const ProductCase& size : kCases) {
     for (const DType x_type : {DType::kF32, DType::kBF16}) {
@@ -239,7 +265,7 @@ std::vector<std::pair<std::string, const PackedKernels*>> all_tables() {
 #if defined(__x86_64__)
     if (isa == Isa::kAvx512) {
       tables.emplace_back("avx512_plain", &kPackedKernelsAvx512);
-      if (&packed_kernels(isa) == &kPackedKernelsAvx512BitsBF16) {
+      if (&packed_kernels(isa) == &kPackedKernelsAvx512BitsBf16) {
         tables.emplace_back("avx512_bits", &kPackedKernelsAvx512Bits);
       }
     }

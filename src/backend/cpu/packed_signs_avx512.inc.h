@@ -21,13 +21,13 @@ inline void pack_bits(std::uint8_t* out, const std::int8_t* codes, std::int64_t 
 
 void pack_signs(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
   pack_bits(out, codes, columns,
-            [](__m512i eight) { return ~_cvtmask64_u64(_mm512_movepi8_mask(eight)); });
+            [](__m512i values) { return ~_cvtmask64_u64(_mm512_movepi8_mask(values)); });
 }
 
 void pack_place(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int place) {
   const __m128i shift = _mm_cvtsi32_si128(7 - place);
-  pack_bits(out, codes, columns, [shift](__m512i eight) {
-    return _cvtmask64_u64(_mm512_movepi8_mask(_mm512_sll_epi16(eight, shift)));
+  pack_bits(out, codes, columns, [shift](__m512i values) {
+    return _cvtmask64_u64(_mm512_movepi8_mask(_mm512_sll_epi16(values, shift)));
   });
 }
 
