@@ -51,28 +51,46 @@ inline __m512i add_ones(__m512i sum, __m512i x) {
 /// hardware follows; asked of the first level, in the order of memory, it follows best.
 constexpr std::int64_t kSignsAhead = 4096;
 
-void xor_dot(const PackedDot& d) {
+inline __attribute__((always_inline)) void ask_for_signs(const FourRows& w, std::int64_t at) {
+  for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[0] + 4 * at + 64 * c + kSignsAhead);
+}
+
+/// `rows` rows of x from row i on against four rows of w, an accumulator a pair.
+template <int rows, int... pairs>
+inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
+                             Indices<int, pairs...>) {
+  constexpr QUEST_INDICES(rows) kRows;
+  Sums<4 * rows> sums;
   const std::int64_t bytes = (d.k + 7) / 8;
+  const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+  for (std::int64_t at = 0; at < bytes; at += 64) {
+    const __mmask64 valid = first_bytes(bytes - at);
+    ask_for_signs(w, at);
+    const __m512i signs[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
+                              _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
+    ((sums.template at<pairs>() =
+          add_ones(sums.template at<pairs>(),
+                   _mm512_xor_si512(signs[pairs % 4],
+                                    _mm512_loadu_si512(x + pairs / 4 * d.x_row_bytes + at)))),
+     ...);
+  }
+  put_sums<rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
+}
+template <int rows>
+inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t i,
+                             std::int64_t j) {
+  constexpr QUEST_INDICES(4 * rows) kPairs;
+  xor_rows_by_four<rows>(d, w, i, j, kPairs);
+}
+
+void xor_dot(const PackedDot& d) {
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
-    for (std::int64_t i = 0; i < d.rows; ++i) {
-      const std::uint8_t* const x = d.x + i * d.x_row_bytes;
-      __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-      for (std::int64_t at = 0; at < bytes; at += 64) {
-        const __mmask64 valid = first_bytes(bytes - at);
-        const __m512i signs = _mm512_loadu_si512(x + at);
-        for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[0] + 4 * at + 64 * c + kSignsAhead);
-        const auto differing = [&](int c) {
-          return _mm512_xor_si512(signs, _mm512_maskz_loadu_epi8(valid, w.row[c] + at));
-        };
-        sum0 = add_ones(sum0, differing(0));
-        sum1 = add_ones(sum1, differing(1));
-        sum2 = add_ones(sum2, differing(2));
-        sum3 = add_ones(sum3, differing(3));
-      }
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + i * d.stride + j),
-                       sums_of_four(sum0, sum1, sum2, sum3));
-    }
+    std::int64_t i = 0;
+    for (; i + 4 <= d.rows; i += 4) xor_rows_by_four<4>(d, w, i, j);
+    for (; i < d.rows; ++i) xor_rows_by_four<1>(d, w, i, j);
   }
 }
 
