@@ -2,8 +2,16 @@
 # The example reader against the dense export of the same run. Usage: read_packed_test.sh QUEST READER
 set -eu
 quest=$1 reader=$2
-if ! python3 -c 'import numpy' 2>/dev/null; then
-  echo "skipped: there is no numpy"
+# Debian's numpy belongs to Debian's python3, which need not be the first one.
+python=
+for candidate in python3 /usr/bin/python3; do
+  if "$candidate" -c 'import numpy' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  echo "skipped: there is no numpy (Debian: python3-numpy)"
   exit 77
 fi
 if [ "$(wc -l <"$reader")" -gt 60 ]; then
@@ -19,7 +27,7 @@ trap 'rm -rf "$folder"' EXIT
   --set model.rope_layout=half >/dev/null 2>&1
 "$quest" export --model "$folder/run" --out "$folder/packed" --embedding-bits 8 >/dev/null
 "$quest" export --model "$folder/run" --out "$folder/dense" --format hf >/dev/null
-PYTHONDONTWRITEBYTECODE=1 python3 - "$reader" "$folder" <<'PYTHON'
+PYTHONDONTWRITEBYTECODE=1 "$python" - "$reader" "$folder" <<'PYTHON'
 import importlib.util
 import sys
 
