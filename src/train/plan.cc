@@ -219,12 +219,10 @@ int64_t attention_scratch(const TrainerConfig& config, int threads) {
     const int64_t scores = kBlockRows * (round_up(keys, 16) + 16) * (bf16 ? 12 : 8);
     return threads * (scores + (kBlockRows + 2 * keys) * head * 4);
   }
-  constexpr int64_t kEnoughGroups = 16, kMostParts = 4;
-  // Few heads are cut into parts, each with its share of the queries' gradient.
-  const bool cut = config.batch_size * config.model.kv_heads < kEnoughGroups && keys > kBlockKeys;
-  const int64_t parts = cut ? std::min((keys + kBlockKeys - 1) / kBlockKeys, kMostParts) : 0;
+  // Each part has its share of the queries' gradient.
+  const int64_t parts = attention_backward_parts(config.batch_size * config.model.kv_heads, keys);
   return threads * own->backward.bytes(keys, head) +
-         4 * parts * config.batch_size * config.model.heads * keys * head;
+         4 * (parts > 1 ? parts : 0) * config.batch_size * config.model.heads * keys * head;
 }
 
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {

@@ -38,34 +38,26 @@ inline std::int64_t lay_out(Memory& m, std::uint8_t* data, std::int64_t keys,
                             std::int64_t head_dim) {
   m.groups = panels_of(head_dim);
   m.panels = panels_of(keys);
-  std::uint8_t* next = data;
-  const auto take = [&](std::int64_t bytes) {
-    std::uint8_t* const taken = next;
-    next += bytes;
-    return taken;
-  };
-  const auto take_floats = [&](std::int64_t count) {
-    return reinterpret_cast<float*>(take(4 * count));
-  };
+  ScratchCutter scratch{data};
   for (int turn = 0; turn < 2; ++turn) {
-    m.scores[turn] = take_floats(kSumsFloats);
-    m.d_weights[turn] = take_floats(kSumsFloats);
+    m.scores[turn] = scratch.take_floats(kSumsFloats);
+    m.d_weights[turn] = scratch.take_floats(kSumsFloats);
   }
-  m.weights = take(kBlockPanels * kPanelBytes);
-  m.d_scores = take(kBlockPanels * kPanelBytes);
-  m.d_scores_columns = take(kBlockPanels * kBlockPanels * kPanelBytes);
-  m.key_rows = take(m.groups * kPanelBytes);
-  m.value_rows = take(m.groups * kPanelBytes);
-  m.keys_transposed = take(m.groups * kBlockPanels * kPanelBytes);
+  m.weights = scratch.take(kBlockPanels * kPanelBytes);
+  m.d_scores = scratch.take(kBlockPanels * kPanelBytes);
+  m.d_scores_columns = scratch.take(kBlockPanels * kBlockPanels * kPanelBytes);
+  m.key_rows = scratch.take(m.groups * kPanelBytes);
+  m.value_rows = scratch.take(m.groups * kPanelBytes);
+  m.keys_transposed = scratch.take(m.groups * kBlockPanels * kPanelBytes);
   const std::int64_t count = m.panels * m.groups;
   std::uint8_t** const operands[] = {&m.query_columns, &m.d_out_columns, &m.query_groups,
                                      &m.d_out_groups};
-  for (std::uint8_t** const operand : operands) *operand = take(count * kPanelBytes);
+  for (std::uint8_t** const operand : operands) *operand = scratch.take(count * kPanelBytes);
   float** const sums[] = {&m.d_queries, &m.d_keys, &m.d_values};
-  for (float** const sum : sums) *sum = take_floats(count * kSumsFloats);
-  m.log_sums = take_floats(m.panels * kPanel);
-  m.deltas = take_floats(m.panels * kPanel);
-  return next - data;
+  for (float** const sum : sums) *sum = scratch.take_floats(count * kSumsFloats);
+  m.log_sums = scratch.take_floats(m.panels * kPanel);
+  m.deltas = scratch.take_floats(m.panels * kPanel);
+  return scratch.next - data;
 }
 
 inline std::int64_t backward_bytes(std::int64_t keys, std::int64_t head_dim) {

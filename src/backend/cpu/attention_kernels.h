@@ -78,6 +78,11 @@ struct AttentionKernels {
 static constexpr std::int64_t kStripQueries = 32;
 static constexpr std::int64_t kBlockKeys = 256;
 
+/// Parts that blocks of keys are dealt out to in backward: where few groups would leave threads
+/// idle, so that shares of d_q are added up then. A function of the sizes alone, so that the order
+/// of sums does not depend on the number of threads.
+std::int64_t attention_backward_parts(std::int64_t groups, std::int64_t keys);
+
 /// Those for `isa`; null where there are none.
 const AttentionKernels* attention_kernels(Isa isa);
 

@@ -15,6 +15,18 @@ constexpr float kLn2 = 0.693147181f;
 
 inline std::int64_t panels_of(std::int64_t count) { return (count + kPanel - 1) / kPanel; }
 
+/// Cuts scratch memory into parts, one after the other; from null it only counts.
+struct ScratchCutter {
+  std::uint8_t* next;
+
+  std::uint8_t* take(std::int64_t bytes) {
+    std::uint8_t* const taken = next;
+    next += bytes;
+    return taken;
+  }
+  float* take_floats(std::int64_t count) { return reinterpret_cast<float*>(take(4 * count)); }
+};
+
 /// Lanes of columns [first, first + 32) that lie below `columns`.
 inline __mmask32 lanes_below(std::int64_t columns, std::int64_t first) {
   const std::int64_t left = columns - first;
@@ -54,6 +66,24 @@ inline void fetch_next(const HeadGroup& next, std::int64_t strip, std::int64_t s
   fetch(next.k, next.k_stride, next.keys, next.head_dim);
   fetch(next.v, next.v_stride, next.keys, next.head_dim);
   fetch(next.q, next.q_stride, next.queries, next.heads * next.head_dim);
+}
+
+/// Calls run(strip) for the task's strips of queries, each with its place set: head, first query,
+/// rows, and the keys that its last query sees; fetches its share of what comes next before.
+template <typename Strip, typename Run>
+inline void for_each_strip(const AttentionForward& task, const Run& run) {
+  const HeadGroup& group = task.group;
+  const std::int64_t strips = (group.queries + kStripQueries - 1) / kStripQueries;
+  for (std::int64_t i = task.first_strip; i < group.heads * strips; i += task.strip_step) {
+    Strip strip;
+    strip.head = i / strips;
+    strip.first = i % strips * kStripQueries;
+    const std::int64_t left = group.queries - strip.first;
+    strip.rows = left < kStripQueries ? left : kStripQueries;
+    strip.keys = group.keys - left + strip.rows;
+    if (task.next != nullptr) fetch_next(*task.next, i, group.heads * strips);
+    run(strip);
+  }
 }
 
 /// d_out . out of a row.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/float_rows.h"
 #include "backend/cpu/packed_dots.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
@@ -52,17 +53,10 @@ struct Product {
 };
 
 void pack_inputs(Product& p, Workspace& workspace, int threads) {
-  const std::int64_t bytes = p.x_planes * p.row_bytes();
-  auto* const rows = reinterpret_cast<std::uint8_t*>(
-      workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * bytes)));
-  p.x_rows = rows;
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / p.k());
-  parallel_for(threads, p.m(), grain, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      pack_planes(p.kernels, rows + i * bytes, p.row_bytes(), p.x.codes.row<std::int8_t>(i), p.k(),
-                  p.x_planes);
-    }
-  });
+  p.x_rows = pack_each_row(p.x.codes, p.x_planes * p.row_bytes(), workspace, threads,
+                           [&](std::uint8_t* out, const std::int8_t* codes) {
+                             pack_planes(p.kernels, out, p.row_bytes(), codes, p.k(), p.x_planes);
+                           });
 }
 
 /// Sizes of the parts of the memory that panels of w take.
@@ -145,9 +139,8 @@ class Panels {
     tile.k = static_cast<std::int32_t>(p_.k());
     tile.x_steps = p_.x.steps.as<float>() + row;
     tile.w_scales = scales_ + j;
+    tile.y = row_of(p_.y, row, j).data;
     tile.bf16 = p_.y.dtype == DType::kBF16;
-    tile.y = tile.bf16 ? static_cast<void*>(p_.y.row<BFloat16>(row) + j)
-                       : static_cast<void*>(p_.y.row<float>(row) + j);
     tile.y_stride = p_.y.row_stride;
     tile.add = p_.write == Write::kAdd;
     p_.kernels.xor_tile(tile);

@@ -27,21 +27,18 @@ HeadGroup group_of(Tensor q, Tensor k, Tensor v, const AttentionShape& s, std::i
           .head_dim = s.head_dim};
 }
 
-// Where few groups would leave threads idle, the blocks of keys of a group are dealt out to parts,
-// whose shares of d_q are then added up. A function of the sizes alone, so that the order of sums
-// does not depend on the number of threads.
-std::int64_t backward_parts(const AttentionShape& s) {
-  constexpr std::int64_t kEnoughGroups = 16, kMostParts = 4;
-  const std::int64_t blocks = (s.key_length + kBlockKeys - 1) / kBlockKeys;
-  return s.batch * s.kv_heads >= kEnoughGroups ? 1 : std::min(blocks, kMostParts);
-}
-
 // Tasks that a group is cut into, so that there are a few for each thread.
 std::int64_t cuts_of(int threads, std::int64_t groups, std::int64_t most) {
   return threads == 1 ? 1 : std::clamp<std::int64_t>(4 * threads / groups, 1, most);
 }
 
 }  // namespace
+
+std::int64_t attention_backward_parts(std::int64_t groups, std::int64_t keys) {
+  constexpr std::int64_t kEnoughGroups = 16, kMostParts = 4;
+  const std::int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+  return groups >= kEnoughGroups ? 1 : std::min(blocks, kMostParts);
+}
 
 const AttentionKernels* attention_kernels(Isa isa) {
 #if defined(__x86_64__)
@@ -96,7 +93,8 @@ void CpuBackend::attention_backward_in_bf16(const AttentionBackwardKernel& kerne
                                             Tensor k, Tensor v, Tensor out, Tensor log_sums,
                                             const AttentionShape& shape) {
   const std::int64_t length = shape.query_length, groups = shape.batch * shape.kv_heads;
-  const std::int64_t heads = shape.heads / shape.kv_heads, parts = backward_parts(shape);
+  const std::int64_t heads = shape.heads / shape.kv_heads;
+  const std::int64_t parts = attention_backward_parts(groups, shape.key_length);
   const std::int64_t bytes = kernel.bytes(shape.key_length, shape.head_dim);
   const std::int64_t sums = heads * length * shape.head_dim;  // of one part of a group
   const std::int64_t sum_bytes = parts > 1 ? 4 * groups * parts * sums : 0;

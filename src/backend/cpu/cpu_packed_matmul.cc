@@ -4,6 +4,7 @@
 
 #include "backend/cpu/bit_product.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
 #include "backend/cpu/packed_dots.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
@@ -16,11 +17,6 @@ using Slot = Workspace::Slot;
 
 /// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
-
-void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
-  if (y.dtype == DType::kBF16) return y.row<BFloat16>(i) + j;
-  return y.row<float>(i) + j;
-}
 
 /// An integer product under way: y (= or +=) x w^T.
 struct Product {
@@ -40,7 +36,7 @@ struct Product {
   /// Columns [j, j + count) of row i of y from raw sums: of u qx, or of differing signs.
   void finish(std::int64_t i, std::int64_t j, std::int64_t count, const std::int32_t* sums) const {
     FinishedRow row{};
-    row.y = element_address(y, i, j);
+    row.y = row_of(y, i, j).data;
     row.bf16 = y.dtype == DType::kBF16;
     row.add = write == Write::kAdd;
     row.columns = count;
@@ -61,39 +57,19 @@ struct Product {
   }
 };
 
-/// Calls pack(out, codes) for each row of x; out has x_row_bytes.
-template <typename Pack>
-void for_each_packed_row(Product& p, Workspace& workspace, int threads, const Pack& pack) {
-  const std::int64_t bytes = p.x_row_bytes;
-  auto* const rows = reinterpret_cast<std::uint8_t*>(
-      workspace.bytes(Slot::kPackedInputs, static_cast<std::size_t>(p.m() * bytes)));
-  p.x_rows = rows;
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / p.k());
-  parallel_for(threads, p.m(), grain, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      pack(rows + i * bytes, p.x.codes.row<std::int8_t>(i));
-    }
-  });
-}
-
-/// All rows of x as `dot` reads them.
+/// All rows of x as `dot` or the kernel of signs reads them.
 void pack_rows(Product& p, Workspace& workspace, int threads) {
-  p.x_row_bytes = round_up(p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
-  for_each_packed_row(p, workspace, threads, [&](std::uint8_t* out, const std::int8_t* codes) {
-    p.kernels.pack_x(out, codes, p.k(), p.w.bits);
-  });
-}
-
-/// The same as the kernels of signs read them.
-void pack_sign_rows(Product& p, Workspace& workspace, int threads) {
-  p.x_row_bytes = sign_row_bytes(p.k());
-  for_each_packed_row(p, workspace, threads, [&](std::uint8_t* out, const std::int8_t* codes) {
-    p.kernels.pack_signs(out, codes, p.k());
-  });
+  p.x_row_bytes =
+      p.signs ? sign_row_bytes(p.k()) : round_up(p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
+  p.x_rows = pack_each_row(p.x.codes, p.x_row_bytes, workspace, threads,
+                           [&](std::uint8_t* out, const std::int8_t* codes) {
+                             p.signs ? p.kernels.pack_signs(out, codes, p.k())
+                                     : p.kernels.pack_x(out, codes, p.k(), p.w.bits);
+                           });
 }
 
 void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
-  p.signs ? pack_sign_rows(p, workspace, threads) : pack_rows(p, workspace, threads);
+  pack_rows(p, workspace, threads);
   const PackedDot rows = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
   const ChosenDot chosen =
       p.signs ? ChosenDot{p.kernels.xor_dot, rows} : choose_dot(isa, rows, workspace);
@@ -192,7 +168,7 @@ void multiply_panels(const Product& p, const ProductKernels& tiles, Panels& held
         strip.x_sums = p.x.code_sums.as<std::int32_t>() + i;
         strip.w_scales = held.scales + c * held.width;
         strip.w_biases = held.biases + c * held.width;
-        strip.y = {element_address(p.y, i, j), p.y.dtype == DType::kBF16};
+        strip.y = {row_of(p.y, i, j).data, p.y.dtype == DType::kBF16};
         strip.y_stride = p.y.row_stride;
         strip.add = p.write == Write::kAdd;
         tiles.strip(strip);

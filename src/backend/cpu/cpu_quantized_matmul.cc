@@ -4,6 +4,7 @@
 
 #include "backend/cpu/bit_product.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
@@ -86,11 +87,6 @@ PackedInputs pack_inputs(Workspace& workspace, int threads, const ProductKernels
   return {rows, row_bytes};
 }
 
-void* element_address(Tensor y, std::int64_t i, std::int64_t j) {
-  if (y.dtype == DType::kBF16) return y.row<BFloat16>(i) + j;
-  return y.row<float>(i) + j;
-}
-
 /// Rows of x up to which w is read where it lies, if the instruction set can.
 constexpr std::int64_t kDotRows = 32;
 /// The same where there are tiles: packing w for them takes as long as 8 rows of dot products.
@@ -123,7 +119,7 @@ void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& 
         tile.x_sums = x.code_sums.as<std::int32_t>() + i;
         tile.w_steps = w.steps.as<float>() + j;
         tile.w_sums = w.code_sums.as<std::int32_t>() + j;
-        tile.y = {element_address(y, i, j), y.dtype == DType::kBF16};
+        tile.y = {row_of(y, i, j).data, y.dtype == DType::kBF16};
         tile.y_stride = y.row_stride;
         tile.add = write == Write::kAdd;
         kernels.dot_tile(tile);
@@ -163,7 +159,7 @@ void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels&
         strip.x_sums = x.code_sums.as<std::int32_t>() + i;
         strip.w_scales = packed_w.scales + j;
         strip.w_biases = packed_w.biases + j;
-        strip.y = {element_address(y, i, j), y.dtype == DType::kBF16};
+        strip.y = {row_of(y, i, j).data, y.dtype == DType::kBF16};
         strip.y_stride = y.row_stride;
         strip.add = write == Write::kAdd;
         kernels.strip(strip);

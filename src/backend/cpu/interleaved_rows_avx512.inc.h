@@ -130,16 +130,8 @@ void make_interleaved_codes(const RowCodes& to, const RowRule& rule, const CodeS
 
 void codes_of_interleaved(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
   if (scale.rotated_as == RotatedAs::kWhole) return codes_of_rotated(to, rule, scale);
-  switch (scale.mask_by) {
-    case MaskBy::kNothing:
-      return make_interleaved_codes<MaskBy::kNothing>(to, rule, scale);
-    case MaskBy::kCells:
-      return make_interleaved_codes<MaskBy::kCells>(to, rule, scale);
-    case MaskBy::kBound:
-      return make_interleaved_codes<MaskBy::kBound>(to, rule, scale);
-    case MaskBy::kBroken:
-      return fill_broken_row(to, rule.columns);
-  }
+  make_by_mask(to, rule, scale.mask_by,
+               [&]<MaskBy kMask>() { make_interleaved_codes<kMask>(to, rule, scale); });
 }
 
 template <bool kAdd>

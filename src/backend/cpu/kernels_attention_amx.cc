@@ -31,21 +31,16 @@ struct Memory {
 
 std::int64_t lay_out(Memory& memory, std::uint8_t* data, std::int64_t keys, std::int64_t head_dim) {
   const std::int64_t groups = panels_of(head_dim), panels = panels_of(keys);
-  std::uint8_t* next = data;
-  const auto take = [&](std::int64_t bytes) {
-    std::uint8_t* const taken = next;
-    next += bytes;
-    return taken;
-  };
+  ScratchCutter scratch{data};
   memory.groups = groups;
   memory.panels = panels;
-  memory.queries = take(groups * kPanelBytes);
-  for (float*& scores : memory.scores) scores = reinterpret_cast<float*>(take(kSumsBytes));
-  memory.weights = take(kChunkPanels * kPanelBytes);
-  memory.outputs = reinterpret_cast<float*>(take(groups * kSumsBytes));
-  memory.keys = take(panels * groups * kPanelBytes);
-  memory.values = take(panels * groups * kPanelBytes);
-  return next - data;
+  memory.queries = scratch.take(groups * kPanelBytes);
+  for (float*& scores : memory.scores) scores = scratch.take_floats(kSumsBytes / 4);
+  memory.weights = scratch.take(kChunkPanels * kPanelBytes);
+  memory.outputs = scratch.take_floats(groups * kSumsBytes / 4);
+  memory.keys = scratch.take(panels * groups * kPanelBytes);
+  memory.values = scratch.take(panels * groups * kPanelBytes);
+  return scratch.next - data;
 }
 
 std::int64_t forward_bytes(std::int64_t keys, std::int64_t head_dim) {
@@ -266,17 +261,7 @@ void forward(const AttentionForward& task) {
   lay_out(memory, task.scratch, group.keys, group.head_dim);
   pack_keys_and_values(group, memory);
   configure_tiles(kStripRows);
-  const std::int64_t strips = (group.queries + kStripQueries - 1) / kStripQueries;
-  for (std::int64_t i = task.first_strip; i < group.heads * strips; i += task.strip_step) {
-    Strip strip;
-    strip.head = i / strips;
-    strip.first = i % strips * kStripQueries;
-    const std::int64_t left = group.queries - strip.first;
-    strip.rows = left < kStripQueries ? left : kStripQueries;
-    strip.keys = group.keys - left + strip.rows;
-    if (task.next != nullptr) fetch_next(*task.next, i, group.heads * strips);
-    run_strip(task, strip, memory);
-  }
+  for_each_strip<Strip>(task, [&](Strip& strip) { run_strip(task, strip, memory); });
   _tile_release();
 }
 

@@ -33,19 +33,14 @@ std::int64_t lay_out(Memory& m, std::uint8_t* data, std::int64_t keys, std::int6
   m.head_dim = head_dim;
   m.column_panels = divide_up(head_dim, kColumns);
   m.key_panels = divide_up(keys, kColumns);
-  std::uint8_t* next = data;
-  const auto take = [&](std::int64_t bytes) {
-    std::uint8_t* const taken = next;
-    next += bytes;
-    return taken;
-  };
-  m.queries = take(kStripQueries * row_bytes(head_dim));
-  m.scores = reinterpret_cast<float*>(take(4 * kRows * kChunkKeys));
-  m.weights = take(kStripQueries * kWeightsRowBytes);
-  m.outputs = reinterpret_cast<float*>(take(4 * kStripQueries * m.output_stride()));
-  m.keys = take(m.key_panels * m.key_panel_bytes());
-  m.values = take(m.column_panels * m.value_panel_bytes());
-  return next - data;
+  ScratchCutter scratch{data};
+  m.queries = scratch.take(kStripQueries * row_bytes(head_dim));
+  m.scores = scratch.take_floats(kRows * kChunkKeys);
+  m.weights = scratch.take(kStripQueries * kWeightsRowBytes);
+  m.outputs = scratch.take_floats(kStripQueries * m.output_stride());
+  m.keys = scratch.take(m.key_panels * m.key_panel_bytes());
+  m.values = scratch.take(m.column_panels * m.value_panel_bytes());
+  return scratch.next - data;
 }
 
 std::int64_t forward_bytes(std::int64_t keys, std::int64_t head_dim) {
@@ -246,17 +241,7 @@ void forward(const AttentionForward& task) {
   Memory memory;
   lay_out(memory, task.scratch, group.keys, group.head_dim);
   pack_keys_and_values(group, memory);
-  const std::int64_t strips = divide_up(group.queries, kStripQueries);
-  for (std::int64_t i = task.first_strip; i < group.heads * strips; i += task.strip_step) {
-    Strip strip;
-    strip.head = i / strips;
-    strip.first = i % strips * kStripQueries;
-    const std::int64_t left = group.queries - strip.first;
-    strip.rows = left < kStripQueries ? left : kStripQueries;
-    strip.keys = group.keys - left + strip.rows;
-    if (task.next != nullptr) fetch_next(*task.next, i, group.heads * strips);
-    run_strip(task, strip, memory);
-  }
+  for_each_strip<Strip>(task, [&](Strip& strip) { run_strip(task, strip, memory); });
 }
 
 }  // namespace

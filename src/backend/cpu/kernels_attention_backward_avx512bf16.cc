@@ -46,33 +46,25 @@ std::int64_t lay_out(Memory& m, std::uint8_t* data, std::int64_t keys, std::int6
   m.head_dim = head_dim;
   m.column_panels = divide_up(head_dim, kColumns);
   m.positions = round_up(keys, kBlock);
-  std::uint8_t* next = data;
-  const auto take = [&](std::int64_t bytes) {
-    std::uint8_t* const taken = next;
-    next += bytes;
-    return taken;
-  };
-  const auto take_floats = [&](std::int64_t count) {
-    return reinterpret_cast<float*>(take(4 * count));
-  };
-  m.scores = take_floats(kRows * kBlock);
-  m.d_weights = take_floats(kRows * kBlock);
-  m.weight_pairs = take(kBlockPairBytes);
-  m.d_score_pairs = take(kBlockPairBytes);
-  m.d_score_rows = take(kBlock * kScoreRowBytes);
-  m.key_columns = take(round_up(head_dim, kPanel) / 2 * kPairRowBytes);
-  m.value_columns = take(round_up(head_dim, kPanel) / 2 * kPairRowBytes);
-  m.key_pairs = take(m.column_panels * kBlockPairBytes);
-  m.query_rows = take(m.positions * row_bytes(head_dim));
-  m.d_out_rows = take(m.positions * row_bytes(head_dim));
-  m.query_pairs = take(m.column_panels * m.pair_panel_bytes());
-  m.d_out_pairs = take(m.column_panels * m.pair_panel_bytes());
-  m.log_sums = take_floats(m.positions);
-  m.deltas = take_floats(m.positions);
-  m.d_queries = take_floats(m.positions * m.sums_stride());
-  m.d_keys = take_floats(m.positions * m.sums_stride());
-  m.d_values = take_floats(m.positions * m.sums_stride());
-  return next - data;
+  ScratchCutter scratch{data};
+  m.scores = scratch.take_floats(kRows * kBlock);
+  m.d_weights = scratch.take_floats(kRows * kBlock);
+  m.weight_pairs = scratch.take(kBlockPairBytes);
+  m.d_score_pairs = scratch.take(kBlockPairBytes);
+  m.d_score_rows = scratch.take(kBlock * kScoreRowBytes);
+  m.key_columns = scratch.take(round_up(head_dim, kPanel) / 2 * kPairRowBytes);
+  m.value_columns = scratch.take(round_up(head_dim, kPanel) / 2 * kPairRowBytes);
+  m.key_pairs = scratch.take(m.column_panels * kBlockPairBytes);
+  m.query_rows = scratch.take(m.positions * row_bytes(head_dim));
+  m.d_out_rows = scratch.take(m.positions * row_bytes(head_dim));
+  m.query_pairs = scratch.take(m.column_panels * m.pair_panel_bytes());
+  m.d_out_pairs = scratch.take(m.column_panels * m.pair_panel_bytes());
+  m.log_sums = scratch.take_floats(m.positions);
+  m.deltas = scratch.take_floats(m.positions);
+  m.d_queries = scratch.take_floats(m.positions * m.sums_stride());
+  m.d_keys = scratch.take_floats(m.positions * m.sums_stride());
+  m.d_values = scratch.take_floats(m.positions * m.sums_stride());
+  return scratch.next - data;
 }
 
 std::int64_t backward_bytes(std::int64_t keys, std::int64_t head_dim) {

@@ -141,16 +141,8 @@ void make_codes_amx(const RowCodes& to, const RowRule& rule, const CodeScale& sc
 
 void codes_of_rotated_amx(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
   if (scale.rotated_as == RotatedAs::kWhole) return codes_of_rotated(to, rule, scale);
-  switch (scale.mask_by) {
-    case MaskBy::kNothing:
-      return make_codes_amx<MaskBy::kNothing>(to, rule, scale);
-    case MaskBy::kCells:
-      return make_codes_amx<MaskBy::kCells>(to, rule, scale);
-    case MaskBy::kBound:
-      return make_codes_amx<MaskBy::kBound>(to, rule, scale);
-    case MaskBy::kBroken:
-      return fill_broken_row(to, rule.columns);
-  }
+  make_by_mask(to, rule, scale.mask_by,
+               [&]<MaskBy kMask>() { make_codes_amx<kMask>(to, rule, scale); });
 }
 
 /// out [128] = (or +=, where kAdd) the finished block of z, as bf16; denormal values become 0.

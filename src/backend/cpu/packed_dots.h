@@ -27,6 +27,19 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t by) {
   return divide_up(value, by) * by;
 }
 
+/// The rows of x, each as `bytes` bytes that pack(out, codes) makes.
+template <typename Pack>
+const std::uint8_t* pack_each_row(const Tensor& codes, std::int64_t bytes, Workspace& workspace,
+                                  int threads, const Pack& pack) {
+  auto* const rows = reinterpret_cast<std::uint8_t*>(workspace.bytes(
+      Workspace::Slot::kPackedInputs, static_cast<std::size_t>(codes.rows() * bytes)));
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / codes.cols());
+  parallel_for(threads, codes.rows(), grain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) pack(rows + i * bytes, codes.row<std::int8_t>(i));
+  });
+  return rows;
+}
+
 /// `rows` rows of x, packed, against all of w; sums and scratch are for the caller of `dot` to set.
 inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::int64_t x_row_bytes,
                              std::int64_t rows) {

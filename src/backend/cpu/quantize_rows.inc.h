@@ -141,17 +141,25 @@ Rotated rotate_for_codes(const RowCodes& to, FloatRow x, const RowRule& rule) {
   return {rms, RotatedAs::kWhole};
 }
 
-void codes_of_rotated(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
-  switch (scale.mask_by) {
+/// Makes the codes by make.operator()<mask_by>(); a broken row is filled.
+template <typename Make>
+inline void make_by_mask(const RowCodes& to, const RowRule& rule, MaskBy mask_by,
+                         const Make& make) {
+  switch (mask_by) {
     case MaskBy::kNothing:
-      return make_codes<MaskBy::kNothing>(to, rule, scale);
+      return make.template operator()<MaskBy::kNothing>();
     case MaskBy::kCells:
-      return make_codes<MaskBy::kCells>(to, rule, scale);
+      return make.template operator()<MaskBy::kCells>();
     case MaskBy::kBound:
-      return make_codes<MaskBy::kBound>(to, rule, scale);
+      return make.template operator()<MaskBy::kBound>();
     case MaskBy::kBroken:
       return fill_broken_row(to, rule.columns);
   }
+}
+
+void codes_of_rotated(const RowCodes& to, const RowRule& rule, const CodeScale& scale) {
+  make_by_mask(to, rule, scale.mask_by,
+               [&]<MaskBy kMask>() { make_codes<kMask>(to, rule, scale); });
 }
 
 void nothing() {}
