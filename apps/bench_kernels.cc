@@ -347,7 +347,7 @@ void add_products(std::vector<KernelCaseMaker>& cases) {
     const auto add_case = [&](std::string kernel, std::function<KernelCase()> make) {
       cases.push_back({std::move(kernel), text, std::move(make)});
     };
-    if (size.m > 1) {
+    if (size.m >= 128) {  // Fewer rows are those of decoding.
       for (const DType dtype : {DType::kF32, DType::kBF16}) {
         const std::string type = dtype == DType::kBF16 ? "bf16" : "f32";
         add_case("matmul " + type, [=] { return matmul_case(size, dtype); });

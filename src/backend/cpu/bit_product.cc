@@ -59,56 +59,55 @@ void pack_inputs(Product& p, Workspace& workspace, int threads) {
                            });
 }
 
+/// Between what two threads write: closer, the prefetching of one takes lines from the other.
+constexpr std::int64_t kApartBytes = 8192;
+
 /// Sizes of the parts of the memory that panels of w take.
 struct PanelSizes {
   std::int64_t width;         ///< rows of w in a panel
   std::int64_t count;         ///< panels of w
   std::int64_t panel_bytes;   ///< of one
-  std::int64_t scales_bytes;  ///< of all
   std::int64_t bits_bytes;    ///< of the planes of a panel's rows, of which a thread makes it
-  std::int64_t thread_bytes;  ///< the same with a row of codes
+  std::int64_t thread_bytes;  ///< of a panel, such planes and a row of codes, kApartBytes after it
 
   PanelSizes(std::int64_t columns, std::int64_t n, std::int64_t k, int w_bits)
       : width(columns / w_bits),
         count(divide_up(n, width)),
         panel_bytes(divide_up(k, 32) * columns * 4),
-        scales_bytes(round_up(4 * count * width + 64, 64)),
         bits_bytes(columns * sign_row_bytes(k)),
-        thread_bytes(bits_bytes + round_up(k, 64)) {}
-  /// With room for `held` panels.
-  std::int64_t bytes(std::int64_t held, int threads) const {
-    return held * panel_bytes + scales_bytes + threads * thread_bytes;
+        thread_bytes(panel_bytes + bits_bytes + round_up(k, 64) + kApartBytes) {}
+  /// With room for `shared` panels beside those of the threads.
+  std::int64_t bytes(std::int64_t shared, int threads) const {
+    return shared * panel_bytes + threads * thread_bytes;
   }
 };
 
-/// Planes of w as panels, with the scales of their columns.
+/// Planes of w as panels.
 class Panels {
  public:
-  /// Room for `held` panels, and for each thread to make them.
-  Panels(const Product& p, const PanelSizes& sizes, Workspace& workspace, std::int64_t held,
+  /// Room for `shared` panels, and for each thread to make its own.
+  Panels(const Product& p, const PanelSizes& sizes, Workspace& workspace, std::int64_t shared,
          int threads)
       : p_(p),
         sizes_(sizes),
-        panels_(reinterpret_cast<std::uint8_t*>(workspace.bytes(
-            Slot::kPackedSums, static_cast<std::size_t>(sizes.bytes(held, threads))))),
-        scales_(reinterpret_cast<float*>(panels_ + held * sizes.panel_bytes)),
-        scratch_(panels_ + held * sizes.panel_bytes + sizes.scales_bytes) {
-    const float* const steps = p.w.steps.as<float>();
-    for (std::int64_t j = 0; j < p.n(); ++j) scales_[j] = steps[j] * 0.25f;
-    std::fill(scales_ + p.n(), scales_ + sizes.scales_bytes / 4, 0.0f);
-  }
+        shared_(reinterpret_cast<std::uint8_t*>(workspace.bytes(
+            Slot::kPackedSums, static_cast<std::size_t>(sizes.bytes(shared, threads))))),
+        own_(shared_ + shared * sizes.panel_bytes) {}
 
-  void pack(std::int64_t place, std::int64_t panel, int thread) const {
+  std::uint8_t* shared(std::int64_t panel) const { return shared_ + panel * sizes_.panel_bytes; }
+  std::uint8_t* own(int thread) const { return own_ + thread * sizes_.thread_bytes; }
+
+  /// out = a panel, by a thread.
+  void pack(std::uint8_t* out, std::int64_t panel, int thread) const {
     const std::int64_t first = panel * sizes_.width;
     const std::int64_t rows = std::min(sizes_.width, p_.n() - first);
-    std::uint8_t* const out = panels_ + place * sizes_.panel_bytes;
     if (p_.w.packed() && p_.w.bits == 1) {  // the file's rows are planes
       const Tensor& codes = p_.w.codes;
       p_.kernels.pack_sign_panel(
           out, {codes.row<std::uint8_t>(first), codes.row_stride, rows, codes.cols()});
       return;
     }
-    std::uint8_t* const bits = scratch_ + thread * sizes_.thread_bytes;
+    std::uint8_t* const bits = own(thread) + sizes_.panel_bytes;
     auto* const unpacked = reinterpret_cast<std::int8_t*>(bits + sizes_.bits_bytes);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int8_t* codes = unpacked;
@@ -124,21 +123,22 @@ class Panels {
     const std::int64_t planes = (p_.w.bits - 1) * sizes_.width + rows;
     p_.kernels.pack_sign_panel(out, {bits, p_.row_bytes(), planes, divide_up(p_.k(), 8)});
   }
-  /// A tile of rows of x from `row` on against the panel, which lies at `place`.
-  void multiply(std::int64_t place, std::int64_t panel, std::int64_t row) const {
+  /// `rows` rows of x from `row` on against a panel, whose columns lie at `columns`.
+  void multiply(const std::uint8_t* columns, std::int64_t panel, std::int64_t row,
+                std::int64_t rows) const {
     const std::int64_t j = panel * sizes_.width;
     XorTile tile{};
     tile.x = p_.x_rows + row * p_.x_planes * p_.row_bytes();
     tile.x_row_bytes = p_.row_bytes();
-    tile.panel = panels_ + place * sizes_.panel_bytes;
+    tile.panel = columns;
     tile.groups = divide_up(p_.k(), 32);
     tile.planes = p_.x_planes;
     tile.w_planes = p_.w.bits;
-    tile.rows = static_cast<std::int32_t>(std::min(p_.tile_rows(), p_.m() - row) * p_.x_planes);
+    tile.rows = static_cast<std::int32_t>(std::min(rows, p_.m() - row) * p_.x_planes);
     tile.columns = static_cast<std::int32_t>(std::min(sizes_.width, p_.n() - j));
     tile.k = static_cast<std::int32_t>(p_.k());
     tile.x_steps = p_.x.steps.as<float>() + row;
-    tile.w_scales = scales_ + j;
+    tile.w_steps = p_.w.steps.as<float>() + j;
     tile.y = row_of(p_.y, row, j).data;
     tile.bf16 = p_.y.dtype == DType::kBF16;
     tile.y_stride = p_.y.row_stride;
@@ -149,9 +149,8 @@ class Panels {
  private:
   const Product& p_;
   PanelSizes sizes_;
-  std::uint8_t* panels_;
-  float* scales_;
-  std::uint8_t* scratch_;
+  std::uint8_t* shared_;
+  std::uint8_t* own_;
 };
 
 }  // namespace
@@ -163,8 +162,11 @@ bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, std::int64_t c
   if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_pairs()) return false;
   // Shorter rows end before four pairs have gained what their sums cost.
   if (x_bits * w_bits > 2 && columns < 256) return false;
-  // Rows of x for which packing the panels of w pays.
-  return rows >= (w_bits == 2 ? 32 : packed ? 5 : 8);
+  // Rows of x for which making panels of w pays: sums over lanes, without them, cost short rows
+  // more.
+  if (w_bits == 2) return rows >= 32;
+  if (!packed) return rows >= 8;
+  return rows >= (columns <= 1024 ? 3 : 5);
 }
 
 BitProductScratch bit_product_scratch(std::int64_t rows, std::int64_t outputs, std::int64_t columns,
@@ -180,30 +182,33 @@ void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRo
   const int threads = context.threads;
   Product p{y, x, x_bits, w, write, packed_kernels(context.isa)};
   pack_inputs(p, context.workspace, threads);
-  const std::int64_t rows = p.tile_rows();
-  const std::int64_t tiles = divide_up(p.m(), rows);
+  const std::int64_t tiles = divide_up(p.m(), p.tile_rows());
+  const std::int64_t rows = divide_up(p.m(), tiles);
   const bool splits_rows = tiles >= 4 * threads;
   const PanelSizes sizes(p.kernels.xor_columns, p.n(), p.k(), w.bits);
-  const Panels panels(p, sizes, context.workspace, splits_rows ? sizes.count : threads, threads);
+  const Panels panels(p, sizes, context.workspace, splits_rows ? sizes.count : 0, threads);
   if (splits_rows) {
     parallel_for(threads, sizes.count, divide_up(1 << 20, rows * p.k()),
                  [&](std::int64_t begin, std::int64_t end, int thread) {
-                   for (std::int64_t c = begin; c < end; ++c) panels.pack(c, c, thread);
+                   for (std::int64_t c = begin; c < end; ++c)
+                     panels.pack(panels.shared(c), c, thread);
                  });
   }
   const std::int64_t parts = splits_rows ? tiles : sizes.count;
   const std::int64_t grain =
-      divide_up(8 * kProductsPerThread * parts, p.x_planes * w.bits * p.m() * p.n() * p.k());
+      divide_up(4 * kProductsPerThread * parts, p.x_planes * w.bits * p.m() * p.n() * p.k());
   parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
     if (splits_rows) {
       for (std::int64_t t = begin; t < end; ++t) {
-        for (std::int64_t c = 0; c < sizes.count; ++c) panels.multiply(c, c, t * rows);
+        for (std::int64_t c = 0; c < sizes.count; ++c)
+          panels.multiply(panels.shared(c), c, t * rows, rows);
       }
       return;
     }
     for (std::int64_t c = begin; c < end; ++c) {
-      panels.pack(thread, c, thread);
-      for (std::int64_t t = 0; t < tiles; ++t) panels.multiply(thread, c, t * rows);
+      panels.pack(panels.own(thread), c, thread);
+      for (std::int64_t t = 0; t < tiles; ++t)
+        panels.multiply(panels.own(thread), c, t * rows, rows);
     }
   });
 }

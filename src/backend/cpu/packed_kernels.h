@@ -48,7 +48,7 @@ struct XorTile {
   std::int32_t columns;       ///< rows of w, 1..xor_columns / w_planes
   std::int32_t k;
   const float* x_steps;   ///< [rows / planes]
-  const float* w_scales;  ///< [xor_columns] step / 4
+  const float* w_steps;   ///< [columns]
   void* y;                ///< element (0, 0)
   std::int64_t y_stride;  ///< elements from one row to the next
   bool bf16;

@@ -406,7 +406,9 @@ void expect_exact_tile(const PackedKernels& kernels, int x_planes, int w_planes,
   kernels.pack_sign_panel(panel.view().as<std::uint8_t>(),
                           {w_rows.view().as<std::uint8_t>(), row_bytes,
                            width * (w_planes - 1) + size.n, (size.k + 7) / 8});
-  const std::vector<float> ones(static_cast<std::size_t>(std::max(size.m, std::int64_t{64})), 1.0f);
+  // A quarter of the steps' products is what remains.
+  const std::vector<float> ones(static_cast<std::size_t>(size.m), 1.0f);
+  const std::vector<float> fours(static_cast<std::size_t>(size.n), 4.0f);
   std::vector<float> y(static_cast<std::size_t>(size.m * (size.n + 7)), 7.0f);
   XorTile tile{};
   tile.x = x_rows.view().as<std::uint8_t>();
@@ -418,7 +420,8 @@ void expect_exact_tile(const PackedKernels& kernels, int x_planes, int w_planes,
   tile.rows = static_cast<std::int32_t>(size.m * x_planes);
   tile.columns = static_cast<std::int32_t>(size.n);
   tile.k = static_cast<std::int32_t>(size.k);
-  tile.x_steps = tile.w_scales = ones.data();
+  tile.x_steps = ones.data();
+  tile.w_steps = fours.data();
   tile.y = y.data();
   tile.y_stride = size.n + 7;
   kernels.xor_tile(tile);

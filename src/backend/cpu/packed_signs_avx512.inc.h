@@ -31,20 +31,83 @@ void pack_place(std::uint8_t* out, const std::int8_t* codes, std::int64_t column
   });
 }
 
-/// sum += the number of ones in each lane.
-inline __m512i add_ones(__m512i sum, __m512i x) {
-#if defined(__AVX512VPOPCNTDQ__)
-  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(x));
-#else
+#if !defined(__AVX512VPOPCNTDQ__)
+/// The number of ones in each byte.
+inline __m512i ones_of_bytes(__m512i x) {
   const __m512i table =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
   const __m512i nibble = _mm512_set1_epi8(0x0f);
   const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(x, nibble));
   const __m512i high =
       _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble));
-  dot_bytes(sum, _mm512_add_epi8(low, high), _mm512_set1_epi8(1));
+  return _mm512_add_epi8(low, high);
+}
+#endif
+
+/// sum += the number of ones in each lane of 32 bits.
+inline __m512i add_ones(__m512i sum, __m512i x) {
+#if defined(__AVX512VPOPCNTDQ__)
+  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(x));
+#else
+  dot_bytes(sum, ones_of_bytes(x), _mm512_set1_epi8(1));
   return sum;
 #endif
+}
+
+/// The same of 64 bits.
+inline __m512i add_ones_of_64(__m512i sum, __m512i x) {
+#if defined(__AVX512VPOPCNTDQ__)
+  return _mm512_add_epi64(sum, _mm512_popcnt_epi64(x));
+#else
+  return _mm512_add_epi64(sum, _mm512_sad_epu8(ones_of_bytes(x), _mm512_setzero_si512()));
+#endif
+}
+
+/// Four sums in every 128 bits, of lanes of 64 bits of which each holds less than 2^32.
+inline __m512i sums_of_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_mask_shuffle_epi32(a, 0xaaaa, b, _MM_PERM_CCAA);
+  const __m512i cd = _mm512_mask_shuffle_epi32(c, 0xaaaa, d, _MM_PERM_CCAA);
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+/// 128 bits each: the sums over the quarters of a, b, c and d.
+inline __m512i sums_over_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const auto halves = [](__m512i low, __m512i high) {
+    return _mm512_add_epi32(_mm512_mask_blend_epi64(0xf0, low, high),
+                            _mm512_shuffle_i64x2(low, high, 0x4e));
+  };
+  const __m512i ac = halves(a, c), bd = halves(b, d);
+  const __m512i other = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+  return _mm512_add_epi32(_mm512_mask_blend_epi64(0xcc, ac, bd),
+                          _mm512_permutex2var_epi64(ac, other, bd));
+}
+
+/// out[row][0..4) = the sums over the lanes of 64 bits of the accumulators of each row.
+template <int rows>
+inline __attribute__((always_inline)) void put_ones(Sums<4 * rows>& sums, std::int32_t* out,
+                                                    std::int64_t stride) {
+  const auto quarters = [&]<int r>() __attribute__((always_inline)) {
+    return sums_of_quarters(sums.template at<4 * r>(), sums.template at<4 * r + 1>(),
+                            sums.template at<4 * r + 2>(), sums.template at<4 * r + 3>());
+  };
+  const auto put = [&](int row, __m128i four) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + row * stride), four);
+  };
+  if constexpr (rows == 1) {
+    const __m512i four = quarters.template operator()<0>();
+    const __m256i half =
+        _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+    put(0, _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+  } else {
+    static_assert(rows == 4);
+    const __m512i four =
+        sums_over_quarters(quarters.template operator()<0>(), quarters.template operator()<1>(),
+                           quarters.template operator()<2>(), quarters.template operator()<3>());
+    put(0, _mm512_castsi512_si128(four));
+    put(1, _mm512_extracti32x4_epi32(four, 1));
+    put(2, _mm512_extracti32x4_epi32(four, 2));
+    put(3, _mm512_extracti32x4_epi32(four, 3));
+  }
 }
 
 /// How far ahead to ask. Rows of bits are short and four of them nearly one piece, which the
@@ -59,7 +122,6 @@ inline __attribute__((always_inline)) void ask_for_signs(const FourRows& w, std:
 template <int rows, int... pairs>
 inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
                              Indices<int, pairs...>) {
-  constexpr QUEST_INDICES(rows) kRows;
   Sums<4 * rows> sums;
   const std::int64_t bytes = (d.k + 7) / 8;
   const std::uint8_t* const x = d.x + i * d.x_row_bytes;
@@ -71,12 +133,12 @@ inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t
                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
     ((sums.template at<pairs>() =
-          add_ones(sums.template at<pairs>(),
-                   _mm512_xor_si512(signs[pairs % 4],
-                                    _mm512_loadu_si512(x + pairs / 4 * d.x_row_bytes + at)))),
+          add_ones_of_64(sums.template at<pairs>(),
+                         _mm512_xor_si512(signs[pairs % 4],
+                                          _mm512_loadu_si512(x + pairs / 4 * d.x_row_bytes + at)))),
      ...);
   }
-  put_sums<rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
+  put_ones<rows>(sums, d.sums + i * d.stride + j, d.stride);
 }
 template <int rows>
 inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t i,
@@ -128,14 +190,19 @@ void pack_sign_panel(std::uint8_t* panel, const SignRows& w) {
   }
 }
 
-/// y = T (step w_scale) for sums [rows][kXorColumns], as finish_row rounds it: T = K - 2 sum, with
-/// planes (2^b - 1)(2^c - 1) K - 2 (sums of all pairs, each with the weights of its planes).
+/// y = T (step w_step / 4) for sums [rows][kXorColumns], as finish_row rounds it: T = K - 2 sum,
+/// with planes (2^b - 1)(2^c - 1) K - 2 (sums of all pairs, each with the weights of its planes).
 template <bool bf16, bool two_planes>
 __attribute__((noinline)) void put_distances(const XorTile& tile, const std::int32_t* sums) {
   constexpr int kHalves = two_planes ? 1 : 2;
   const __m512i most = _mm512_set1_epi32(((1 << tile.planes) - 1) * (two_planes ? 3 : 1) * tile.k);
-  const F16 scales[2] = {load16(tile.w_scales), load16(tile.w_scales + 16 * (kHalves - 1))};
   const __mmask64 columns = first_bytes(tile.columns);
+  F16 scales[kHalves];
+#pragma GCC unroll 2
+  for (int half = 0; half < kHalves; ++half) {
+    const auto valid = static_cast<__mmask16>(columns >> (16 * half));
+    scales[half] = mul({_mm512_maskz_loadu_ps(valid, tile.w_steps + 16 * half)}, splat16(0.25f));
+  }
   for (std::int64_t i = 0; i < tile.rows / tile.planes; ++i) {
     __m512i sum[2] = {_mm512_load_si512(sums), _mm512_load_si512(sums + 16)};
     sums += kXorColumns;
