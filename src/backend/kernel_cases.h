@@ -39,8 +39,8 @@ inline constexpr std::array<ProductCase, 18> kProductCases{{{1, 1, 1},
                                                             {39, 35, 68},
                                                             {47, 129, 131},
                                                             {130, 70, 256}}};
-/// Those that decide the speed of training (2048 tokens, the published widths) and of decoding (some
-/// sequences side by side, then one: weights that stay in a cache, and weights that do not).
+/// Those that decide the speed of training (2048 tokens, the published widths) and of decoding
+/// (some sequences side by side, then one: weights that stay in a cache, and weights that do not).
 inline constexpr std::array<ProductCase, 9> kProductSpeedCases{{{2048, 640, 640},
                                                                 {2048, 1792, 640},
                                                                 {2048, 640, 1792},
