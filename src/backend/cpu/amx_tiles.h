@@ -9,20 +9,13 @@
 #include <cstdint>
 
 #include "backend/cpu/first_lanes.h"
+#include "backend/cpu/tile_layout.h"
 
 namespace quest {
 namespace {
 
-constexpr int kTileRows = 16;   // of a tile register
-constexpr int kTileBytes = 64;  // of a row of one
-constexpr std::int64_t kTileSize = kTileRows * kTileBytes;
 constexpr int kStripRows = 2 * kTileRows;
 constexpr int kPanelColumns = 2 * kTileRows;
-
-/// Ones in the first `count` bits, up to 64.
-inline __mmask64 first_bytes(std::int64_t count) {
-  return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
-}
 
 /// The operand of LDTILECFG.
 struct alignas(64) TileConfig {

@@ -79,7 +79,7 @@ inline void transpose_keys(const HeadGroup& in, std::int64_t first, std::int64_t
                            const Memory& m) {
   const TileSource source = source_of(in.k, in.k_stride, in.head_dim, in.keys);
   for (std::int64_t g = 0; g < m.groups; ++g) {
-    kTileKernelsAmx.pack_columns_bf16(m.keys_transposed + g * kBlockPanels * kPanelBytes, source,
+    kBf16TilesAmx.pack_columns(m.keys_transposed + g * kBlockPanels * kPanelBytes, source,
                                       g * kPanel, first, panels);
   }
 }

@@ -33,7 +33,7 @@ inline TileSource source_of(const std::uint16_t* x, std::int64_t stride, std::in
 /// A first operand of 32 rows: out [groups][32 rows][32 values].
 inline void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
                       std::int64_t rows, std::int64_t columns) {
-  kTileKernelsAmx.pack_rows_bf16(out, source_of(x, stride, rows, columns), 0, 0,
+  kBf16TilesAmx.pack_rows(out, source_of(x, stride, rows, columns), 0, 0,
                                  panels_of(columns));
 }
 
@@ -41,7 +41,7 @@ inline void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t st
 /// out [groups][2 tiles].
 inline void pack_rows_as_columns(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
                                  std::int64_t rows, std::int64_t columns) {
-  kTileKernelsAmx.pack_transposed_bf16(out, source_of(x, stride, rows, columns), 0, 0,
+  kBf16TilesAmx.pack_transposed(out, source_of(x, stride, rows, columns), 0, 0,
                                        panels_of(columns));
 }
 

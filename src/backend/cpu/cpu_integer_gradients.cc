@@ -69,12 +69,13 @@ void copy_groups(std::uint8_t* out, const TileSource& source, std::int64_t lane,
               static_cast<std::size_t>(groups * kTileGroupBytes));
 }
 
-void multiply_on_tiles(const TileContext& context, const LineProduct& p) {
+void multiply_on_tiles(const TileContext& context, const ByteTileKernels& kernels,
+                       const LineProduct& p) {
   const PlainColumns plain(context.workspace, p.out.cols(), 1.0f);
   const TileScales scales{1, p.g.sums, plain.biases, p.g.scales, plain.scales};
   const TileSource lines{p.g.codes, 0, p.g.lines, p.g.summed, true, nullptr, copy_groups};
-  multiply_tiles(context, {lines, columns_source(p.codes, context.kernels.pack_quads_bytes), p.out,
-                           p.write, &scales});
+  multiply_tiles(context,
+                 {lines, columns_source(p.codes, kernels.pack_quads), p.out, p.write, &scales});
 }
 
 /// The same product by the kernels of quantized_matmul, which take lines of summed values.
@@ -187,8 +188,9 @@ class VectorProduct {
 void multiply(Workspace& workspace, int threads, const QuantKernels& kernels,
               const LineProduct& product) {
   assert(product.g.summed <= 32768);
-  if (kernels.tiles != nullptr) {
-    return multiply_on_tiles({workspace, threads, *kernels.tiles}, product);
+  if (kernels.byte_tiles != nullptr) {
+    return multiply_on_tiles({workspace, threads, kernels.byte_tiles->multiply},
+                             *kernels.byte_tiles, product);
   }
   VectorProduct(workspace, threads, kernels.product, product).run();
 }
@@ -200,7 +202,8 @@ void CpuBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quantiz
   assert(d_y.cols() == w.codes.rows() && d_z.cols() == w.codes.cols());
   assert(d_z.rows() == d_y.rows());
   const QuantKernels& kernels = quant_kernels(isa_);
-  const RoundingContext rounding{workspace_, threads_, *kernels.rounding, kernels.tiles != nullptr};
+  const RoundingContext rounding{workspace_, threads_, *kernels.rounding,
+                                 kernels.byte_tiles != nullptr};
   const RoundedGradient g = round_rows(rounding, d_y, w.steps.as<float>(), key);
   multiply(workspace_, threads_, kernels, {d_z, g, w.codes, write});
 }
@@ -210,7 +213,8 @@ void CpuBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quanti
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols());
   assert(d_z.cols() == x.codes.cols());
   const QuantKernels& kernels = quant_kernels(isa_);
-  const RoundingContext rounding{workspace_, threads_, *kernels.rounding, kernels.tiles != nullptr};
+  const RoundingContext rounding{workspace_, threads_, *kernels.rounding,
+                                 kernels.byte_tiles != nullptr};
   for (std::int64_t first = 0; first < d_y.rows(); first += kRoundedRows) {
     const std::int64_t last = std::min(first + kRoundedRows, d_y.rows());
     const RoundedGradient g = round_columns(rounding, d_y, first, last, x.steps.as<float>(), key);

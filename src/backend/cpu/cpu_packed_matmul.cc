@@ -204,8 +204,8 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
     return multiply_bits({isa_, workspace_, threads_}, y, x, x_bits, weights_of(w), write);
   }
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
-  if (kernels.tiles != nullptr) {
-    return multiply_codes({workspace_, threads_, *kernels.tiles}, y, x, w, write);
+  if (kernels.byte_tiles != nullptr) {
+    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, y, x, w, write);
   }
   if (p.signs) return multiply_few_rows(p, isa_, workspace_, threads_);
   multiply_many_rows(p, workspace_, threads_, kernels.product);

@@ -211,12 +211,12 @@ void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quanti
   if (packed.xor_tile == nullptr && x.bits == 1 && w.bits == 1 && m >= kSignRows) {
     return packed_matmul(y, x, 1, pack_signs(workspace_, threads_, packed, w), write);
   }
-  const std::int64_t dot_rows = kernels.tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
+  const std::int64_t dot_rows = kernels.byte_tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
   if (product.dot_tile != nullptr && m <= dot_rows) {
     return multiply_few_rows(workspace_, threads_, product, y, x, w, write);
   }
-  if (kernels.tiles != nullptr) {
-    return multiply_codes({workspace_, threads_, *kernels.tiles}, y, x, w, write);
+  if (kernels.byte_tiles != nullptr) {
+    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, y, x, w, write);
   }
   multiply_many_rows(workspace_, threads_, product, y, x, w, write);
 }

@@ -17,7 +17,8 @@ namespace quest {
 const QuantKernels kQuantKernelsAvx2 = {
     .product = kWordsProduct,
     .rounding = &kRoundingAvx2,
-    .tiles = nullptr,
+    .bf16_tiles = nullptr,
+    .byte_tiles = nullptr,
     .rows = kRowKernels,
     .rotate_row = rotate_row,
     .dequantize_row = dequantize_row,

@@ -22,7 +22,8 @@ namespace quest {
 const QuantKernels kQuantKernelsAvx512 = {
     .product = kVnniProduct,
     .rounding = &kRoundingAvx512,
-    .tiles = nullptr,
+    .bf16_tiles = nullptr,
+    .byte_tiles = nullptr,
     .rows = kInterleavedRowKernels,
     .rotate_row = rotate_row_interleaved,
     .dequantize_row = dequantize_row,

@@ -4,6 +4,7 @@
 #include "backend/cpu/rounding_kernels.h"
 #include "backend/cpu/row_addresses.h"
 #include "backend/cpu/simd16_avx512.h"
+#include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/rotate_rows.inc.h"
@@ -22,7 +23,8 @@ namespace quest {
 const QuantKernels kQuantKernelsAvx512Bf16 = {
     .product = kVnniProduct,
     .rounding = &kRoundingAvx512,
-    .tiles = nullptr,
+    .bf16_tiles = &kBf16TilesAvx512,
+    .byte_tiles = nullptr,
     .rows = kInterleavedRowKernels,
     .rotate_row = rotate_row_interleaved,
     .dequantize_row = dequantize_row,

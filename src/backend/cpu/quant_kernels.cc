@@ -12,7 +12,8 @@ namespace {
 /// Those of AVX-512, with tiles for all but a few rows of x.
 QuantKernels with_tiles() {
   QuantKernels kernels = kQuantKernelsAvx512Bf16;
-  kernels.tiles = &kTileKernelsAmx;
+  kernels.bf16_tiles = &kBf16TilesAmx;
+  kernels.byte_tiles = &kByteTilesAmx;
   kernels.rows = kRowKernelsAmx;
   return kernels;
 }

@@ -14,7 +14,8 @@ namespace quest {
 
 enum class Isa : std::uint8_t;
 struct RoundingKernels;
-struct TileKernels;
+struct Bf16TileKernels;
+struct ByteTileKernels;
 
 /// Rows of an integer product against one panel: y[i,j] (= or +=) T[i,j] x_steps[i] w_scales[j],
 /// where T[i,j] = sum_k (2 qx_ik + 1)(2 qw_jk + 1).
@@ -84,7 +85,8 @@ struct ProductKernels {
 struct QuantKernels {
   ProductKernels product;
   const RoundingKernels* rounding;
-  const TileKernels* tiles;  ///< null where the CPU has no tile registers
+  const Bf16TileKernels* bf16_tiles;  ///< null where the CPU does not multiply bf16
+  const ByteTileKernels* byte_tiles;  ///< null where the CPU has no tile registers
   RowKernels rows;
   /// to = (mask * d_z) H. `mask` null passes everything. The output may be the input.
   void (*rotate_row)(const RotatedRow& to, FloatRow d_z, const std::uint8_t* mask,

@@ -11,7 +11,7 @@ struct Weights {
   const std::int32_t* code_sums;
 };
 
-void multiply(const TileContext& context, Tensor y, const QuantizedRows& x, const Weights& w,
+void multiply(const ByteTileContext& context, Tensor y, const QuantizedRows& x, const Weights& w,
               Write write) {
   const std::int64_t m = x.codes.rows();
   const std::int64_t n = w.source.lanes;
@@ -29,21 +29,21 @@ void multiply(const TileContext& context, Tensor y, const QuantizedRows& x, cons
   }
   for (std::int64_t i = 0; i < m; ++i) row_biases[i] = 2 * x.code_sums.as<std::int32_t>()[i];
   const TileScales scales{2, row_biases, column_biases, x.steps.as<float>(), column_scales};
-  multiply_tiles(context, {rows_source(x.codes, context.kernels.pack_rows_bytes), w.source, y,
-                           write, &scales});
+  multiply_tiles({context.workspace, context.threads, context.kernels.multiply},
+                 {rows_source(x.codes, context.kernels.pack_rows), w.source, y, write, &scales});
 }
 
 }  // namespace
 
-void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
                     const QuantizedRows& w, Write write) {
   multiply(context, y, x,
-           {rows_source(w.codes, context.kernels.pack_transposed_bytes), w.steps.as<float>(),
+           {rows_source(w.codes, context.kernels.pack_transposed), w.steps.as<float>(),
             w.code_sums.as<std::int32_t>()},
            write);
 }
 
-void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
                     const PackedRows& w, Write write) {
   TileSource source = rows_source(w.codes, context.kernels.pack_transposed_packed);
   source.summed = w.columns;

@@ -5,11 +5,18 @@
 
 namespace quest {
 
+/// What such a product works with.
+struct ByteTileContext {
+  Workspace& workspace;
+  int threads;
+  const ByteTileKernels& kernels;
+};
+
 /// y (= or +=) x w^T, as Backend::quantized_matmul and Backend::packed_matmul say: the integers
 /// are exact and rounded in one way, so plain and packed weights give the same bits.
-void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
                     const QuantizedRows& w, Write write);
-void multiply_codes(const TileContext& context, Tensor y, const QuantizedRows& x,
+void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
                     const PackedRows& w, Write write);
 
 }  // namespace quest

@@ -1,4 +1,4 @@
-// TileKernels: matrix products on tile registers, bf16 or bytes, as a table of functions.
+// Bf16TileKernels and ByteTileKernels: matrix products in tiles, as tables of functions.
 //
 // Included by files that are compiled for one instruction set, so nothing but plain types may stand
 // here. Operands are cut into bundles of 32 rows of the first, or 32 columns of the second, and
@@ -71,24 +71,32 @@ struct TileStrip {
   TileScales scales;  ///< from row 0 and column 0 on; whole bundles of columns
 };
 
-struct TileKernels {
+/// Products of bf16 values.
+struct Bf16TileKernels {
   // Packers of the first operand: memory rows are its rows, or its columns.
-  PackTiles pack_rows_bf16;
-  PackTiles pack_rows_bytes;
-  PackTiles pack_columns_bf16;
+  PackTiles pack_rows;
+  PackTiles pack_columns;
   // Packers of the second operand: memory rows are its columns, or its rows.
-  PackTiles pack_transposed_bf16;
-  PackTiles pack_transposed_bytes;
-  /// Rows of packed weights, unpacked to codes.
-  PackTiles pack_transposed_packed;
-  PackTiles pack_pairs_bf16;
+  PackTiles pack_transposed;
+  PackTiles pack_pairs;
   /// The values (codes + 1/2) step, rounded to bf16, of rows of codes.
   PackTiles pack_pairs_codes;
-  PackTiles pack_quads_bytes;
-  void (*multiply_bf16)(const TileStrip& strip);
-  void (*multiply_bytes)(const TileStrip& strip);
+  void (*multiply)(const TileStrip& strip);
 };
 
-extern const TileKernels kTileKernelsAmx;
+/// Products of bytes.
+struct ByteTileKernels {
+  PackTiles pack_rows;
+  PackTiles pack_transposed;
+  /// Rows of packed weights, unpacked to codes.
+  PackTiles pack_transposed_packed;
+  PackTiles pack_quads;
+  void (*multiply)(const TileStrip& strip);
+};
+
+extern const Bf16TileKernels kBf16TilesAmx;
+extern const ByteTileKernels kByteTilesAmx;
+/// On vectors.
+extern const Bf16TileKernels kBf16TilesAvx512;
 
 }  // namespace quest

@@ -1,4 +1,4 @@
-// Packing, blocking and threads of products on tile registers.
+// Packing, blocking and threads of products in tiles.
 #include "backend/cpu/tile_product.h"
 
 #include <algorithm>
@@ -169,12 +169,12 @@ bool may_stream(const TileProduct& product) {
 class ThreadProduct {
  public:
   /// `packed` are all columns, or null where the thread packs its own.
-  ThreadProduct(const TileKernels& kernels, const TileProduct& product, const Cut& cut,
+  ThreadProduct(void (*multiply)(const TileStrip&), const TileProduct& product, const Cut& cut,
                 std::uint8_t* scratch, const std::uint8_t* packed)
       : product_(product),
         cut_(cut),
         packed_(packed),
-        multiply_(product.scales != nullptr ? kernels.multiply_bytes : kernels.multiply_bf16),
+        multiply_(multiply),
         streams_(may_stream(product)),
         a_(scratch),
         b_(a_ + kRowsAtOnce * cut.pass_bytes()),
@@ -286,7 +286,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product) {
   }
   parallel_for(context.threads, cut.splits_rows ? cut.rows : cut.columns, cut.grain,
                [&](std::int64_t begin, std::int64_t end, int thread) {
-                 ThreadProduct part(context.kernels, product, cut,
+                 ThreadProduct part(context.multiply, product, cut,
                                     own + thread * cut.thread_bytes(), packed);
                  part.compute(cut.blocks({begin, end}));
                });

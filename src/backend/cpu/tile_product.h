@@ -1,4 +1,4 @@
-// Matrix products on tile registers: packing, blocking and threads.
+// Matrix products in tiles: packing, blocking and threads.
 #pragma once
 
 #include "backend/backend.h"
@@ -11,7 +11,7 @@ namespace quest {
 struct TileContext {
   Workspace& workspace;
   int threads;
-  const TileKernels& kernels;
+  void (*multiply)(const TileStrip& strip);
 };
 
 /// out [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
