@@ -7,6 +7,7 @@
 #include "backend/cpu/attention_kernels.h"
 #include "backend/cpu/bit_product.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_product.h"
 #include "model/kv_cache.h"
 
@@ -79,8 +80,9 @@ int64_t packed_bytes(int64_t values) {
   return round_up(values, group_values()) * (group_values() == 2 ? 2 : 1);
 }
 
-// Whether products of bytes and of bf16 run on tile registers.
-bool has_tiles() { return choose_isa() == Isa::kAmx; }
+// Whether products of bytes, and those of bf16, run in tiles.
+bool has_byte_tiles() { return quant_kernels(choose_isa()).byte_tiles != nullptr; }
+bool has_bf16_tiles() { return quant_kernels(choose_isa()).bf16_tiles != nullptr; }
 
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.
 ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns,
@@ -95,7 +97,7 @@ ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns,
     scratch.packed_sums = bits.panels;
     return scratch;
   }
-  if (has_tiles()) {
+  if (has_byte_tiles()) {
     scratch.include({rows, outputs, columns, 1}, threads);
     return scratch;
   }
@@ -111,7 +113,7 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
                                int threads) {
   const auto element = static_cast<int64_t>(size_bytes(compute));
   ProductScratch scratch;
-  if (has_tiles() && compute == DType::kBF16) {
+  if (has_bf16_tiles() && compute == DType::kBF16) {
     scratch.include({rows, columns, outputs, 2}, threads);
     scratch.include({outputs, columns, rows, 2}, threads);
     return scratch;
@@ -128,7 +130,7 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
   const int64_t block = std::min(rows, kRoundedRows);
   const auto lines = [&](int64_t count, int64_t summed) {
     const int64_t padded = round_up(count, 32);
-    return 8 * padded + (has_tiles() ? padded * round_up(summed, 64) : count * summed);
+    return 8 * padded + (has_byte_tiles() ? padded * round_up(summed, 64) : count * summed);
   };
   ProductScratch scratch;
   scratch.operand_a = std::max(lines(rows, outputs), lines(outputs, block));
@@ -136,7 +138,7 @@ ProductScratch integer_gradients(int64_t rows, int64_t outputs, int64_t columns,
   const int64_t parts =
       std::min<int64_t>(threads, round_up(outputs, kRoundedColumns) / kRoundedColumns);
   scratch.sums = threads * kBlockRows * round_up(outputs, kRoundedColumns * parts) / parts;
-  if (has_tiles()) {
+  if (has_byte_tiles()) {
     scratch.include({rows, columns, outputs, 1}, threads);
     scratch.include({outputs, columns, block, 1}, threads);
     return scratch;
@@ -189,7 +191,7 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
         most.include(config.backward == GradientProducts::kInt8
                          ? integer_gradients(rows, outputs, columns, threads)
                          : float_gradients(rows, outputs, columns, config.compute, threads));
-      } else if (has_tiles() && config.compute == DType::kBF16) {
+      } else if (has_bf16_tiles() && config.compute == DType::kBF16) {
         most.include({rows, outputs, layout.columns, 2}, threads);
         most.include({rows, layout.columns, outputs, 2}, threads);
         most.include({outputs, layout.columns, rows, 2}, threads);
@@ -228,7 +230,7 @@ int64_t attention_scratch(const TrainerConfig& config, int threads) {
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {
   // Sums of blocks of 32 rows in the norms' gradient.
   const int64_t norm_sums = config.batch_size * config.seq_len / 32 * config.model.width * 4;
-  const bool without_onednn = has_tiles() && config.compute == DType::kBF16;
+  const bool without_onednn = has_bf16_tiles() && config.compute == DType::kBF16;
   return static_cast<std::size_t>(product_scratch(config, threads).total() +
                                   attention_scratch(config, threads) + norm_sums +
                                   (without_onednn ? 0 : kDenseScratchBytes));
