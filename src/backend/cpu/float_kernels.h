@@ -28,9 +28,27 @@ struct AdamWFactors {
   float decay;  ///< 1 - learning_rate * weight_decay
 };
 
-/// Values of a chunk of a long row that one pass takes the largest of, and exponentials relative to
-/// it, while the first-level cache holds them and the next chunk is fetched.
+/// Values of a chunk of a long row whose exponentials are relative to its largest value.
 constexpr int kSoftmaxChunk = 2048;
+
+/// A chunk of a row of a softmax, and what is done beside its exponentials: those of the row before
+/// leave the same place, and the next chunk comes into the first-level cache.
+struct SoftmaxChunk {
+  const float* x;  ///< [count]
+  std::int64_t count;
+  float shift;
+  float* exponentials;  ///< [count] of the row before, become exp(x - shift); null: only the sum
+  const float* next;    ///< [next_count] the chunk that will follow
+  std::int64_t next_count;
+  Floats before;  ///< = factor * exponentials of the row before, unless its data is null
+  float factor;
+  bool past_caches;  ///< before is larger than caches: whole lines of it need not be read first,
+                     ///< and a fence must follow
+};
+struct SoftmaxSums {
+  float sum;           ///< of exp(x - shift)
+  float next_largest;  ///< of the next chunk, -infinity for none; NaN is passed over
+};
 
 /// Values of a block of moments in 8 bits: backend.h's kMomentBlock.
 constexpr int kMomentValues = 256;
@@ -78,8 +96,8 @@ struct FloatKernels {
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
-  /// The same for an output larger than caches, whole lines of which need not be read first.
-  void (*scale_past_caches)(Floats out, const float* x, float factor, std::int64_t count);
+  /// x - shift must be at most 88.
+  SoftmaxSums (*softmax_chunk)(const SoftmaxChunk* chunk);
   /// sum of a * b.
   float (*dot)(Floats a, Floats b, std::int64_t count);
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.

@@ -333,8 +333,6 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
   Vec total{};
   for_vectors(
       count, QUEST_STEP {
-        // A softmax over long rows comes here chunk by chunk.
-        __builtin_prefetch(x + i + kSoftmaxChunk);
         Vec value = exponential_below_88(load(x, i, n) * scale - shift);
         if (out.data != nullptr) store(out, i, n, value);
         if (n < kLanes) value = keep_first(n, value, 0.0f);
@@ -348,25 +346,75 @@ void scale(Floats out, const float* x, float factor, std::int64_t count) {
       count, QUEST_STEP { store(out, i, n, load(x, i, n) * factor); });
 }
 
-void scale_past_caches(Floats out, const float* x, float factor, std::int64_t count) {
+enum class Leaving { kNothing, kLines, kBf16, kFloats };
+
+// What a softmax reads comes from memory while it computes: fetched to the second level, where the
+// requests of the first are not used up, so far ahead.
+constexpr std::int64_t kSoftmaxAhead = 2 * kSoftmaxChunk;
+
+// The chunk by value: what lies behind a pointer would be read again after each store.
+template <bool keep, Leaving leaving>
+SoftmaxSums softmax_of(const SoftmaxChunk c) {
+  Vec total0{}, total1{};
+  Vec most0 = splat(-__builtin_inff()), most1 = most0;
+  const auto exponentials_of = [&](std::int64_t i, int n) __attribute__((always_inline)) {
+    const Vec value = exponential_below_88<true>(load(c.x, i, n) - c.shift);
+    if (keep) store(c.exponentials, i, n, value);
+    return value;
+  };
+  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
+    __builtin_prefetch(c.x + i + kSoftmaxAhead, 0, 2);
+    __builtin_prefetch(c.x + i + kLanes + kSoftmaxAhead, 0, 2);
+    if (leaving != Leaving::kNothing) {
+      const Vec low = load(c.exponentials, i, kLanes) * c.factor;
+      const Vec high = load(c.exponentials, i + kLanes, kLanes) * c.factor;
+      if constexpr (leaving == Leaving::kFloats) {
+        store(static_cast<float*>(c.before.data), i, kLanes, low);
+        store(static_cast<float*>(c.before.data), i + kLanes, kLanes, high);
+      } else if constexpr (leaving == Leaving::kBf16) {
+        store_two(c.before, i, low, high);
+      } else {
 #if defined(__AVX512F__)
-  constexpr std::int64_t kLine = 32;  // bf16 values
-  auto* const to = static_cast<std::uint16_t*>(out.data);
-  if (!out.is_bf16 || reinterpret_cast<std::uintptr_t>(to) % (2 * kLine) != 0) {
-    return scale(out, x, factor, count);
-  }
-  const std::int64_t whole = count / kLine * kLine;
-  for (std::int64_t i = 0; i < whole; i += kLine) {
-    const HalfWordVec low = round_to_bf16(load(x, i, kLanes) * factor);
-    const HalfWordVec high = round_to_bf16(load(x, i + kLanes, kLanes) * factor);
-    const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), line);
-  }
-  _mm_sfence();
-  scale({to + whole, true}, x + whole, factor, count - whole);
-#else
-  scale(out, x, factor, count);
+        stream_two(c.before, i, low, high);
 #endif
+      }
+    }
+    total0 += exponentials_of(i, kLanes);
+    total1 += exponentials_of(i + kLanes, kLanes);
+  };
+  const std::int64_t pairs = in_pairs(c.count);
+  const std::int64_t beside = in_pairs(c.count < c.next_count ? c.count : c.next_count);
+  std::int64_t i = 0;
+  for (; i < beside; i += 2 * kLanes) {
+    most0 = max(load(c.next, i, kLanes), most0);
+    most1 = max(load(c.next, i + kLanes, kLanes), most1);
+    two(i);
+  }
+  for (; i < pairs; i += 2 * kLanes) two(i);
+  for_vectors(
+      c.count - pairs, [&](const std::int64_t j, const int n) __attribute__((always_inline)) {
+        if (leaving != Leaving::kNothing) {
+          store(c.before, pairs + j, n, load(c.exponentials, pairs + j, n) * c.factor);
+        }
+        const Vec value = exponentials_of(pairs + j, n);
+        total0 += n < kLanes ? keep_first(n, value, 0.0f) : value;
+      });
+  const float rest = largest(c.next + beside, c.next_count - beside);
+  const float most = horizontal_max(max(most0, most1));
+  return {horizontal_sum(total0 + total1), most > rest ? most : rest};
+}
+
+SoftmaxSums softmax_chunk(const SoftmaxChunk* chunk) {
+  const SoftmaxChunk& c = *chunk;
+  if (c.exponentials == nullptr) return softmax_of<false, Leaving::kNothing>(c);
+  if (c.before.data == nullptr) return softmax_of<true, Leaving::kNothing>(c);
+  if (!c.before.is_bf16) return softmax_of<true, Leaving::kFloats>(c);
+#if defined(__AVX512F__)
+  if (c.past_caches && reinterpret_cast<std::uintptr_t>(c.before.data) % 64 == 0) {
+    return softmax_of<true, Leaving::kLines>(c);
+  }
+#endif
+  return softmax_of<true, Leaving::kBf16>(c);
 }
 
 float dot(Floats a, Floats b, std::int64_t count) {
@@ -412,7 +460,7 @@ constexpr FloatKernels kKernels = {
     .largest = largest,
     .exponentials = exponentials,
     .scale = scale,
-    .scale_past_caches = scale_past_caches,
+    .softmax_chunk = softmax_chunk,
     .dot = dot,
     .scores = scores,
     .weighted_sum = weighted_sum,
