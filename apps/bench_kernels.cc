@@ -178,7 +178,7 @@ KernelCase quantize_rows_backward_case(RowCase size, DType dtype) {
 KernelCase rmsnorm_case(RowCase size) {
   KernelCase c = rows_kernel(size);
   const Tensor x = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
-  const Tensor weight = add_normal(c, {size.columns}, DType::kF32, 2);
+  const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
   const Tensor y = add(c, {size.rows, size.columns}, DType::kBF16);
   const Tensor rstd = add(c, {size.rows}, DType::kF32);
   c.bytes = bytes_of({x, y});
@@ -190,7 +190,7 @@ KernelCase rmsnorm_backward_case(RowCase size) {
   KernelCase c = rows_kernel(size);
   const Shape shape{size.rows, size.columns};
   const Tensor x = add_normal(c, shape, DType::kF32, 1);
-  const Tensor weight = add_normal(c, {size.columns}, DType::kF32, 2);
+  const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
   const Tensor d_y = add_normal(c, shape, DType::kBF16, 3);
   const Tensor d_x = add(c, shape, DType::kF32), d_weight = add(c, {size.columns}, DType::kF32);
   const Tensor rounded = add(c, shape, DType::kBF16);
