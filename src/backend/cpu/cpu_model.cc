@@ -19,9 +19,10 @@ constexpr std::int64_t kNormBlock = 32;
 // Columns that a thread takes alone: whole cache lines.
 constexpr std::int64_t kColumnBlock = 64;
 
-// A row is normalized once the squares of the next are taken: its root and division, which wait for
-// one another, then have other work beside them. Not so for rows of more columns, two of which
-// leave no room for outputs in the first-level cache.
+// The squares of a row are taken beside the outputs of the row but one before: its root and
+// divisions, 70 cycles in which each waits for the one before, then have a row's work beside them,
+// and the second level's reading has arithmetic. Not so for rows of more columns, of which the
+// first-level cache does not hold three.
 constexpr std::int64_t kRowsBesideColumns = 2048;
 
 // Bytes of an output of which little is in a cache when it is read again.
@@ -167,12 +168,17 @@ void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float e
           return kernels.inverse_rms(x.row<float>(r), epsilon, x.cols());
         };
         const bool beside = x.cols() <= kRowsBesideColumns;
-        float next = beside ? inverse_rms(begin) : 0.0f;
+        if (beside) {
+          inverses[begin] = inverse_rms(begin);
+          if (begin + 1 < end) inverses[begin + 1] = inverse_rms(begin + 1);
+        }
         for (std::int64_t r = begin; r < end; ++r) {
-          const float inverse = beside ? next : inverse_rms(r);
-          if (beside && r + 1 < end) next = inverse_rms(r + 1);
-          inverses[r] = inverse;
-          kernels.normalize(row_of(y, r), x.row<float>(r), weight.as<float>(), inverse, x.cols());
+          if (!beside) inverses[r] = inverse_rms(r);
+          const bool other = beside && r + 2 < end;
+          const NormRow row{x.row<float>(r), inverses[r], other ? x.row<float>(r + 2) : nullptr,
+                            epsilon};
+          const float inverse = kernels.normalize(row_of(y, r), &row, weight.as<float>(), x.cols());
+          if (other) inverses[r + 2] = inverse;
         }
       });
 }

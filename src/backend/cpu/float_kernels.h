@@ -28,6 +28,14 @@ struct AdamWFactors {
   float decay;  ///< 1 - learning_rate * weight_decay
 };
 
+/// A row to be normalized, and one whose squares are taken beside it.
+struct NormRow {
+  const float* x;
+  float rstd;
+  const float* other;  ///< null for none
+  float epsilon;
+};
+
 /// Values of a chunk of a long row whose exponentials are relative to its largest value.
 constexpr int kSoftmaxChunk = 2048;
 
@@ -77,8 +85,8 @@ struct FloatKernels {
 
   /// 1 / sqrt(the mean square of x + epsilon).
   float (*inverse_rms)(const float* x, float epsilon, std::int64_t count);
-  /// y = x * rstd * weight.
-  void (*normalize)(Floats y, const float* x, const float* weight, float rstd, std::int64_t count);
+  /// y = x * rstd * weight; returns inverse_rms of the other row, or 0 where there is none.
+  float (*normalize)(Floats y, const NormRow* row, const float* weight, std::int64_t count);
   /// d_x += ..., d_weight += ...; rounded = d_x, unless its data is null.
   void (*rmsnorm_backward)(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
                            const float* weight, float rstd, std::int64_t count);

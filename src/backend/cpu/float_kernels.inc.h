@@ -119,37 +119,67 @@ void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, 
       });
 }
 
+/// Squares of a row added up four vectors at a time. Its members written out: g++ 12 keeps arrays
+/// in memory where a lambda takes part.
+struct SquareSums {
+  Vec a{}, b{}, c{}, d{};
+
+  QUEST_INLINE void add_four(const float* x, std::int64_t i) {
+    a = add_square(a, load(x, i, kLanes));
+    b = add_square(b, load(x, i + kLanes, kLanes));
+    c = add_square(c, load(x, i + 2 * kLanes, kLanes));
+    d = add_square(d, load(x, i + 3 * kLanes, kLanes));
+  }
+  /// What is left after the fours.
+  QUEST_INLINE void add_rest(const float* x, std::int64_t count) {
+    const std::int64_t fours = in_fours(count);
+    for_vectors(
+        count - fours, QUEST_STEP { a = add_square(a, load(x + fours, i, n)); });
+  }
+  QUEST_INLINE float inverse_root(float epsilon, std::int64_t count) const {
+    const float mean = horizontal_sum((a + b) + (c + d)) / static_cast<float>(count);
+    return 1.0f / __builtin_sqrtf(mean + epsilon);
+  }
+
+ private:
+  static QUEST_INLINE Vec add_square(Vec sum, Vec x) { return fma(x, x, sum); }
+};
+
 float inverse_rms(const float* x, float epsilon, std::int64_t count) {
-  Vec squares[4] = {};
+  SquareSums sums;
   const std::int64_t fours = in_fours(count);
   for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      __builtin_prefetch(x + i + k * kLanes + kFetchedAhead, 0, 2);
-      const Vec value = load(x, i + k * kLanes, kLanes);
-      squares[k] = fma(value, value, squares[k]);
-    }
+    for (int k = 0; k < 4; ++k) __builtin_prefetch(x + i + k * kLanes + kFetchedAhead, 0, 2);
+    sums.add_four(x, i);
   }
-  for_vectors(
-      count - fours, QUEST_STEP {
-        const Vec value = load(x + fours, i, n);
-        squares[0] = fma(value, value, squares[0]);
-      });
-  const Vec total = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-  const float mean = horizontal_sum(total) / static_cast<float>(count);
-  return 1.0f / __builtin_sqrtf(mean + epsilon);
+  sums.add_rest(x, count);
+  return sums.inverse_root(epsilon, count);
 }
 
-void normalize(Floats y, const float* x, const float* weight, float rstd, std::int64_t count) {
+float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t count) {
+  const auto [x, rstd, other, epsilon] = *row;
   const auto value = [&](std::int64_t i, int n) __attribute__((always_inline)) {
     return load(x, i, n) * rstd * load(weight, i, n);
   };
-  const std::int64_t pairs = y.is_bf16 ? in_pairs(count) : 0;
-  for (std::int64_t i = 0; i < pairs; i += 2 * kLanes) {
+  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
     store_two(y, i, value(i, kLanes), value(i + kLanes, kLanes));
+  };
+  SquareSums sums;
+  const std::int64_t fours = other != nullptr && y.is_bf16 ? in_fours(count) : 0;
+  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
+    sums.add_four(other, i);
+    two(i);
+    two(i + 2 * kLanes);
   }
+  std::int64_t done = fours;
+  for (; y.is_bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) two(done);
   for_vectors(
-      count - pairs, QUEST_STEP { store(y, pairs + i, n, value(pairs + i, n)); });
+      count - done, QUEST_STEP { store(y, done + i, n, value(done + i, n)); });
+  if (other == nullptr) return 0.0f;
+  if (fours == 0) return inverse_rms(other, epsilon, count);
+  sums.add_rest(other, count);
+  return sums.inverse_root(epsilon, count);
 }
 
 void rmsnorm_backward(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
