@@ -136,6 +136,21 @@ class SoftmaxRows {
   float at_target_ = 0.0f;
 };
 
+/// x [cols] += the rows of `sums` in double, one after the other; columns in groups that stay in
+/// the first-level cache.
+void add_blocks(float* x, Tensor sums) {
+  for (std::int64_t first = 0; first < sums.cols(); first += kColumnBlock) {
+    const std::int64_t count = std::min(kColumnBlock, sums.cols() - first);
+    double totals[kColumnBlock];
+    std::copy_n(x + first, count, totals);
+    for (std::int64_t block = 0; block < sums.rows(); ++block) {
+      const float* const row = sums.row<float>(block) + first;
+      for (std::int64_t c = 0; c < count; ++c) totals[c] += double{row[c]};
+    }
+    for (std::int64_t c = 0; c < count; ++c) x[first + c] = static_cast<float>(totals[c]);
+  }
+}
+
 }  // namespace
 
 void CpuBackend::embedding(Tensor x, Tensor tokens, Tensor table) {
@@ -193,19 +208,18 @@ void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, T
       float* const block_sums = sums.row<float>(block);
       std::fill(block_sums, block_sums + cols, 0.0f);
       const std::int64_t last = std::min((block + 1) * kNormBlock, x.rows());
-      for (std::int64_t r = block * kNormBlock; r < last; ++r) {
-        const Floats rounded_row = rounded ? row_of(rounded, r) : Floats{};
-        float_kernels_.rmsnorm_backward(d_x.row<float>(r), rounded_row, block_sums, row_of(d_y, r),
-                                        x.row<float>(r), weight.as<float>(), rstd.as<float>()[r],
-                                        cols);
+      for (std::int64_t r = block * kNormBlock; r < last; r += 2) {
+        const int count = r + 1 < last ? 2 : 1;
+        NormGradientRow rows[2];
+        for (int i = 0; i < count; ++i) {
+          rows[i] = {d_x.row<float>(r + i), rounded ? row_of(rounded, r + i) : Floats{},
+                     row_of(d_y, r + i), x.row<float>(r + i), rstd.as<float>()[r + i]};
+        }
+        float_kernels_.rmsnorm_backward(rows, count, block_sums, weight.as<float>(), cols);
       }
     }
   });
-  for (std::int64_t c = 0; c < cols; ++c) {
-    double total = d_weight.as<float>()[c];
-    for (std::int64_t block = 0; block < blocks; ++block) total += sums.row<float>(block)[c];
-    d_weight.as<float>()[c] = static_cast<float>(total);
-  }
+  add_blocks(d_weight.as<float>(), sums);
 }
 
 void CpuBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,

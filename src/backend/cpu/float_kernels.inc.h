@@ -182,39 +182,79 @@ float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t 
   return sums.inverse_root(epsilon, count);
 }
 
-void rmsnorm_backward(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
-                      const float* weight, float rstd, std::int64_t count) {
-  Vec projections{};
+/// A vector of a row's gradient of the weight; its part of d_y . y joins `projections`.
+template <bool bf16>
+QUEST_INLINE Vec weight_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
+                                 Vec& projections) {
+  const Vec normalized = load(row.x, i, n) * row.rstd;
+  const Vec gradient = load(known<bf16>(row.d_y), i, n) * normalized;
+  projections = fma(gradient, weight, projections);
+  return gradient;
+}
+
+/// A vector of d_x, after the addition. `along`: rstd times the mean of d_y . y.
+template <bool bf16>
+QUEST_INLINE Vec input_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
+                                float along) {
+  const Vec gradient = fma(load(known<bf16>(row.d_y), i, n), weight, -(load(row.x, i, n) * along));
+  const Vec sum = fma(splat(row.rstd), gradient, load(row.d_x, i, n));
+  store(row.d_x, i, n, sum);
+  return sum;
+}
+
+/// bf16: d_y's type. Two rows read and write the weight's gradient once,
+/// and one's sum across lanes has the other's beside it.
+template <int rows, bool bf16>
+void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float* d_weight,
+                         const float* weight, std::int64_t count) {
+  Vec projections_a{}, projections_b{};
   for_vectors(
       count, QUEST_STEP {
-        const Vec normalized = load(x, i, n) * rstd;
-        const Vec gradient = load(d_y, i, n) * normalized;
-        projections = fma(gradient, load(weight, i, n), projections);
-        store(d_weight, i, n, load(d_weight, i, n) + gradient);
+        const Vec w = load(weight, i, n);
+        Vec sum = load(d_weight, i, n) + weight_gradient<bf16>(a, i, n, w, projections_a);
+        if (rows == 2) sum = sum + weight_gradient<bf16>(b, i, n, w, projections_b);
+        store(d_weight, i, n, sum);
       });
-  const float projection = horizontal_sum(projections) / static_cast<float>(count);
-  const auto added = [&](std::int64_t i, int n) __attribute__((always_inline)) {
-    const Vec along = load(x, i, n) * (rstd * projection);
-    const Vec gradient = fma(load(d_y, i, n), load(weight, i, n), -along);
-    const Vec sum = fma(splat(rstd), gradient, load(d_x, i, n));
-    store(d_x, i, n, sum);
-    return sum;
-  };
+  const float length = static_cast<float>(count);
+  const float along_a = a.rstd * (horizontal_sum(projections_a) / length);
+  const float along_b = rows == 2 ? b.rstd * (horizontal_sum(projections_b) / length) : 0.0f;
   std::int64_t done = 0;
 #if defined(__AVX512F__)
   // Rounded as they are made; with fewer registers and no instruction that rounds, that takes
   // longer than a pass of its own.
-  const std::int64_t pairs = rounded.data != nullptr && rounded.is_bf16 ? in_pairs(count) : 0;
+  const std::int64_t pairs = a.rounded.data != nullptr && a.rounded.is_bf16 ? in_pairs(count) : 0;
   for (; done < pairs; done += 2 * kLanes) {
-    const Vec low = added(done, kLanes), high = added(done + kLanes, kLanes);
-    store_two(rounded, done, low, high);
+    const Vec w_low = load(weight, done, kLanes), w_high = load(weight, done + kLanes, kLanes);
+    const auto put = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
+      const Vec low = input_gradient<bf16>(row, done, kLanes, w_low, along);
+      const Vec high = input_gradient<bf16>(row, done + kLanes, kLanes, w_high, along);
+      store_two(row.rounded, done, low, high);
+    };
+    put(a, along_a);
+    if (rows == 2) put(b, along_b);
   }
 #endif
-  for_vectors(
-      count - done, QUEST_STEP { added(done + i, n); });
-  if (rounded.data == nullptr) return;
-  for_vectors(
-      count - done, QUEST_STEP { store(rounded, done + i, n, load(d_x, done + i, n)); });
+  const auto rest = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
+    for_vectors(
+        count - done,
+        QUEST_STEP { input_gradient<bf16>(row, done + i, n, load(weight, done + i, n), along); });
+    if (row.rounded.data == nullptr) return;
+    for_vectors(
+        count - done, QUEST_STEP { store(row.rounded, done + i, n, load(row.d_x, done + i, n)); });
+  };
+  rest(a, along_a);
+  if (rows == 2) rest(b, along_b);
+}
+
+void rmsnorm_backward(const NormGradientRow* rows, int row_count, float* d_weight,
+                      const float* weight, std::int64_t count) {
+  const NormGradientRow &a = rows[0], &b = rows[row_count - 1];
+  if (row_count == 2) {
+    const auto of = a.d_y.is_bf16 ? rmsnorm_backward_of<2, true> : rmsnorm_backward_of<2, false>;
+    return of(a, b, d_weight, weight, count);
+  }
+  const auto of = a.d_y.is_bf16 ? rmsnorm_backward_of<1, true> : rmsnorm_backward_of<1, false>;
+  of(a, b, d_weight, weight, count);
 }
 
 void rope(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
