@@ -257,25 +257,33 @@ void rmsnorm_backward(const NormGradientRow* rows, int row_count, float* d_weigh
   of(a, b, d_weight, weight, count);
 }
 
+/// The pair (a, b) turned by the angle of c and s.
+struct Turned {
+  Vec a, b;
+};
+QUEST_INLINE Turned turn(Vec a, Vec b, Vec c, Vec s) {
+  return {fma(a, c, -(b * s)), fma(a, s, b * c)};
+}
+
 void rope(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
           std::int64_t half, std::int64_t heads) {
-  for (std::int64_t head = 0; head < heads; ++head) {
-    const std::int64_t first = 2 * half * head;
-    for_vectors(
-        half, QUEST_STEP {
-          const Vec c = load(cos, i, n), s = sign * load(sin, i, n);
+  // All heads turn by the same angles.
+  for_vectors(
+      half, QUEST_STEP {
+        const Vec c = load(cos, i, n), s = sign * load(sin, i, n);
+        for (std::int64_t first = 0; first < 2 * half * heads; first += 2 * half) {
           if (!interleaved) {
-            const Vec a = load(x, first + i, n), b = load(x, first + half + i, n);
-            store(x, first + i, n, a * c - b * s);
-            store(x, first + half + i, n, a * s + b * c);
-            return;
+            const Turned both = turn(load(x, first + i, n), load(x, first + half + i, n), c, s);
+            store(x, first + i, n, both.a);
+            store(x, first + half + i, n, both.b);
+            continue;
           }
 #if defined(__AVX512F__)
           if (x.is_bf16 && n == kLanes) {
             const VecPair both = load_pair(x, first + 2 * i);
-            store_pair(x, first + 2 * i,
-                       {both.even * c - both.odd * s, both.even * s + both.odd * c});
-            return;
+            const Turned turned = turn(both.even, both.odd, c, s);
+            store_pair(x, first + 2 * i, {turned.a, turned.b});
+            continue;
           }
 #endif
           // Two vectors of pairs: the lanes of n pairs are split between them.
@@ -283,12 +291,11 @@ void rope(Floats x, const float* cos, const float* sin, float sign, bool interle
           const int n1 = 2 * n - n0;
           const Vec x0 = load(x, first + 2 * i, n0);
           const Vec x1 = load(x, first + 2 * i + n0, n1);
-          const Vec a = even_lanes(x0, x1), b = odd_lanes(x0, x1);
-          const Vec turned_a = a * c - b * s, turned_b = a * s + b * c;
-          store(x, first + 2 * i, n0, interleave_low(turned_a, turned_b));
-          store(x, first + 2 * i + n0, n1, interleave_high(turned_a, turned_b));
-        });
-  }
+          const Turned turned = turn(even_lanes(x0, x1), odd_lanes(x0, x1), c, s);
+          store(x, first + 2 * i, n0, interleave_low(turned.a, turned.b));
+          store(x, first + 2 * i + n0, n1, interleave_high(turned.a, turned.b));
+        }
+      });
 }
 
 /// 1 / (1 + e^-x), roughly where the results become bf16.
