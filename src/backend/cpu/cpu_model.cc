@@ -28,6 +28,9 @@ constexpr std::int64_t kRowsBesideColumns = 2048;
 // Bytes of an output of which little is in a cache when it is read again.
 constexpr std::size_t kLargeOutput = std::size_t{16} << 20;
 
+// Bytes of one of several operands that the second-level cache may hold together.
+constexpr std::size_t kNearBytes = std::size_t{512} << 10;
+
 /// Softmaxes of rows of logits one after the other, on one thread: the gradient of a row is written
 /// beside the exponentials of the next, so that arithmetic, reading and writing overlap.
 class SoftmaxRows {
@@ -209,13 +212,14 @@ void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, T
       std::fill(block_sums, block_sums + cols, 0.0f);
       const std::int64_t last = std::min((block + 1) * kNormBlock, x.rows());
       for (std::int64_t r = block * kNormBlock; r < last; r += 2) {
-        const int count = r + 1 < last ? 2 : 1;
-        NormGradientRow rows[2];
-        for (int i = 0; i < count; ++i) {
-          rows[i] = {d_x.row<float>(r + i), rounded ? row_of(rounded, r + i) : Floats{},
-                     row_of(d_y, r + i), x.row<float>(r + i), rstd.as<float>()[r + i]};
+        NormGradientRows rows{};
+        rows.count = r + 1 < last ? 2 : 1;
+        rows.fetch = x.bytes() > kNearBytes;
+        for (int i = 0; i < rows.count; ++i) {
+          rows.rows[i] = {d_x.row<float>(r + i), rounded ? row_of(rounded, r + i) : Floats{},
+                          row_of(d_y, r + i), x.row<float>(r + i), rstd.as<float>()[r + i]};
         }
-        float_kernels_.rmsnorm_backward(rows, count, block_sums, weight.as<float>(), cols);
+        float_kernels_.rmsnorm_backward(&rows, block_sums, weight.as<float>(), cols);
       }
     }
   });

@@ -44,6 +44,12 @@ struct NormGradientRow {
   const float* x;
   float rstd;
 };
+/// One or two of them, of the same types.
+struct NormGradientRows {
+  NormGradientRow rows[2];
+  int count;
+  bool fetch;  ///< they and the rows after them come from farther than the second-level cache
+};
 
 /// Values of a chunk of a long row whose exponentials are relative to its largest value.
 constexpr int kSoftmaxChunk = 2048;
@@ -96,10 +102,10 @@ struct FloatKernels {
   float (*inverse_rms)(const float* x, float epsilon, std::int64_t count);
   /// y = x * rstd * weight; returns inverse_rms of the other row, or 0 where there is none.
   float (*normalize)(Floats y, const NormRow* row, const float* weight, std::int64_t count);
-  /// Of one row or two: d_x += ..., then d_weight += ... of one after the other; rounded = d_x,
-  /// unless its data is null. The types of both rows are the same.
-  void (*rmsnorm_backward)(const NormGradientRow* rows, int row_count, float* d_weight,
-                           const float* weight, std::int64_t count);
+  /// d_x += ..., d_weight += ... of one row after the other; rounded = d_x, unless its data is
+  /// null.
+  void (*rmsnorm_backward)(const NormGradientRows* rows, float* d_weight, const float* weight,
+                           std::int64_t count);
   /// Turns the pairs of `heads` heads of 2 * half values each; sin times `sign`.
   void (*rope)(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
                std::int64_t half, std::int64_t heads);

@@ -183,9 +183,10 @@ float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t 
 }
 
 /// A vector of a row's gradient of the weight; its part of d_y . y joins `projections`.
-template <bool bf16>
+template <bool bf16, bool fetch>
 QUEST_INLINE Vec weight_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
                                  Vec& projections) {
+  if (fetch) __builtin_prefetch(row.d_x + i, 1, 2);
   const Vec normalized = load(row.x, i, n) * row.rstd;
   const Vec gradient = load(known<bf16>(row.d_y), i, n) * normalized;
   projections = fma(gradient, weight, projections);
@@ -203,16 +204,18 @@ QUEST_INLINE Vec input_gradient(const NormGradientRow& row, std::int64_t i, int 
 }
 
 /// bf16: d_y's type. Two rows read and write the weight's gradient once,
-/// and one's sum across lanes has the other's beside it.
-template <int rows, bool bf16>
+/// and one's sum across lanes has the other's beside it. `fetch`: where rows do not come from the
+/// second-level cache, d_x is asked for by the first pass and the next rows by the second, for
+/// either pass alone reads half of the streams.
+template <int rows, bool bf16, bool fetch>
 void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float* d_weight,
                          const float* weight, std::int64_t count) {
   Vec projections_a{}, projections_b{};
   for_vectors(
       count, QUEST_STEP {
         const Vec w = load(weight, i, n);
-        Vec sum = load(d_weight, i, n) + weight_gradient<bf16>(a, i, n, w, projections_a);
-        if (rows == 2) sum = sum + weight_gradient<bf16>(b, i, n, w, projections_b);
+        Vec sum = load(d_weight, i, n) + weight_gradient<bf16, fetch>(a, i, n, w, projections_a);
+        if (rows == 2) sum = sum + weight_gradient<bf16, fetch>(b, i, n, w, projections_b);
         store(d_weight, i, n, sum);
       });
   const float length = static_cast<float>(count);
@@ -226,6 +229,12 @@ void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float
   for (; done < pairs; done += 2 * kLanes) {
     const Vec w_low = load(weight, done, kLanes), w_high = load(weight, done + kLanes, kLanes);
     const auto put = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
+      if (fetch) {
+        const std::int64_t ahead = done + rows * count;
+        __builtin_prefetch(row.x + ahead, 0, 2);
+        __builtin_prefetch(row.x + ahead + kLanes, 0, 2);
+        fetch_ahead(known<bf16>(row.d_y), ahead, 0);
+      }
       const Vec low = input_gradient<bf16>(row, done, kLanes, w_low, along);
       const Vec high = input_gradient<bf16>(row, done + kLanes, kLanes, w_high, along);
       store_two(row.rounded, done, low, high);
@@ -246,15 +255,20 @@ void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float
   if (rows == 2) rest(b, along_b);
 }
 
-void rmsnorm_backward(const NormGradientRow* rows, int row_count, float* d_weight,
-                      const float* weight, std::int64_t count) {
-  const NormGradientRow &a = rows[0], &b = rows[row_count - 1];
-  if (row_count == 2) {
-    const auto of = a.d_y.is_bf16 ? rmsnorm_backward_of<2, true> : rmsnorm_backward_of<2, false>;
-    return of(a, b, d_weight, weight, count);
-  }
-  const auto of = a.d_y.is_bf16 ? rmsnorm_backward_of<1, true> : rmsnorm_backward_of<1, false>;
-  of(a, b, d_weight, weight, count);
+template <int rows, bool bf16>
+void rmsnorm_backward_rows(const NormGradientRows& r, float* d_weight, const float* weight,
+                           std::int64_t count) {
+  const auto of =
+      r.fetch ? rmsnorm_backward_of<rows, bf16, true> : rmsnorm_backward_of<rows, bf16, false>;
+  of(r.rows[0], r.rows[rows - 1], d_weight, weight, count);
+}
+
+void rmsnorm_backward(const NormGradientRows* rows, float* d_weight, const float* weight,
+                      std::int64_t count) {
+  const bool bf16 = rows->rows[0].d_y.is_bf16;
+  const auto two = bf16 ? rmsnorm_backward_rows<2, true> : rmsnorm_backward_rows<2, false>;
+  const auto one = bf16 ? rmsnorm_backward_rows<1, true> : rmsnorm_backward_rows<1, false>;
+  (rows->count == 2 ? two : one)(*rows, d_weight, weight, count);
 }
 
 /// The pair (a, b) turned by the angle of c and s.
