@@ -182,10 +182,11 @@ void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float e
   float* const inverses = rstd.as<float>();
   parallel_for(
       threads_, x.rows(), row_grain(x.cols()), [&](std::int64_t begin, std::int64_t end, int) {
-        const auto inverse_rms = [&](std::int64_t r) {
-          return kernels.inverse_rms(x.row<float>(r), epsilon, x.cols());
-        };
         const bool beside = x.cols() <= kRowsBesideColumns;
+        const auto inverse_rms = [&](std::int64_t r) {
+          const Floats out = beside ? Floats{} : row_of(y, r);
+          return kernels.inverse_rms(x.row<float>(r), out, epsilon, x.cols());
+        };
         if (beside) {
           inverses[begin] = inverse_rms(begin);
           if (begin + 1 < end) inverses[begin + 1] = inverse_rms(begin + 1);

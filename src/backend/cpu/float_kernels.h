@@ -98,8 +98,8 @@ struct FloatKernels {
   void (*adamw_codes)(float* parameter, CodedMoments moments, const float* gradient,
                       std::int64_t count, const AdamWFactors* factors);
 
-  /// 1 / sqrt(the mean square of x + epsilon).
-  float (*inverse_rms)(const float* x, float epsilon, std::int64_t count);
+  /// 1 / sqrt(the mean square of x + epsilon). Asks for the row of `out`, unless its data is null.
+  float (*inverse_rms)(const float* x, Floats out, float epsilon, std::int64_t count);
   /// y = x * rstd * weight; returns inverse_rms of the other row, or 0 where there is none.
   float (*normalize)(Floats y, const NormRow* row, const float* weight, std::int64_t count);
   /// d_x += ..., d_weight += ... of one row after the other; rounded = d_x, unless its data is

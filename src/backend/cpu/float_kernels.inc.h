@@ -145,12 +145,14 @@ struct SquareSums {
   static QUEST_INLINE Vec add_square(Vec sum, Vec x) { return fma(x, x, sum); }
 };
 
-float inverse_rms(const float* x, float epsilon, std::int64_t count) {
+float inverse_rms(const float* x, Floats out, float epsilon, std::int64_t count) {
   SquareSums sums;
   const std::int64_t fours = in_fours(count);
   for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) __builtin_prefetch(x + i + k * kLanes + kFetchedAhead, 0, 2);
+    if (out.data != nullptr) {
+      constexpr int kLine = 64;
+      for (int b = 0; b < 4 * kLanes * (out.is_bf16 ? 2 : 4); b += kLine) fetch_far(out, i, b);
+    }
     sums.add_four(x, i);
   }
   sums.add_rest(x, count);
@@ -173,11 +175,16 @@ float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t 
     two(i + 2 * kLanes);
   }
   std::int64_t done = fours;
-  for (; y.is_bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) two(done);
+  for (; y.is_bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) {
+    // This row is near, so that the next may be on its way.
+    __builtin_prefetch(x + count + done, 0, 2);
+    __builtin_prefetch(x + count + done + kLanes, 0, 2);
+    two(done);
+  }
   for_vectors(
       count - done, QUEST_STEP { store(y, done + i, n, value(done + i, n)); });
   if (other == nullptr) return 0.0f;
-  if (fours == 0) return inverse_rms(other, epsilon, count);
+  if (fours == 0) return inverse_rms(other, {}, epsilon, count);
   sums.add_rest(other, count);
   return sums.inverse_root(epsilon, count);
 }

@@ -250,6 +250,10 @@ QUEST_INLINE Floats known(Floats x) {
 QUEST_INLINE void fetch_ahead(Floats x, std::int64_t i, std::int64_t bytes) {
   __builtin_prefetch(static_cast<const char*>(x.data) + i * (x.is_bf16 ? 2 : 4) + bytes);
 }
+/// The same, into the second-level cache.
+QUEST_INLINE void fetch_far(Floats x, std::int64_t i, std::int64_t bytes) {
+  __builtin_prefetch(static_cast<const char*>(x.data) + i * (x.is_bf16 ? 2 : 4) + bytes, 0, 2);
+}
 
 /// Values [i, i + count) of x, count <= kLanes; zeros in the other lanes.
 QUEST_INLINE Vec load(const float* x, std::int64_t i, int count) {
