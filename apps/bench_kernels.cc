@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/host_memory.h"
 #include "core/rng.h"
 #include "quant/packing.h"
 #include "quant/row_quantizer.h"
@@ -24,7 +25,7 @@ double bytes_of(std::initializer_list<Tensor> tensors) {
   return total;
 }
 
-Tensor add(KernelCase& c, Shape shape, DType dtype) { return c.memory.emplace_back(shape, dtype); }
+Tensor add(KernelCase& c, Shape shape, DType dtype) { return c.memory.take(shape, dtype); }
 
 // Normal values; cheap ones, since operands of millions of values are made for each case.
 Tensor add_normal(KernelCase& c, Shape shape, DType dtype, std::uint64_t seed) {
@@ -177,7 +178,7 @@ KernelCase quantize_rows_backward_case(RowCase size, DType dtype) {
 KernelCase rmsnorm_case(RowCase size) {
   KernelCase c = rows_kernel(size);
   const Tensor x = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
-  const Tensor weight = add_normal(c, {size.columns}, DType::kF32, 2);
+  const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
   const Tensor y = add(c, {size.rows, size.columns}, DType::kBF16);
   const Tensor rstd = add(c, {size.rows}, DType::kF32);
   c.bytes = bytes_of({x, y});
@@ -189,7 +190,7 @@ KernelCase rmsnorm_backward_case(RowCase size) {
   KernelCase c = rows_kernel(size);
   const Shape shape{size.rows, size.columns};
   const Tensor x = add_normal(c, shape, DType::kF32, 1);
-  const Tensor weight = add_normal(c, {size.columns}, DType::kF32, 2);
+  const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
   const Tensor d_y = add_normal(c, shape, DType::kBF16, 3);
   const Tensor d_x = add(c, shape, DType::kF32), d_weight = add(c, {size.columns}, DType::kF32);
   const Tensor rounded = add(c, shape, DType::kBF16);
@@ -407,6 +408,25 @@ void add_attention_kernels(std::vector<KernelCaseMaker>& cases) {
 }
 
 }  // namespace
+
+void CaseMemory::Release::operator()(std::byte* data) const noexcept {
+  deallocate_host(data, bytes);
+}
+
+Tensor CaseMemory::take(Shape shape, DType dtype) {
+  constexpr std::size_t kBlockBytes = std::size_t{8} << 20;
+  const std::size_t bytes =
+      (static_cast<std::size_t>(shape.numel()) * size_bytes(dtype) + 63) / 64 * 64;
+  if (bytes > left_bytes_) {
+    left_bytes_ = std::max(bytes, kBlockBytes);
+    free_ = static_cast<std::byte*>(allocate_host(left_bytes_));
+    blocks_.emplace_back(free_, Release{left_bytes_});
+  }
+  const Tensor tensor(free_, shape, dtype);
+  free_ += bytes;
+  left_bytes_ -= bytes;
+  return tensor;
+}
 
 std::vector<KernelCaseMaker> kernel_cases() {
   std::vector<KernelCaseMaker> cases;

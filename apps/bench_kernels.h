@@ -1,9 +1,10 @@
 // Kernels of a backend at the sizes that decide speed, each with the work it does.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,26 @@
 
 namespace quest::app {
 
+/// Memory for operands, one after the other in large pages as training's arenas have them: zeroed
+/// tensors, aligned to 64 bytes, that live as long as it does.
+class CaseMemory {
+ public:
+  CaseMemory() = default;
+  CaseMemory(CaseMemory&&) = default;
+  CaseMemory& operator=(CaseMemory&&) = default;
+
+  Tensor take(Shape shape, DType dtype);
+
+ private:
+  struct Release {
+    std::size_t bytes;
+    void operator()(std::byte* data) const noexcept;
+  };
+  std::vector<std::unique_ptr<std::byte, Release>> blocks_;
+  std::byte* free_ = nullptr;  ///< of the last block
+  std::size_t left_bytes_ = 0;
+};
+
 /// One kernel at one size: its operands, what it computes and what it moves.
 struct KernelCase {
   Unit unit = Unit::kNone;
@@ -21,7 +42,7 @@ struct KernelCase {
   double bytes = 0;       ///< that one call reads and writes, each operand once
   double bit_pairs = 0;   ///< KernelWork::bit_pairs
   std::function<void(Backend&)> run = nullptr;
-  std::deque<OwnedTensor> memory = {};  ///< what `run` reads and writes
+  CaseMemory memory = {};  ///< what `run` reads and writes
 };
 
 /// The name of a case, and how to make it: operands of all cases together would fill the memory.

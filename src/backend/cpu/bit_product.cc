@@ -158,7 +158,8 @@ class Panels {
 bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, std::int64_t columns,
               bool packed) {
   // Tiles of bytes are faster than bits.
-  if (packed_kernels(isa).xor_tile == nullptr || quant_kernels(isa).byte_tiles != nullptr) return false;
+  if (packed_kernels(isa).xor_tile == nullptr || quant_kernels(isa).byte_tiles != nullptr)
+    return false;
   if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_pairs()) return false;
   // Shorter rows end before four pairs have gained what their sums cost.
   if (x_bits * w_bits > 2 && columns < 256) return false;

@@ -1,5 +1,6 @@
 // CpuBackend: embedding, norm, rotary embedding, SwiGLU, cross-entropy.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -18,42 +19,139 @@ constexpr std::int64_t kNormBlock = 32;
 // Columns that a thread takes alone: whole cache lines.
 constexpr std::int64_t kColumnBlock = 64;
 
-// A row is normalized once the squares of the next are taken: its root and division, which wait for
-// one another, then have other work beside them. Not so for rows of more columns, two of which
-// leave no room for outputs in the first-level cache.
+// The squares of a row are taken beside the outputs of the row but one before: its root and
+// divisions, 70 cycles in which each waits for the one before, then have a row's work beside them,
+// and the second level's reading has arithmetic. Not so for rows of more columns, of which the
+// first-level cache does not hold three.
 constexpr std::int64_t kRowsBesideColumns = 2048;
 
 // Bytes of an output of which little is in a cache when it is read again.
 constexpr std::size_t kLargeOutput = std::size_t{16} << 20;
 
-struct RowSum {
-  float largest;
-  double denominator;  // sum of exp(logit - largest)
+// Bytes of one of several operands that the second-level cache may hold together.
+constexpr std::size_t kNearBytes = std::size_t{512} << 10;
+
+/// Softmaxes of rows of logits one after the other, on one thread: the gradient of a row is written
+/// beside the exponentials of the next, so that arithmetic, reading and writing overlap.
+class SoftmaxRows {
+ public:
+  struct Sum {
+    float largest;
+    double denominator;  ///< sum of exp(logit - largest)
+  };
+
+  /// `exponentials` f32 [count] is scratch; null where no gradient is wanted.
+  SoftmaxRows(const FloatKernels& kernels, float* exponentials, std::int64_t count,
+              bool past_caches)
+      : kernels_(kernels), exponentials_(exponentials), count_(count), past_caches_(past_caches) {}
+  SoftmaxRows(const SoftmaxRows&) = delete;
+  SoftmaxRows& operator=(const SoftmaxRows&) = delete;
+
+  /// Sums of `row`; `next` will be the next one, null for none. Over whole rows instead of chunks,
+  /// the largest logit and the exponentials would wait for memory in turn.
+  Sum take(const float* row, const float* next) {
+    // Stands for minus infinity, which has no difference to itself.
+    constexpr float kLowest = std::numeric_limits<float>::lowest();
+    if (row != expected_) next_largest_ = kernels_.largest(row, values_from(0));
+    Sum sum{kLowest, 0.0};
+    shifts_.clear();
+    for (std::int64_t first = 0; first < count_; first += kSoftmaxChunk) {
+      const float largest = next_largest_;
+      shifts_.push_back(std::max(largest, kLowest));
+      SoftmaxChunk chunk{};
+      chunk.x = row + first;
+      chunk.count = values_from(first);
+      chunk.shift = shifts_.back();
+      const bool last = first + chunk.count == count_;
+      chunk.next = last ? next : chunk.x + chunk.count;
+      chunk.next_count = chunk.next == nullptr ? 0 : values_from(last ? 0 : first + chunk.count);
+      if (exponentials_ != nullptr) chunk.exponentials = exponentials_ + first;
+      chunk.past_caches = past_caches_;
+      if (gradient_.data != nullptr) {
+        chunk.before = gradient_from(first);
+        chunk.factor = factors_[shifts_.size() - 1];
+      }
+      const auto [chunk_sum, next_largest] = kernels_.softmax_chunk(&chunk);
+      next_largest_ = next_largest;
+      if (largest > sum.largest) {
+        sum.denominator *= std::exp(double{sum.largest} - largest);
+        sum.largest = largest;
+      }
+      sum.denominator += double{chunk_sum} * std::exp(double{shifts_.back()} - sum.largest);
+    }
+    expected_ = next;
+    set_target();
+    return sum;
+  }
+
+  /// Of the row taken last: gradient [count] = scale * (softmax - onehot), set when the next row is
+  /// taken or by finish().
+  void leave(Floats gradient, double scale, const Sum& sum, std::int64_t target,
+             float target_logit) {
+    gradient_ = gradient;
+    factors_.clear();
+    for (const float shift : shifts_) {
+      const double factor = scale * std::exp(double{shift} - sum.largest) / sum.denominator;
+      factors_.push_back(static_cast<float>(factor));
+    }
+    // Set anew, because probability - 1 from a rounded probability would lose digits.
+    const double probability = std::exp(double{target_logit} - sum.largest) / sum.denominator;
+    at_target_ = static_cast<float>(scale * (probability - 1.0));
+    target_ = target;
+  }
+
+  void finish() {
+    if (gradient_.data == nullptr) return;
+    for (std::int64_t first = 0; first < count_; first += kSoftmaxChunk) {
+      kernels_.scale(gradient_from(first), exponentials_ + first,
+                     factors_[static_cast<std::size_t>(first / kSoftmaxChunk)], values_from(first));
+    }
+    set_target();
+    // Stores past the caches come before what follows by a fence alone, which costs a tenth of the
+    // time after each chunk.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+
+ private:
+  std::int64_t values_from(std::int64_t first) const {
+    return std::min<std::int64_t>(kSoftmaxChunk, count_ - first);
+  }
+  Floats gradient_from(std::int64_t first) const {
+    return {static_cast<char*>(gradient_.data) + first * (gradient_.is_bf16 ? 2 : 4),
+            gradient_.is_bf16};
+  }
+  void set_target() {
+    if (gradient_.data == nullptr) return;
+    kernels_.cast(gradient_from(target_), {&at_target_, false}, 1);
+    gradient_.data = nullptr;
+  }
+
+  const FloatKernels& kernels_;
+  float* const exponentials_;
+  const std::int64_t count_;
+  const bool past_caches_;
+  const float* expected_ = nullptr;  ///< the row whose first chunk has next_largest_
+  float next_largest_ = 0.0f;
+  std::vector<float> shifts_;  ///< of the chunks of the row taken last
+  Floats gradient_{};          ///< to be written; null for none
+  std::vector<float> factors_;
+  std::int64_t target_ = 0;
+  float at_target_ = 0.0f;
 };
 
-// `out` = exponentials relative to `shifts`, one for each chunk; a null `out` is not set. Over a
-// whole row instead of chunks, the largest logit and the exponentials would wait for memory in
-// turn.
-RowSum sum_row(const FloatKernels& kernels, float* out, std::vector<float>& shifts,
-               const float* logits, std::int64_t count) {
-  // Stands for minus infinity, which has no difference to itself.
-  constexpr float kLowest = std::numeric_limits<float>::lowest();
-  RowSum row{kLowest, 0.0};
-  shifts.clear();
-  for (std::int64_t first = 0; first < count; first += kSoftmaxChunk) {
-    const std::int64_t values = std::min<std::int64_t>(kSoftmaxChunk, count - first);
-    const float largest = kernels.largest(logits + first, values);
-    shifts.push_back(std::max(largest, kLowest));
-    const Floats to{out == nullptr ? nullptr : out + first, false};
-    const double sum =
-        double{kernels.exponentials(to, logits + first, 1.0f, shifts.back(), values)};
-    if (largest > row.largest) {
-      row.denominator *= std::exp(double{row.largest} - largest);
-      row.largest = largest;
+/// x [cols] += the rows of `sums` in double, one after the other; columns in groups that stay in
+/// the first-level cache.
+void add_blocks(float* x, Tensor sums) {
+  for (std::int64_t first = 0; first < sums.cols(); first += kColumnBlock) {
+    const std::int64_t count = std::min(kColumnBlock, sums.cols() - first);
+    double totals[kColumnBlock];
+    std::copy_n(x + first, count, totals);
+    for (std::int64_t block = 0; block < sums.rows(); ++block) {
+      const float* const row = sums.row<float>(block) + first;
+      for (std::int64_t c = 0; c < count; ++c) totals[c] += double{row[c]};
     }
-    row.denominator += sum * std::exp(double{shifts.back()} - row.largest);
+    for (std::int64_t c = 0; c < count; ++c) x[first + c] = static_cast<float>(totals[c]);
   }
-  return row;
 }
 
 }  // namespace
@@ -84,16 +182,22 @@ void CpuBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float e
   float* const inverses = rstd.as<float>();
   parallel_for(
       threads_, x.rows(), row_grain(x.cols()), [&](std::int64_t begin, std::int64_t end, int) {
-        const auto inverse_rms = [&](std::int64_t r) {
-          return kernels.inverse_rms(x.row<float>(r), epsilon, x.cols());
-        };
         const bool beside = x.cols() <= kRowsBesideColumns;
-        float next = beside ? inverse_rms(begin) : 0.0f;
+        const auto inverse_rms = [&](std::int64_t r) {
+          const Floats out = beside ? Floats{} : row_of(y, r);
+          return kernels.inverse_rms(x.row<float>(r), out, epsilon, x.cols());
+        };
+        if (beside) {
+          inverses[begin] = inverse_rms(begin);
+          if (begin + 1 < end) inverses[begin + 1] = inverse_rms(begin + 1);
+        }
         for (std::int64_t r = begin; r < end; ++r) {
-          const float inverse = beside ? next : inverse_rms(r);
-          if (beside && r + 1 < end) next = inverse_rms(r + 1);
-          inverses[r] = inverse;
-          kernels.normalize(row_of(y, r), x.row<float>(r), weight.as<float>(), inverse, x.cols());
+          if (!beside) inverses[r] = inverse_rms(r);
+          const bool other = beside && r + 2 < end;
+          const NormRow row{x.row<float>(r), inverses[r], other ? x.row<float>(r + 2) : nullptr,
+                            epsilon};
+          const float inverse = kernels.normalize(row_of(y, r), &row, weight.as<float>(), x.cols());
+          if (other) inverses[r + 2] = inverse;
         }
       });
 }
@@ -108,19 +212,19 @@ void CpuBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, T
       float* const block_sums = sums.row<float>(block);
       std::fill(block_sums, block_sums + cols, 0.0f);
       const std::int64_t last = std::min((block + 1) * kNormBlock, x.rows());
-      for (std::int64_t r = block * kNormBlock; r < last; ++r) {
-        const Floats rounded_row = rounded ? row_of(rounded, r) : Floats{};
-        float_kernels_.rmsnorm_backward(d_x.row<float>(r), rounded_row, block_sums, row_of(d_y, r),
-                                        x.row<float>(r), weight.as<float>(), rstd.as<float>()[r],
-                                        cols);
+      for (std::int64_t r = block * kNormBlock; r < last; r += 2) {
+        NormGradientRows rows{};
+        rows.count = r + 1 < last ? 2 : 1;
+        rows.fetch = x.bytes() > kNearBytes;
+        for (int i = 0; i < rows.count; ++i) {
+          rows.rows[i] = {d_x.row<float>(r + i), rounded ? row_of(rounded, r + i) : Floats{},
+                          row_of(d_y, r + i), x.row<float>(r + i), rstd.as<float>()[r + i]};
+        }
+        float_kernels_.rmsnorm_backward(&rows, block_sums, weight.as<float>(), cols);
       }
     }
   });
-  for (std::int64_t c = 0; c < cols; ++c) {
-    double total = d_weight.as<float>()[c];
-    for (std::int64_t block = 0; block < blocks; ++block) total += sums.row<float>(block)[c];
-    d_weight.as<float>()[c] = static_cast<float>(total);
-  }
+  add_blocks(d_weight.as<float>(), sums);
 }
 
 void CpuBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
@@ -149,49 +253,47 @@ void CpuBackend::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor 
 
 void CpuBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits,
                                Tensor targets, float scale) {
-  const FloatKernels& kernels = float_kernels_;
   const std::int64_t vocab = logits.cols();
+  const std::int32_t* const target = targets.as<std::int32_t>();
   // A row's exponentials, computed once, wait in a cache for their sum.
   const Tensor buffers =
       d_logits ? workspace_.tensor(Workspace::Slot::kRows, {threads_, vocab}, DType::kF32)
                : Tensor();
   // Where the gradient takes the place of the logits, a cache has its lines already.
   const bool large = d_logits && d_logits.bytes() > kLargeOutput && d_logits.data != logits.data;
-  const auto write = large ? kernels.scale_past_caches : kernels.scale;
-  const auto work = [&](std::int64_t r, Floats exponentials, std::vector<float>& shifts) {
-    const float* const row = logits.row<float>(r);
-    const std::int32_t target = targets.as<std::int32_t>()[r];
-    float& loss = losses.as<float>()[r];
-    std::uint8_t& is_correct = correct.as<std::uint8_t>()[r];
-    if (target < 0) {
-      loss = 0.0f;
-      is_correct = 0;
-      if (d_logits) zero_host(d_logits.rows_slice(r, r + 1));
-      return;
-    }
-    float* const out = static_cast<float*>(exponentials.data);
-    const auto [largest, denominator] = sum_row(kernels, out, shifts, row, vocab);
-    const double target_logit = row[target];
-    loss = static_cast<float>(std::log(denominator) + largest - target_logit);
-    is_correct = row[target] == largest && kernels.largest(row, target) < largest ? 1 : 0;
-    if (!d_logits) return;
-    for (std::size_t chunk = 0; chunk < shifts.size(); ++chunk) {
-      const auto first = static_cast<std::int64_t>(chunk) * kSoftmaxChunk;
-      const double factor = scale * std::exp(double{shifts[chunk]} - largest) / denominator;
-      write(row_of(d_logits, r, first), out + first, static_cast<float>(factor),
-            std::min<std::int64_t>(kSoftmaxChunk, vocab - first));
-    }
-    // Set anew, because probability - 1 from a rounded probability would lose digits.
-    const double probability = std::exp(target_logit - largest) / denominator;
-    const float at_target = static_cast<float>(scale * (probability - 1.0));
-    const float* const source = &at_target;
-    kernels.cast(row_of(d_logits, r, target), {const_cast<float*>(source), false}, 1);
-  };
   parallel_for(threads_, logits.rows(), row_grain(vocab),
                [&](std::int64_t begin, std::int64_t end, int part) {
-                 const Floats exponentials = buffers ? row_of(buffers, part) : Floats{};
-                 std::vector<float> shifts;
-                 for (std::int64_t r = begin; r < end; ++r) work(r, exponentials, shifts);
+                 const auto counted_from = [&](std::int64_t r) {
+                   while (r < end && target[r] < 0) ++r;
+                   return r;
+                 };
+                 SoftmaxRows softmax(float_kernels_, buffers ? buffers.row<float>(part) : nullptr,
+                                     vocab, large);
+                 std::int64_t counted = counted_from(begin);
+                 for (std::int64_t r = begin; r < end; ++r) {
+                   float& loss = losses.as<float>()[r];
+                   std::uint8_t& is_correct = correct.as<std::uint8_t>()[r];
+                   if (r < counted) {
+                     loss = 0.0f;
+                     is_correct = 0;
+                     if (d_logits) zero_host(d_logits.rows_slice(r, r + 1));
+                     continue;
+                   }
+                   counted = counted_from(r + 1);
+                   const float* const row = logits.row<float>(r);
+                   const float target_logit = row[target[r]];
+                   const SoftmaxRows::Sum sum =
+                       softmax.take(row, counted < end ? logits.row<float>(counted) : nullptr);
+                   loss =
+                       static_cast<float>(std::log(sum.denominator) + sum.largest - target_logit);
+                   is_correct = target_logit == sum.largest &&
+                                        float_kernels_.largest(row, target[r]) < sum.largest
+                                    ? 1
+                                    : 0;
+                   if (d_logits)
+                     softmax.leave(row_of(d_logits, r), scale, sum, target[r], target_logit);
+                 }
+                 softmax.finish();
                });
 }
 

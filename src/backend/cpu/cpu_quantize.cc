@@ -105,10 +105,10 @@ void CpuBackend::quantize_rows(const QuantizedRows& rows, Tensor x, const RowQua
 void CpuBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                   Tensor weight, float epsilon, const RowQuantizer& quantizer) {
   quantize_each_row(rows, quantizer, [&](std::int64_t r, int thread) {
-    const float inverse = float_kernels_.inverse_rms(x.row<float>(r), epsilon, x.cols());
+    const float inverse = float_kernels_.inverse_rms(x.row<float>(r), {}, epsilon, x.cols());
     rstd.as<float>()[r] = inverse;
-    float_kernels_.normalize(row_of(y, thread), x.row<float>(r), weight.as<float>(), inverse,
-                             x.cols());
+    const NormRow row{x.row<float>(r), inverse, nullptr, epsilon};
+    float_kernels_.normalize(row_of(y, thread), &row, weight.as<float>(), x.cols());
     return float_row(y, thread);
   });
 }

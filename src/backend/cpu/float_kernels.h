@@ -28,9 +28,50 @@ struct AdamWFactors {
   float decay;  ///< 1 - learning_rate * weight_decay
 };
 
-/// Values of a chunk of a long row that one pass takes the largest of, and exponentials relative to
-/// it, while the first-level cache holds them and the next chunk is fetched.
+/// A row to be normalized, and one whose squares are taken beside it.
+struct NormRow {
+  const float* x;
+  float rstd;
+  const float* other;  ///< null for none
+  float epsilon;
+};
+
+/// A row of a norm's gradient.
+struct NormGradientRow {
+  float* d_x;
+  Floats rounded;
+  Floats d_y;
+  const float* x;
+  float rstd;
+};
+/// One or two of them, of the same types.
+struct NormGradientRows {
+  NormGradientRow rows[2];
+  int count;
+  bool fetch;  ///< they and the rows after them come from farther than the second-level cache
+};
+
+/// Values of a chunk of a long row whose exponentials are relative to its largest value.
 constexpr int kSoftmaxChunk = 2048;
+
+/// A chunk of a row of a softmax, and what is done beside its exponentials: those of the row before
+/// leave the same place, and the next chunk comes into the first-level cache.
+struct SoftmaxChunk {
+  const float* x;  ///< [count]
+  std::int64_t count;
+  float shift;
+  float* exponentials;  ///< [count] of the row before, become exp(x - shift); null: only the sum
+  const float* next;    ///< [next_count] the chunk that will follow
+  std::int64_t next_count;
+  Floats before;  ///< = factor * exponentials of the row before, unless its data is null
+  float factor;
+  bool past_caches;  ///< before is larger than caches: whole lines of it need not be read first,
+                     ///< and a fence must follow
+};
+struct SoftmaxSums {
+  float sum;           ///< of exp(x - shift)
+  float next_largest;  ///< of the next chunk, -infinity for none; NaN is passed over
+};
 
 /// Values of a block of moments in 8 bits: backend.h's kMomentBlock.
 constexpr int kMomentValues = 256;
@@ -57,13 +98,14 @@ struct FloatKernels {
   void (*adamw_codes)(float* parameter, CodedMoments moments, const float* gradient,
                       std::int64_t count, const AdamWFactors* factors);
 
-  /// 1 / sqrt(the mean square of x + epsilon).
-  float (*inverse_rms)(const float* x, float epsilon, std::int64_t count);
-  /// y = x * rstd * weight.
-  void (*normalize)(Floats y, const float* x, const float* weight, float rstd, std::int64_t count);
-  /// d_x += ..., d_weight += ...; rounded = d_x, unless its data is null.
-  void (*rmsnorm_backward)(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
-                           const float* weight, float rstd, std::int64_t count);
+  /// 1 / sqrt(the mean square of x + epsilon). Asks for the row of `out`, unless its data is null.
+  float (*inverse_rms)(const float* x, Floats out, float epsilon, std::int64_t count);
+  /// y = x * rstd * weight; returns inverse_rms of the other row, or 0 where there is none.
+  float (*normalize)(Floats y, const NormRow* row, const float* weight, std::int64_t count);
+  /// d_x += ..., d_weight += ... of one row after the other; rounded = d_x, unless its data is
+  /// null.
+  void (*rmsnorm_backward)(const NormGradientRows* rows, float* d_weight, const float* weight,
+                           std::int64_t count);
   /// Turns the pairs of `heads` heads of 2 * half values each; sin times `sign`.
   void (*rope)(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
                std::int64_t half, std::int64_t heads);
@@ -78,8 +120,8 @@ struct FloatKernels {
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
-  /// The same for an output larger than caches, whole lines of which need not be read first.
-  void (*scale_past_caches)(Floats out, const float* x, float factor, std::int64_t count);
+  /// x - shift must be at most 88.
+  SoftmaxSums (*softmax_chunk)(const SoftmaxChunk* chunk);
   /// sum of a * b.
   float (*dot)(Floats a, Floats b, std::int64_t count);
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.

@@ -119,93 +119,192 @@ void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, 
       });
 }
 
-float inverse_rms(const float* x, float epsilon, std::int64_t count) {
-  Vec squares[4] = {};
+/// Squares of a row added up four vectors at a time. Its members written out: g++ 12 keeps arrays
+/// in memory where a lambda takes part.
+struct SquareSums {
+  Vec a{}, b{}, c{}, d{};
+
+  QUEST_INLINE void add_four(const float* x, std::int64_t i) {
+    a = add_square(a, load(x, i, kLanes));
+    b = add_square(b, load(x, i + kLanes, kLanes));
+    c = add_square(c, load(x, i + 2 * kLanes, kLanes));
+    d = add_square(d, load(x, i + 3 * kLanes, kLanes));
+  }
+  /// What is left after the fours.
+  QUEST_INLINE void add_rest(const float* x, std::int64_t count) {
+    const std::int64_t fours = in_fours(count);
+    for_vectors(
+        count - fours, QUEST_STEP { a = add_square(a, load(x + fours, i, n)); });
+  }
+  QUEST_INLINE float inverse_root(float epsilon, std::int64_t count) const {
+    const float mean = horizontal_sum((a + b) + (c + d)) / static_cast<float>(count);
+    return 1.0f / __builtin_sqrtf(mean + epsilon);
+  }
+
+ private:
+  static QUEST_INLINE Vec add_square(Vec sum, Vec x) { return fma(x, x, sum); }
+};
+
+float inverse_rms(const float* x, Floats out, float epsilon, std::int64_t count) {
+  SquareSums sums;
   const std::int64_t fours = in_fours(count);
   for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      __builtin_prefetch(x + i + k * kLanes + kFetchedAhead, 0, 2);
-      const Vec value = load(x, i + k * kLanes, kLanes);
-      squares[k] = fma(value, value, squares[k]);
+    if (out.data != nullptr) {
+      constexpr int kLine = 64;
+      for (int b = 0; b < 4 * kLanes * (out.is_bf16 ? 2 : 4); b += kLine) fetch_far(out, i, b);
     }
+    sums.add_four(x, i);
   }
-  for_vectors(
-      count - fours, QUEST_STEP {
-        const Vec value = load(x + fours, i, n);
-        squares[0] = fma(value, value, squares[0]);
-      });
-  const Vec total = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-  const float mean = horizontal_sum(total) / static_cast<float>(count);
-  return 1.0f / __builtin_sqrtf(mean + epsilon);
+  sums.add_rest(x, count);
+  return sums.inverse_root(epsilon, count);
 }
 
-void normalize(Floats y, const float* x, const float* weight, float rstd, std::int64_t count) {
+float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t count) {
+  const auto [x, rstd, other, epsilon] = *row;
   const auto value = [&](std::int64_t i, int n) __attribute__((always_inline)) {
     return load(x, i, n) * rstd * load(weight, i, n);
   };
-  const std::int64_t pairs = y.is_bf16 ? in_pairs(count) : 0;
-  for (std::int64_t i = 0; i < pairs; i += 2 * kLanes) {
+  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
     store_two(y, i, value(i, kLanes), value(i + kLanes, kLanes));
+  };
+  SquareSums sums;
+  const std::int64_t fours = other != nullptr && y.is_bf16 ? in_fours(count) : 0;
+  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
+    sums.add_four(other, i);
+    two(i);
+    two(i + 2 * kLanes);
+  }
+  std::int64_t done = fours;
+  for (; y.is_bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) {
+    // This row is near, so that the next may be on its way.
+    __builtin_prefetch(x + count + done, 0, 2);
+    __builtin_prefetch(x + count + done + kLanes, 0, 2);
+    two(done);
   }
   for_vectors(
-      count - pairs, QUEST_STEP { store(y, pairs + i, n, value(pairs + i, n)); });
+      count - done, QUEST_STEP { store(y, done + i, n, value(done + i, n)); });
+  if (other == nullptr) return 0.0f;
+  if (fours == 0) return inverse_rms(other, {}, epsilon, count);
+  sums.add_rest(other, count);
+  return sums.inverse_root(epsilon, count);
 }
 
-void rmsnorm_backward(float* d_x, Floats rounded, float* d_weight, Floats d_y, const float* x,
-                      const float* weight, float rstd, std::int64_t count) {
-  Vec projections{};
+/// A vector of a row's gradient of the weight; its part of d_y . y joins `projections`.
+template <bool bf16, bool fetch>
+QUEST_INLINE Vec weight_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
+                                 Vec& projections) {
+  if (fetch) __builtin_prefetch(row.d_x + i, 1, 2);
+  const Vec normalized = load(row.x, i, n) * row.rstd;
+  const Vec gradient = load(known<bf16>(row.d_y), i, n) * normalized;
+  projections = fma(gradient, weight, projections);
+  return gradient;
+}
+
+/// A vector of d_x, after the addition. `along`: rstd times the mean of d_y . y.
+template <bool bf16>
+QUEST_INLINE Vec input_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
+                                float along) {
+  const Vec gradient = fma(load(known<bf16>(row.d_y), i, n), weight, -(load(row.x, i, n) * along));
+  const Vec sum = fma(splat(row.rstd), gradient, load(row.d_x, i, n));
+  store(row.d_x, i, n, sum);
+  return sum;
+}
+
+/// bf16: d_y's type. Two rows read and write the weight's gradient once,
+/// and one's sum across lanes has the other's beside it. `fetch`: where rows do not come from the
+/// second-level cache, d_x is asked for by the first pass and the next rows by the second, for
+/// either pass alone reads half of the streams.
+template <int rows, bool bf16, bool fetch>
+void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float* d_weight,
+                         const float* weight, std::int64_t count) {
+  Vec projections_a{}, projections_b{};
   for_vectors(
       count, QUEST_STEP {
-        const Vec normalized = load(x, i, n) * rstd;
-        const Vec gradient = load(d_y, i, n) * normalized;
-        projections = fma(gradient, load(weight, i, n), projections);
-        store(d_weight, i, n, load(d_weight, i, n) + gradient);
+        const Vec w = load(weight, i, n);
+        Vec sum = load(d_weight, i, n) + weight_gradient<bf16, fetch>(a, i, n, w, projections_a);
+        if (rows == 2) sum = sum + weight_gradient<bf16, fetch>(b, i, n, w, projections_b);
+        store(d_weight, i, n, sum);
       });
-  const float projection = horizontal_sum(projections) / static_cast<float>(count);
-  const auto added = [&](std::int64_t i, int n) __attribute__((always_inline)) {
-    const Vec along = load(x, i, n) * (rstd * projection);
-    const Vec gradient = fma(load(d_y, i, n), load(weight, i, n), -along);
-    const Vec sum = fma(splat(rstd), gradient, load(d_x, i, n));
-    store(d_x, i, n, sum);
-    return sum;
-  };
+  const float length = static_cast<float>(count);
+  const float along_a = a.rstd * (horizontal_sum(projections_a) / length);
+  const float along_b = rows == 2 ? b.rstd * (horizontal_sum(projections_b) / length) : 0.0f;
   std::int64_t done = 0;
 #if defined(__AVX512F__)
   // Rounded as they are made; with fewer registers and no instruction that rounds, that takes
   // longer than a pass of its own.
-  const std::int64_t pairs = rounded.data != nullptr && rounded.is_bf16 ? in_pairs(count) : 0;
+  const std::int64_t pairs = a.rounded.data != nullptr && a.rounded.is_bf16 ? in_pairs(count) : 0;
   for (; done < pairs; done += 2 * kLanes) {
-    const Vec low = added(done, kLanes), high = added(done + kLanes, kLanes);
-    store_two(rounded, done, low, high);
+    const Vec w_low = load(weight, done, kLanes), w_high = load(weight, done + kLanes, kLanes);
+    const auto put = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
+      if (fetch) {
+        const std::int64_t ahead = done + rows * count;
+        __builtin_prefetch(row.x + ahead, 0, 2);
+        __builtin_prefetch(row.x + ahead + kLanes, 0, 2);
+        fetch_ahead(known<bf16>(row.d_y), ahead, 0);
+      }
+      const Vec low = input_gradient<bf16>(row, done, kLanes, w_low, along);
+      const Vec high = input_gradient<bf16>(row, done + kLanes, kLanes, w_high, along);
+      store_two(row.rounded, done, low, high);
+    };
+    put(a, along_a);
+    if (rows == 2) put(b, along_b);
   }
 #endif
-  for_vectors(
-      count - done, QUEST_STEP { added(done + i, n); });
-  if (rounded.data == nullptr) return;
-  for_vectors(
-      count - done, QUEST_STEP { store(rounded, done + i, n, load(d_x, done + i, n)); });
+  const auto rest = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
+    for_vectors(
+        count - done,
+        QUEST_STEP { input_gradient<bf16>(row, done + i, n, load(weight, done + i, n), along); });
+    if (row.rounded.data == nullptr) return;
+    for_vectors(
+        count - done, QUEST_STEP { store(row.rounded, done + i, n, load(row.d_x, done + i, n)); });
+  };
+  rest(a, along_a);
+  if (rows == 2) rest(b, along_b);
+}
+
+template <int rows, bool bf16>
+void rmsnorm_backward_rows(const NormGradientRows& r, float* d_weight, const float* weight,
+                           std::int64_t count) {
+  const auto of =
+      r.fetch ? rmsnorm_backward_of<rows, bf16, true> : rmsnorm_backward_of<rows, bf16, false>;
+  of(r.rows[0], r.rows[rows - 1], d_weight, weight, count);
+}
+
+void rmsnorm_backward(const NormGradientRows* rows, float* d_weight, const float* weight,
+                      std::int64_t count) {
+  const bool bf16 = rows->rows[0].d_y.is_bf16;
+  const auto two = bf16 ? rmsnorm_backward_rows<2, true> : rmsnorm_backward_rows<2, false>;
+  const auto one = bf16 ? rmsnorm_backward_rows<1, true> : rmsnorm_backward_rows<1, false>;
+  (rows->count == 2 ? two : one)(*rows, d_weight, weight, count);
+}
+
+/// The pair (a, b) turned by the angle of c and s.
+struct Turned {
+  Vec a, b;
+};
+QUEST_INLINE Turned turn(Vec a, Vec b, Vec c, Vec s) {
+  return {fma(a, c, -(b * s)), fma(a, s, b * c)};
 }
 
 void rope(Floats x, const float* cos, const float* sin, float sign, bool interleaved,
           std::int64_t half, std::int64_t heads) {
-  for (std::int64_t head = 0; head < heads; ++head) {
-    const std::int64_t first = 2 * half * head;
-    for_vectors(
-        half, QUEST_STEP {
-          const Vec c = load(cos, i, n), s = sign * load(sin, i, n);
+  // All heads turn by the same angles.
+  for_vectors(
+      half, QUEST_STEP {
+        const Vec c = load(cos, i, n), s = sign * load(sin, i, n);
+        for (std::int64_t first = 0; first < 2 * half * heads; first += 2 * half) {
           if (!interleaved) {
-            const Vec a = load(x, first + i, n), b = load(x, first + half + i, n);
-            store(x, first + i, n, a * c - b * s);
-            store(x, first + half + i, n, a * s + b * c);
-            return;
+            const Turned both = turn(load(x, first + i, n), load(x, first + half + i, n), c, s);
+            store(x, first + i, n, both.a);
+            store(x, first + half + i, n, both.b);
+            continue;
           }
 #if defined(__AVX512F__)
           if (x.is_bf16 && n == kLanes) {
             const VecPair both = load_pair(x, first + 2 * i);
-            store_pair(x, first + 2 * i,
-                       {both.even * c - both.odd * s, both.even * s + both.odd * c});
-            return;
+            const Turned turned = turn(both.even, both.odd, c, s);
+            store_pair(x, first + 2 * i, {turned.a, turned.b});
+            continue;
           }
 #endif
           // Two vectors of pairs: the lanes of n pairs are split between them.
@@ -213,12 +312,11 @@ void rope(Floats x, const float* cos, const float* sin, float sign, bool interle
           const int n1 = 2 * n - n0;
           const Vec x0 = load(x, first + 2 * i, n0);
           const Vec x1 = load(x, first + 2 * i + n0, n1);
-          const Vec a = even_lanes(x0, x1), b = odd_lanes(x0, x1);
-          const Vec turned_a = a * c - b * s, turned_b = a * s + b * c;
-          store(x, first + 2 * i, n0, interleave_low(turned_a, turned_b));
-          store(x, first + 2 * i + n0, n1, interleave_high(turned_a, turned_b));
-        });
-  }
+          const Turned turned = turn(even_lanes(x0, x1), odd_lanes(x0, x1), c, s);
+          store(x, first + 2 * i, n0, interleave_low(turned.a, turned.b));
+          store(x, first + 2 * i + n0, n1, interleave_high(turned.a, turned.b));
+        }
+      });
 }
 
 /// 1 / (1 + e^-x), roughly where the results become bf16.
@@ -333,8 +431,6 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
   Vec total{};
   for_vectors(
       count, QUEST_STEP {
-        // A softmax over long rows comes here chunk by chunk.
-        __builtin_prefetch(x + i + kSoftmaxChunk);
         Vec value = exponential_below_88(load(x, i, n) * scale - shift);
         if (out.data != nullptr) store(out, i, n, value);
         if (n < kLanes) value = keep_first(n, value, 0.0f);
@@ -348,25 +444,75 @@ void scale(Floats out, const float* x, float factor, std::int64_t count) {
       count, QUEST_STEP { store(out, i, n, load(x, i, n) * factor); });
 }
 
-void scale_past_caches(Floats out, const float* x, float factor, std::int64_t count) {
+enum class Leaving { kNothing, kLines, kBf16, kFloats };
+
+// What a softmax reads comes from memory while it computes: fetched to the second level, where the
+// requests of the first are not used up, so far ahead.
+constexpr std::int64_t kSoftmaxAhead = 2 * kSoftmaxChunk;
+
+// The chunk by value: what lies behind a pointer would be read again after each store.
+template <bool keep, Leaving leaving>
+SoftmaxSums softmax_of(const SoftmaxChunk c) {
+  Vec total0{}, total1{};
+  Vec most0 = splat(-__builtin_inff()), most1 = most0;
+  const auto exponentials_of = [&](std::int64_t i, int n) __attribute__((always_inline)) {
+    const Vec value = exponential_below_88<true>(load(c.x, i, n) - c.shift);
+    if (keep) store(c.exponentials, i, n, value);
+    return value;
+  };
+  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
+    __builtin_prefetch(c.x + i + kSoftmaxAhead, 0, 2);
+    __builtin_prefetch(c.x + i + kLanes + kSoftmaxAhead, 0, 2);
+    if (leaving != Leaving::kNothing) {
+      const Vec low = load(c.exponentials, i, kLanes) * c.factor;
+      const Vec high = load(c.exponentials, i + kLanes, kLanes) * c.factor;
+      if constexpr (leaving == Leaving::kFloats) {
+        store(static_cast<float*>(c.before.data), i, kLanes, low);
+        store(static_cast<float*>(c.before.data), i + kLanes, kLanes, high);
+      } else if constexpr (leaving == Leaving::kBf16) {
+        store_two(c.before, i, low, high);
+      } else {
 #if defined(__AVX512F__)
-  constexpr std::int64_t kLine = 32;  // bf16 values
-  auto* const to = static_cast<std::uint16_t*>(out.data);
-  if (!out.is_bf16 || reinterpret_cast<std::uintptr_t>(to) % (2 * kLine) != 0) {
-    return scale(out, x, factor, count);
-  }
-  const std::int64_t whole = count / kLine * kLine;
-  for (std::int64_t i = 0; i < whole; i += kLine) {
-    const HalfWordVec low = round_to_bf16(load(x, i, kLanes) * factor);
-    const HalfWordVec high = round_to_bf16(load(x, i + kLanes, kLanes) * factor);
-    const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), line);
-  }
-  _mm_sfence();
-  scale({to + whole, true}, x + whole, factor, count - whole);
-#else
-  scale(out, x, factor, count);
+        stream_two(c.before, i, low, high);
 #endif
+      }
+    }
+    total0 += exponentials_of(i, kLanes);
+    total1 += exponentials_of(i + kLanes, kLanes);
+  };
+  const std::int64_t pairs = in_pairs(c.count);
+  const std::int64_t beside = in_pairs(c.count < c.next_count ? c.count : c.next_count);
+  std::int64_t i = 0;
+  for (; i < beside; i += 2 * kLanes) {
+    most0 = max(load(c.next, i, kLanes), most0);
+    most1 = max(load(c.next, i + kLanes, kLanes), most1);
+    two(i);
+  }
+  for (; i < pairs; i += 2 * kLanes) two(i);
+  for_vectors(
+      c.count - pairs, [&](const std::int64_t j, const int n) __attribute__((always_inline)) {
+        if (leaving != Leaving::kNothing) {
+          store(c.before, pairs + j, n, load(c.exponentials, pairs + j, n) * c.factor);
+        }
+        const Vec value = exponentials_of(pairs + j, n);
+        total0 += n < kLanes ? keep_first(n, value, 0.0f) : value;
+      });
+  const float rest = largest(c.next + beside, c.next_count - beside);
+  const float most = horizontal_max(max(most0, most1));
+  return {horizontal_sum(total0 + total1), most > rest ? most : rest};
+}
+
+SoftmaxSums softmax_chunk(const SoftmaxChunk* chunk) {
+  const SoftmaxChunk& c = *chunk;
+  if (c.exponentials == nullptr) return softmax_of<false, Leaving::kNothing>(c);
+  if (c.before.data == nullptr) return softmax_of<true, Leaving::kNothing>(c);
+  if (!c.before.is_bf16) return softmax_of<true, Leaving::kFloats>(c);
+#if defined(__AVX512F__)
+  if (c.past_caches && reinterpret_cast<std::uintptr_t>(c.before.data) % 64 == 0) {
+    return softmax_of<true, Leaving::kLines>(c);
+  }
+#endif
+  return softmax_of<true, Leaving::kBf16>(c);
 }
 
 float dot(Floats a, Floats b, std::int64_t count) {
@@ -412,7 +558,7 @@ constexpr FloatKernels kKernels = {
     .largest = largest,
     .exponentials = exponentials,
     .scale = scale,
-    .scale_past_caches = scale_past_caches,
+    .softmax_chunk = softmax_chunk,
     .dot = dot,
     .scores = scores,
     .weighted_sum = weighted_sum,

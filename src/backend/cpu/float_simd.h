@@ -92,24 +92,33 @@ QUEST_INLINE Vec reciprocal(Vec x) {
 #endif
 }
 
-/// e^x to 2 units in the last place, for x in [-87, 88]; below, its value at -87. NaN stays NaN.
+/// e^x to 1 unit in the last place, for x in [-87, 88]; below, its value at -87. NaN stays NaN.
+/// `rounded`: x is a difference, off by up to 2^-24 of itself, and e^x may be off by a tenth of
+/// what that changes more.
+template <bool rounded = false>
 QUEST_INLINE Vec exponential_below_88(Vec x) {
   x = max(splat(-87.0f), x);
-  // x = n log 2 + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to an integer, which the low
-  // bits of the sum then hold.
-  const Vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f));
-  const Vec n = shifted - 12582912.0f;
-  Vec r = fma(n, splat(-0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
-  // (e^r - 1 - r) / r^2, so that e^r is off by 2e-8 of itself before rounding.
-  Vec tail = splat(0.0013926184f);
-  tail = fma(tail, r, splat(0.00836317893f));
-  tail = fma(tail, r, splat(0.0416665561f));
-  tail = fma(tail, r, splat(0.166665763f));
-  tail = fma(tail, r, splat(0.5f));
-  const Vec value = fma(tail * r, r, r) + 1.0f;
-  const WordVec power = ((WordVec)shifted << 23) + 0x3f800000u;
-  return value * (Vec)power;
+  // x = n log 2 + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to an integer. With the bias
+  // of an exponent, the low bits of the sum are those of 2^n.
+  constexpr float kInteger = 12582912.0f + 127.0f;
+  const Vec shifted = fma(x, splat(1.44269504f), splat(kInteger));
+  const Vec n = shifted - kInteger;
+  Vec r;
+  if constexpr (rounded) {
+    r = fma(n, splat(-0.693147181f), x);
+  } else {
+    r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
+  }
+  // e^r, off by 2e-8 of itself before rounding.
+  Vec value = splat(0.0013926184f);
+  value = fma(value, r, splat(0.00836317893f));
+  value = fma(value, r, splat(0.0416665561f));
+  value = fma(value, r, splat(0.166665763f));
+  value = fma(value, r, splat(0.5f));
+  value = fma(value, r, splat(1.0f));
+  value = fma(value, r, splat(1.0f));
+  return value * (Vec)((WordVec)shifted << 23);
 }
 
 /// The same for any x; above 87, its value there.
@@ -241,6 +250,10 @@ QUEST_INLINE Floats known(Floats x) {
 QUEST_INLINE void fetch_ahead(Floats x, std::int64_t i, std::int64_t bytes) {
   __builtin_prefetch(static_cast<const char*>(x.data) + i * (x.is_bf16 ? 2 : 4) + bytes);
 }
+/// The same, into the second-level cache.
+QUEST_INLINE void fetch_far(Floats x, std::int64_t i, std::int64_t bytes) {
+  __builtin_prefetch(static_cast<const char*>(x.data) + i * (x.is_bf16 ? 2 : 4) + bytes, 0, 2);
+}
 
 /// Values [i, i + count) of x, count <= kLanes; zeros in the other lanes.
 QUEST_INLINE Vec load(const float* x, std::int64_t i, int count) {
@@ -322,6 +335,19 @@ QUEST_INLINE void store_two(Floats x, std::int64_t i, Vec low, Vec high) {
 }
 
 #if defined(__AVX512F__)
+/// The same into a whole line, past the caches.
+QUEST_INLINE void stream_two(Floats x, std::int64_t i, Vec low, Vec high) {
+  __m512i halves;
+#if defined(__AVX512BF16__)
+  if (!converted_exactly(halves, low, high))
+#endif
+  {
+    const __m512i first = _mm512_castsi256_si512((__m256i)round_to_bf16(low));
+    halves = _mm512_inserti64x4(first, (__m256i)round_to_bf16(high), 1);
+  }
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(static_cast<std::uint16_t*>(x.data) + i), halves);
+}
+
 /// Of 32 bf16 values the even ones and the odd ones: one operation a vector each, where widening in
 /// order takes two.
 struct VecPair {

@@ -139,7 +139,6 @@ void vnni_tile_rows(const ProductStrip& tile) {
 #define QUEST_DECLARE(r) __m512i low##r = _mm512_setzero_si512(), high##r = _mm512_setzero_si512();
   QUEST_EACH_ROW(QUEST_DECLARE)
 #undef QUEST_DECLARE
-  for (int r = 0; r < rows; ++r) fetch_to_write(tile.y, r * tile.y_stride);
   const std::int64_t stride = tile.x_row_bytes;
   const RowAddresses x(tile.x, stride);
   const std::uint8_t* w = tile.panel;
@@ -161,7 +160,12 @@ void vnni_tile_rows(const ProductStrip& tile) {
   const std::int64_t bytes = 4 * tile.groups;
   std::int64_t at = 0;
   // Counting takes ports that multiply: four groups a turn.
-  for (; at + 16 <= bytes; at += 16) add_groups.template operator()<4>(at);
+  // A row of y is asked for each turn: all at once would hold up the reading of w and x.
+  for (std::int64_t r = bytes / 16; r < rows; ++r) fetch_to_write(tile.y, r * tile.y_stride);
+  for (std::int64_t r = 0; at + 16 <= bytes; at += 16, ++r) {
+    if (r < rows) fetch_to_write(tile.y, r * tile.y_stride);
+    add_groups.template operator()<4>(at);
+  }
   for (; at < bytes; at += 4) add_groups.template operator()<1>(at);
   // With D = sum (qw + 128) qx: T = 4 sum qx qw + 2 sum qx + 2 sum qw + K
   //                               = 4 D - 510 sum qx + (2 sum qw + K), modulo 2^32; T itself fits.
