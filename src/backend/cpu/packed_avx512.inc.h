@@ -112,9 +112,20 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 // reads ahead, and software asks the second level for what comes later. Four rows side by side, or
 // software asking the first level, read from memory at half the rate on a Zen 4 (docs/log.md).
 
-/// How far ahead to ask, in bytes: with little arithmetic a line, the hardware is far ahead itself.
+/// Chunks of a row of w that the loop for `rows` rows of x takes a turn: those that make four
+/// accumulators, so that none waits for the one before.
 template <int bits, int rows>
-constexpr std::int64_t kAhead = bits == 8 && rows == 1 ? 1024 : 12288;
+constexpr int kChunksOfTurn = Cut<bits>::kPlaces* rows >= 4 ? 1 : 4 / (Cut<bits>::kPlaces * rows);
+
+/// How far ahead to ask, in bytes. Loops that take several chunks of a row a turn need little of it
+/// where the hardware follows, and are slowed down by more.
+template <int bits, int rows>
+inline std::int64_t bytes_ahead(const PackedDot& d) {
+  constexpr std::int64_t kNear = 1024, kFar = 12288;
+  if constexpr (bits == 8 && rows == 1) return kNear;
+  if constexpr (kChunksOfTurn<bits, rows> == 1) return kFar;
+  return d.asks_far ? kFar : kNear;
+}
 
 inline __attribute__((always_inline)) void ask_ahead(const std::uint8_t* at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
@@ -170,11 +181,11 @@ struct FourRows {
 template <int bits, int kRows, int cell, typename Sums>
 inline __attribute__((always_inline)) void add_cell(Sums& sums, const PackedDot& d,
                                                     const std::uint8_t* w, const std::uint8_t* x,
-                                                    __mmask64 valid) {
+                                                    __mmask64 valid, std::int64_t ahead) {
   constexpr int kVector = cell / kRows;
   constexpr int kPlace = kVector % Cut<bits>::kPlaces;
   const std::uint8_t* const chunk = w + kVector / Cut<bits>::kPlaces * Cut<bits>::kBytes;
-  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + kAhead<bits, kRows>);
+  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + ahead);
   dot_bytes(sums.template at<cell>(),
             field_in_place<bits, kPlace>(_mm512_maskz_loadu_epi8(valid, chunk)),
             _mm512_loadu_si512(x + cell % kRows * d.x_row_bytes + 64 * kVector));
@@ -191,16 +202,17 @@ inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], con
   constexpr int kChunks = sizeof...(cells) / (kPlaces * kRows);
   constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
   Sums<sizeof...(cells)> sums;
+  const std::int64_t ahead = bytes_ahead<bits, kRows>(d);
   std::int64_t bytes = (d.k * bits + 7) / 8;
   for (; bytes >= kChunks * kBytes; bytes -= kChunks * kBytes) {
-    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole), ...);
+    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole, ahead), ...);
     w += kChunks * kBytes;
     x += kChunks * Cut<bits>::kCodes;
   }
   for (; bytes > 0; bytes -= kBytes) {
     const __mmask64 valid = bytes >= kBytes ? kWhole : first_bytes(bytes);
     ((cells < kRows * kPlaces
-          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid)
+          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid, ahead)
           : void()),
      ...);
     w += kBytes;
@@ -217,10 +229,7 @@ inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], con
 /// `kRows` rows of x from row i on, four rows of w one after another.
 template <int bits, int kRows>
 inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
-  // Chunks that make four accumulators, so that none waits for the one before.
-  constexpr int kCells = kRows * Cut<bits>::kPlaces;
-  constexpr int kChunks = kCells >= 4 ? 1 : 4 / kCells;
-  constexpr QUEST_INDICES(kCells * kChunks) kAllCells;
+  constexpr QUEST_INDICES(kRows * Cut<bits>::kPlaces * (kChunksOfTurn<bits, kRows>)) kAllCells;
   const std::uint8_t* const x = d.x + i * d.x_row_bytes;
   __m512i totals[4][kRows];
 #pragma GCC unroll 4
@@ -280,9 +289,10 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   Sums<4 * rows> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
+  const std::int64_t ahead = bytes_ahead<bits, 4>(d);
   std::int64_t at = 0;
   for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes) {
-    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + kAhead<bits, 4>);
+    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + ahead);
     add_chunks<bits, rows>(sums, w, at, first_bytes(kBytes), x, d.x_row_bytes, kPlaces);
   }
   if (at < bytes) {

@@ -23,6 +23,8 @@ struct PackedDot {
   std::int32_t* sums;     ///< [rows][stride]
   std::int64_t stride;    ///< at least `columns` rounded up to 4
   std::uint8_t* scratch;  ///< [dot_scratch_bytes(k)], aligned to 64 bytes
+  /// Whether to ask memory for w from far ahead, where hardware may be too late.
+  bool asks_far;
 };
 
 /// Bytes of scratch that a dot product of `k` values needs.

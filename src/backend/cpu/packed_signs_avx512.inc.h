@@ -47,12 +47,12 @@ inline __m512i add_ones(__m512i sum, __m512i x) {
 #endif
 }
 
-/// How far ahead to ask. Rows of bits are short and four of them nearly one piece, which the
-/// hardware follows; asked of the first level, in the order of memory, it follows best.
-constexpr std::int64_t kSignsAhead = 4096;
+/// How far ahead to ask. Four rows of bits are nearly one piece: asked of the first level in the
+/// order of memory, hardware follows best, of longer rows without any distance.
+inline std::int64_t signs_ahead(const PackedDot& d) { return d.asks_far ? 4096 : 0; }
 
-inline __attribute__((always_inline)) void ask_for_signs(const FourRows& w, std::int64_t at) {
-  for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[0] + 4 * at + 64 * c + kSignsAhead);
+inline __attribute__((always_inline)) void ask_for_signs(const std::uint8_t* signs) {
+  for (int c = 0; c < 4; ++c) __builtin_prefetch(signs + 64 * c);
 }
 
 /// `rows` rows of x from row i on against four rows of w, an accumulator a pair.
@@ -63,9 +63,10 @@ inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t
   Sums<4 * rows> sums;
   const std::int64_t bytes = (d.k + 7) / 8;
   const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+  const std::int64_t ahead = signs_ahead(d);
   for (std::int64_t at = 0; at < bytes; at += 64) {
     const __mmask64 valid = first_bytes(bytes - at);
-    ask_for_signs(w, at);
+    ask_for_signs(w.row[0] + 4 * at + ahead);
     const __m512i signs[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
