@@ -115,7 +115,7 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 /// Chunks of a row of w that the loop for `rows` rows of x takes a turn: those that make four
 /// accumulators, so that none waits for the one before.
 template <int bits, int rows>
-constexpr int kChunksOfTurn = Cut<bits>::kPlaces* rows >= 4 ? 1 : 4 / (Cut<bits>::kPlaces * rows);
+constexpr int kChunksOfTurn = 4 <= Cut<bits>::kPlaces* rows ? 1 : 4 / (Cut<bits>::kPlaces * rows);
 
 /// How far ahead to ask, in bytes. Loops that take several chunks of a row a turn need little of it
 /// where the hardware follows, and are slowed down by more.
