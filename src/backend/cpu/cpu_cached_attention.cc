@@ -3,8 +3,8 @@
 // A sequence of which a pass brings few rows (decoding) walks its keys as they lie in the cache,
 // all such sequences and heads side by side. One with many rows (a prompt) goes through the blocks
 // of `attention`, alone; keys of another type than its queries are brought into that type first.
+#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"

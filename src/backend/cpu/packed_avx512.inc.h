@@ -74,17 +74,47 @@ std::int64_t x_row_bytes(std::int64_t columns, int bits) {
   return (columns + codes - 1) / codes * codes;
 }
 
+/// Byte `place` of every group of `places` of 64 codes, in the lowest bytes.
+template <int places, int place>
+inline void store_place(std::uint8_t* out, __m512i codes) {
+  if constexpr (places == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm512_cvtepi16_epi8(_mm512_srli_epi16(codes, 8 * place)));
+  } else if constexpr (places == 4) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm512_cvtepi32_epi8(_mm512_srli_epi32(codes, 8 * place)));
+  } else {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out),
+                     _mm512_cvtepi64_epi8(_mm512_srli_epi64(codes, 8 * place)));
+  }
+}
+
+/// Whole chunks: vector p of a chunk has code p of every group of `places`.
+template <int places, int... each>
+inline void pack_chunks(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns,
+                        Indices<int, each...>) {
+  for (std::int64_t k = 0; k < columns; k += 64 * places) {
+    for (std::int64_t part = 0; part < places; ++part) {
+      const __m512i values = _mm512_loadu_si512(codes + k + 64 * part);
+      std::uint8_t* const to = out + k + 64 / places * part;
+      (store_place<places, each>(to + 64 * each, values), ...);
+    }
+  }
+}
+template <int places>
+inline void pack_chunks(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  constexpr QUEST_INDICES(places) kEach;
+  pack_chunks<places>(out, codes, columns, kEach);
+}
+
 void pack_x(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int bits) {
   const std::int64_t places = 8 % bits == 0 ? 8 / bits : 1;
   const std::int64_t chunk = 64 * places;
   const std::int64_t whole = columns / chunk * chunk;
-  for (std::int64_t k = 0; k < whole; k += chunk) {
-    for (std::int64_t p = 0; p < places; ++p) {
-      for (std::int64_t i = 0; i < 64; ++i) {
-        out[k + 64 * p + i] = static_cast<std::uint8_t>(codes[k + i * places + p]);
-      }
-    }
-  }
+  if (places == 1) __builtin_memcpy(out, codes, static_cast<std::size_t>(whole));
+  if (places == 2) pack_chunks<2>(out, codes, whole);
+  if (places == 4) pack_chunks<4>(out, codes, whole);
+  if (places == 8) pack_chunks<8>(out, codes, whole);
   if (whole == columns) return;
   __builtin_memset(out + whole, 0, static_cast<std::size_t>(chunk));
   for (std::int64_t k = whole; k < columns; ++k) {

@@ -240,6 +240,7 @@ constexpr PackedKernels kVnniPacked = {
     .xor_rows = kXorRows,
     .xor_columns = kXorColumns,
     .finish_row = finish_row,
+    .finish_digits = finish_digits,
 };
 
 }  // namespace
