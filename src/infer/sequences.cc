@@ -78,11 +78,18 @@ std::span<const float> Sequences::run(std::span<const NewTokens> parts) {
   model_->forward(on_device, activations_, cache_);
 
   const std::int64_t wanted = gather_last_rows(parts);
-  logits_.resize(static_cast<std::size_t>(wanted * vocab()));
-  if (wanted > 0) {
-    const Tensor logits = model_->logits(activations_, 0, wanted);
-    backend.copy(view_of(logits_.data(), logits.shape), logits);
+  if (wanted == 0) {
+    backend.synchronize();
+    return {};
   }
+  const Tensor logits = model_->logits(activations_, 0, wanted);
+  const auto count = static_cast<std::size_t>(logits.numel());
+  if (backend.place() == Place::kHost) {
+    backend.synchronize();
+    return {logits.as<float>(), count};  // stay until the next pass
+  }
+  logits_.resize(count);
+  backend.copy(view_of(logits_.data(), logits.shape), logits);
   backend.synchronize();
   return logits_;
 }

@@ -74,7 +74,7 @@ class Sequences {
   Tensor tokens_;      // i32 [pass_rows]
   std::size_t pass_mark_;
   Activations activations_;
-  std::vector<float> logits_;
+  std::vector<float> logits_;  // of a device
 };
 
 }  // namespace quest

@@ -3,8 +3,8 @@
 // A sequence of which a pass brings few rows (decoding) walks its keys as they lie in the cache,
 // all such sequences and heads side by side. One with many rows (a prompt) goes through the blocks
 // of `attention`, alone; keys of another type than its queries are brought into that type first.
+#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -60,52 +60,139 @@ void scores_with(const FloatKernels& kernels, float* row, Floats q, const Cached
   keys.apply_scales(row, visible);
 }
 
-// Leaves `row` changed.
-void weighted_sum_with(const FloatKernels& kernels, Floats out, float* row, float factor,
+// totals [D] += the sum over j < visible of row[j] times value j. Leaves `row` changed.
+void add_weighted_with(const FloatKernels& kernels, float* totals, float* row,
                        const CachedHead& values, std::int64_t visible) {
   if (!values.cache.scales) {
-    kernels.weighted_sum(out, row, factor, values.floats(), values.stride(), visible,
-                         values.head_dim);
+    kernels.add_weighted(totals, row, values.floats(), values.stride(), visible, values.head_dim);
     return;
   }
   values.apply_scales(row, visible);
-  kernels.weighted_sum_of_codes(out, row, factor, values.codes(), values.stride(), visible,
-                                values.head_dim);
+  kernels.add_weighted_codes(totals, row, values.codes(), values.stride(), visible,
+                             values.head_dim);
 }
+
+// Heads [first, end) of one query, which a thread takes together: of a block of positions they read
+// pieces of the same rows. Rows of a block are first read in the order of memory, for no hardware
+// follows the pieces: 9 GB/s from memory on a Zen 4 without, 14 with what is computed from them.
+struct HeadRun {
+  const QueryRow& query;
+  std::int64_t first, end;
+  const HeadShape& shape;
+
+  std::int64_t count() const { return end - first; }
+  std::int64_t kv_head(std::int64_t h) const { return h / (shape.heads / shape.kv_heads); }
+
+  /// Calls body(j, count) for each block of positions of `cache`, whose rows are then near.
+  template <typename Body>
+  void for_each_block(const CacheRows& cache, const Body& body) const {
+    const Tensor& values = cache.values;
+    const auto value_bytes = static_cast<std::int64_t>(size_bytes(values.dtype));
+    const std::int64_t begin_byte = kv_head(first) * shape.head_dim * value_bytes;
+    const std::int64_t end_byte = (kv_head(end - 1) + 1) * shape.head_dim * value_bytes;
+    const std::int64_t row_bytes = values.row_stride * value_bytes;
+    constexpr std::int64_t kBlockBytes = 1 << 16, kLineBytes = 64;
+    const std::int64_t block =
+        std::max<std::int64_t>(kBlockBytes / (end_byte - begin_byte) / 4 * 4, 4);
+    const auto* const rows =
+        static_cast<const volatile char*>(values.data) + query.span->cache_row * row_bytes;
+    for (std::int64_t j = 0; j < query.visible(); j += block) {
+      const std::int64_t rows_of_block = std::min(block, query.visible() - j);
+      for (std::int64_t r = j; r < j + rows_of_block; ++r) {
+        for (std::int64_t at = begin_byte; at < end_byte; at += kLineBytes) {
+          static_cast<void>(rows[r * row_bytes + at]);
+        }
+      }
+      body(j, rows_of_block);
+    }
+  }
+};
+
+// What attention of few queries reads and writes.
+struct CachedAttention {
+  const FloatKernels& kernels;
+  Tensor out, log_sums, q;
+  const CacheRows& k;
+  const CacheRows& v;
+  HeadShape shape;
+  std::int64_t row_floats;  // of a head's scores, which its sums and a factor follow
+
+  CachedAttention(const FloatKernels& float_kernels, Tensor to, Tensor logs, Tensor queries,
+                  const CacheRows& keys, const CacheRows& values, const HeadShape& heads,
+                  std::int64_t longest)
+      : kernels(float_kernels),
+        out(to),
+        log_sums(logs),
+        q(queries),
+        k(keys),
+        v(values),
+        shape(heads),
+        row_floats((longest + 63) / 64 * 64) {}
+
+  std::int64_t head_floats() const { return row_floats + (shape.head_dim + 64) / 64 * 64; }
+
+  // `memory` has head_floats() for each head of the run.
+  void attend(const HeadRun& run, float* memory) const {
+    const std::int64_t row = run.query.row(), first_key = run.query.span->cache_row;
+    const std::int64_t dim = shape.head_dim, visible = run.query.visible();
+    const auto scores = [&](std::int64_t h) { return memory + (h - run.first) * head_floats(); };
+    const auto sums = [&](std::int64_t h) { return scores(h) + row_floats; };
+    run.for_each_block(k, [&](std::int64_t j, std::int64_t count) {
+      for (std::int64_t h = run.first; h < run.end; ++h) {
+        scores_with(kernels, scores(h) + j, row_of(q, row, h * dim),
+                    {k, first_key + j, run.kv_head(h), dim}, count);
+      }
+    });
+    for (std::int64_t h = run.first; h < run.end; ++h) {
+      sums(h)[dim] = exponentials(run.query, h, scores(h), visible);
+      std::fill_n(sums(h), dim, 0.0f);
+    }
+    run.for_each_block(v, [&](std::int64_t j, std::int64_t count) {
+      for (std::int64_t h = run.first; h < run.end; ++h) {
+        add_weighted_with(kernels, sums(h), scores(h) + j, {v, first_key + j, run.kv_head(h), dim},
+                          count);
+      }
+    });
+    for (std::int64_t h = run.first; h < run.end; ++h) {
+      kernels.scale(row_of(out, row, h * dim), sums(h), sums(h)[dim], dim);
+    }
+  }
+
+  // Scores become exponentials; returns the factor that makes them weights.
+  float exponentials(const QueryRow& query, std::int64_t h, float* row,
+                     std::int64_t visible) const {
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+    const float largest = scale * kernels.largest(row, visible);
+    const float denominator = kernels.exponentials({row, false}, row, scale, largest, visible);
+    if (log_sums) {
+      const SequenceSpan& span = *query.span;
+      const std::int64_t first = span.first_row * shape.heads + h * span.count;
+      log_sums.as<float>()[first + query.index] = largest + std::log(denominator);
+    }
+    return 1.0f / denominator;
+  }
+};
 
 }  // namespace
 
 void CpuBackend::attention_of_few(Tensor out, Tensor log_sums, Tensor q, const CacheRows& k,
                                   const CacheRows& v, std::span<const SequenceSpan> spans,
                                   const HeadShape& shape) {
-  const FloatKernels& kernels = float_kernels_;
   const std::vector<QueryRow> rows = query_rows(spans);
   std::int64_t longest = 0;
   for (const SequenceSpan& span : spans) longest = std::max(longest, span.key_length());
-  const Tensor scores = workspace_.tensor(Workspace::Slot::kAttention,
-                                          {threads_, (longest + 63) / 64 * 64}, DType::kF32);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  const std::int64_t group = shape.heads / shape.kv_heads;
+  const CachedAttention attention(float_kernels_, out, log_sums, q, k, v, shape, longest);
+  const Tensor scratch = workspace_.tensor(
+      Workspace::Slot::kAttention, {threads_, shape.heads * attention.head_floats()}, DType::kF32);
   const std::int64_t items = static_cast<std::int64_t>(rows.size()) * shape.heads;
   const std::int64_t grain = row_grain(2 * longest * shape.head_dim);
   parallel_for(threads_, items, grain, [&](std::int64_t begin, std::int64_t end, int part) {
-    float* const row = scores.row<float>(part);
-    for (std::int64_t item = begin; item < end; ++item) {
-      const QueryRow& query = rows[static_cast<std::size_t>(item / shape.heads)];
-      const std::int64_t h = item % shape.heads;
-      const std::int64_t first_key = query.span->cache_row;
-      const std::int64_t visible = query.visible();
-      scores_with(kernels, row, row_of(q, query.row(), h * shape.head_dim),
-                  {k, first_key, h / group, shape.head_dim}, visible);
-      const float largest = scale * kernels.largest(row, visible);
-      const float denominator = kernels.exponentials({row, false}, row, scale, largest, visible);
-      if (log_sums) {
-        const SequenceSpan& span = *query.span;
-        const std::int64_t first = span.first_row * shape.heads + h * span.count;
-        log_sums.as<float>()[first + query.index] = largest + std::log(denominator);
-      }
-      weighted_sum_with(kernels, row_of(out, query.row(), h * shape.head_dim), row,
-                        1.0f / denominator, {v, first_key, h / group, shape.head_dim}, visible);
+    for (std::int64_t item = begin; item < end;) {
+      const std::int64_t query = item / shape.heads, first = item % shape.heads;
+      const std::int64_t count = std::min(shape.heads - first, end - item);
+      attention.attend({rows[static_cast<std::size_t>(query)], first, first + count, shape},
+                       scratch.row<float>(part));
+      item += count;
     }
   });
 }

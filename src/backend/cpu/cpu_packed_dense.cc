@@ -73,21 +73,13 @@ struct FixedPointRow {
   }
 
   /// y[c] = w_steps[c] sum over k of v_k (q_k + 1/2), given the dot products of the digits with
-  /// u = q + 2^(bits-1), null where there is no digit. Every sum of products is below 2^53, so
-  /// exact.
-  void finish(float* y, std::int64_t count, const std::int32_t* const products[kMostDigits],
-              const float* w_steps, int bits) const {
+  /// u = q + 2^(bits-1), null where there is no digit.
+  void finish(const PackedKernels& kernels, float* y, std::int64_t count,
+              const std::int32_t* const (&products)[kMostDigits], const float* w_steps,
+              int bits) const {
     const double offset = (0.5 - static_cast<double>(1 << (bits - 1))) * static_cast<double>(sum);
-    const auto put = [&](std::int64_t c, double whole) {
-      y[c] = static_cast<float>(unit * (whole + offset) * w_steps[c]);
-    };
-    if (products[2] == nullptr) {
-      for (std::int64_t c = 0; c < count; ++c) put(c, 256.0 * products[1][c] + products[0][c]);
-      return;
-    }
-    for (std::int64_t c = 0; c < count; ++c) {
-      put(c, 65536.0 * products[2][c] + 256.0 * products[1][c] + products[0][c]);
-    }
+    kernels.finish_digits(
+        {y, count, {products[0], products[1], products[2]}, unit, offset, w_steps});
   }
 };
 
@@ -158,17 +150,19 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
     }
   });
   const ChosenDot chosen =
-      choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * digits), workspace_);
+      choose_dot(isa_, dot_of_rows(isa_, w, x_rows, row_bytes, m * digits), workspace_);
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace_, threads_,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
+                           const bool in_place = y.dtype == DType::kF32 && write == Write::kSet;
                            float values[kDotColumns];
                            for (std::int64_t i = 0; i < m; ++i) {
                              const std::int32_t* const products[kMostDigits] = {
                                  sums_of(i * digits), sums_of(i * digits + 1),
                                  digits > 2 ? sums_of(i * digits + 2) : nullptr};
                              rows[static_cast<std::size_t>(i)].finish(
-                                 values, count, products, w.steps.as<float>() + j, w.bits);
-                             put_row(y, i, j, values, count, write);
+                                 packed, in_place ? y.row<float>(i) + j : values, count, products,
+                                 w.steps.as<float>() + j, w.bits);
+                             if (!in_place) put_row(y, i, j, values, count, write);
                            }
                          });
 }

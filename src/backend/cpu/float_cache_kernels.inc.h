@@ -37,26 +37,27 @@ QUEST_INLINE void dot_with_rows(float* scores, Floats q, Keys keys, std::int64_t
 }
 
 template <typename Values>
-QUEST_INLINE void sum_of_rows(Floats out, const float* weights, float factor, Values values,
-                              std::int64_t stride, std::int64_t rows, std::int64_t count) {
+QUEST_INLINE void add_rows(float* totals, const float* weights, Values values, std::int64_t stride,
+                           std::int64_t rows, std::int64_t count) {
   std::int64_t c = 0;
   for (; c + 4 * kLanes <= count; c += 4 * kLanes) {
-    Vec totals[4] = {};
+    Vec sums[4];
+    for (int k = 0; k < 4; ++k) sums[k] = load(totals, c + k * kLanes, kLanes);
     for (std::int64_t j = 0; j < rows; ++j) {
       const Values row = from(values, j * stride + c);
       for (int k = 0; k < 4; ++k) {
-        totals[k] = fma(splat(weights[j]), load(row, k * kLanes, kLanes), totals[k]);
+        sums[k] = fma(splat(weights[j]), load(row, k * kLanes, kLanes), sums[k]);
       }
     }
-    for (int k = 0; k < 4; ++k) store(out, c + k * kLanes, kLanes, totals[k] * factor);
+    for (int k = 0; k < 4; ++k) store(totals, c + k * kLanes, kLanes, sums[k]);
   }
   for_vectors(
       count - c, QUEST_STEP {
-        Vec total{};
+        Vec sum = load(totals, c + i, n);
         for (std::int64_t j = 0; j < rows; ++j) {
-          total = fma(splat(weights[j]), load(from(values, j * stride + c), i, n), total);
+          sum = fma(splat(weights[j]), load(from(values, j * stride + c), i, n), sum);
         }
-        store(out, c + i, n, total * factor);
+        store(totals, c + i, n, sum);
       });
 }
 
@@ -70,15 +71,14 @@ void scores_of_codes(float* scores, Floats q, const std::int8_t* keys, std::int6
   dot_with_rows(scores, q, keys, stride, rows, count);
 }
 
-void weighted_sum(Floats out, const float* weights, float factor, Floats values,
-                  std::int64_t stride, std::int64_t rows, std::int64_t count) {
-  sum_of_rows(out, weights, factor, values, stride, rows, count);
+void add_weighted(float* totals, const float* weights, Floats values, std::int64_t stride,
+                  std::int64_t rows, std::int64_t count) {
+  add_rows(totals, weights, values, stride, rows, count);
 }
 
-void weighted_sum_of_codes(Floats out, const float* weights, float factor,
-                           const std::int8_t* values, std::int64_t stride, std::int64_t rows,
-                           std::int64_t count) {
-  sum_of_rows(out, weights, factor, values, stride, rows, count);
+void add_weighted_codes(float* totals, const float* weights, const std::int8_t* values,
+                        std::int64_t stride, std::int64_t rows, std::int64_t count) {
+  add_rows(totals, weights, values, stride, rows, count);
 }
 
 float encode(std::int8_t* codes, Floats x, std::int64_t count) {

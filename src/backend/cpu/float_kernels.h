@@ -127,15 +127,14 @@ struct FloatKernels {
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.
   void (*scores)(float* scores, Floats q, Floats keys, std::int64_t stride, std::int64_t rows,
                  std::int64_t count);
-  /// out = factor * sum over j < rows of weights[j] * values[j].
-  void (*weighted_sum)(Floats out, const float* weights, float factor, Floats values,
-                       std::int64_t stride, std::int64_t rows, std::int64_t count);
+  /// totals += sum over j < rows of weights[j] * values[j].
+  void (*add_weighted)(float* totals, const float* weights, Floats values, std::int64_t stride,
+                       std::int64_t rows, std::int64_t count);
   /// The same two with keys and values of 8 bits, whose scales are the caller's.
   void (*scores_of_codes)(float* scores, Floats q, const std::int8_t* keys, std::int64_t stride,
                           std::int64_t rows, std::int64_t count);
-  void (*weighted_sum_of_codes)(Floats out, const float* weights, float factor,
-                                const std::int8_t* values, std::int64_t stride, std::int64_t rows,
-                                std::int64_t count);
+  void (*add_weighted_codes)(float* totals, const float* weights, const std::int8_t* values,
+                             std::int64_t stride, std::int64_t rows, std::int64_t count);
   /// codes = the integers nearest to x / scale; returns scale = largest |x| / 127, NaN when x is
   /// not finite.
   float (*encode)(std::int8_t* codes, Floats x, std::int64_t count);

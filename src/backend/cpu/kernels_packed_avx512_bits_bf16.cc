@@ -1,7 +1,9 @@
 // Packed kernels compiled for avx512 with VBMI, VPOPCNTDQ and BF16.
 #include <cstddef>
 
+#include "backend/cpu/accumulators.h"
 #include "backend/cpu/fetch_to_write.h"
+#include "backend/cpu/first_lanes.h"
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/row_addresses.h"
 #include "backend/cpu/simd16_avx512.h"

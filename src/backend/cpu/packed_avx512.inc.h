@@ -8,23 +8,10 @@
 namespace quest {
 namespace {
 
-/// 0 .. n-1 as template arguments; the standard's own would bring weak symbols along.
-template <typename T, T... indices>
-struct Indices {};
-#if defined(__clang__)
-#define QUEST_INDICES(n) __make_integer_seq<Indices, int, n>
-#else
-#define QUEST_INDICES(n) Indices<int, __integer_pack(n)...>
-#endif
-
 inline __attribute__((always_inline)) void dot_bytes(__m512i& sum, __m512i unsigned_bytes,
                                                      __m512i signed_bytes) {
   // As assembly: g++ 12 copies the accumulators around the intrinsic.
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
-}
-
-inline __mmask64 first_bytes(std::int64_t count) {
-  return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
 }
 
 /// How a row of b-bit fields is cut: chunks of `kBytes` bytes of w hold `kPlaces` vectors of 64.
@@ -74,17 +61,47 @@ std::int64_t x_row_bytes(std::int64_t columns, int bits) {
   return (columns + codes - 1) / codes * codes;
 }
 
+/// Byte `place` of every group of `places` of 64 codes, in the lowest bytes.
+template <int places, int place>
+inline void store_place(std::uint8_t* out, __m512i codes) {
+  if constexpr (places == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm512_cvtepi16_epi8(_mm512_srli_epi16(codes, 8 * place)));
+  } else if constexpr (places == 4) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm512_cvtepi32_epi8(_mm512_srli_epi32(codes, 8 * place)));
+  } else {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out),
+                     _mm512_cvtepi64_epi8(_mm512_srli_epi64(codes, 8 * place)));
+  }
+}
+
+/// Whole chunks: vector p of a chunk has code p of every group of `places`.
+template <int places, int... each>
+inline void pack_chunks(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns,
+                        Indices<int, each...>) {
+  for (std::int64_t k = 0; k < columns; k += 64 * places) {
+    for (std::int64_t part = 0; part < places; ++part) {
+      const __m512i values = _mm512_loadu_si512(codes + k + 64 * part);
+      std::uint8_t* const to = out + k + 64 / places * part;
+      (store_place<places, each>(to + 64 * each, values), ...);
+    }
+  }
+}
+template <int places>
+inline void pack_chunks(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns) {
+  constexpr QUEST_INDICES(places) kEach;
+  pack_chunks<places>(out, codes, columns, kEach);
+}
+
 void pack_x(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int bits) {
   const std::int64_t places = 8 % bits == 0 ? 8 / bits : 1;
   const std::int64_t chunk = 64 * places;
   const std::int64_t whole = columns / chunk * chunk;
-  for (std::int64_t k = 0; k < whole; k += chunk) {
-    for (std::int64_t p = 0; p < places; ++p) {
-      for (std::int64_t i = 0; i < 64; ++i) {
-        out[k + 64 * p + i] = static_cast<std::uint8_t>(codes[k + i * places + p]);
-      }
-    }
-  }
+  if (places == 1) __builtin_memcpy(out, codes, static_cast<std::size_t>(whole));
+  if (places == 2) pack_chunks<2>(out, codes, whole);
+  if (places == 4) pack_chunks<4>(out, codes, whole);
+  if (places == 8) pack_chunks<8>(out, codes, whole);
   if (whole == columns) return;
   __builtin_memset(out + whole, 0, static_cast<std::size_t>(chunk));
   for (std::int64_t k = whole; k < columns; ++k) {
@@ -112,9 +129,20 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 // reads ahead, and software asks the second level for what comes later. Four rows side by side, or
 // software asking the first level, read from memory at half the rate on a Zen 4 (docs/log.md).
 
-/// How far ahead to ask, in bytes: with little arithmetic a line, the hardware is far ahead itself.
+/// Chunks of a row of w that the loop for `rows` rows of x takes a turn: those that make four
+/// accumulators, so that none waits for the one before.
 template <int bits, int rows>
-constexpr std::int64_t kAhead = bits == 8 && rows == 1 ? 1024 : 12288;
+constexpr int kChunksOfTurn = 4 <= Cut<bits>::kPlaces* rows ? 1 : 4 / (Cut<bits>::kPlaces * rows);
+
+/// How far ahead to ask, in bytes. Loops that take several chunks of a row a turn need little of it
+/// where the hardware follows, and are slowed down by more.
+template <int bits, int rows>
+inline std::int64_t bytes_ahead(const PackedDot& d) {
+  constexpr std::int64_t kNear = 1024, kFar = 12288;
+  if constexpr (bits == 8 && rows == 1) return kNear;
+  if constexpr (kChunksOfTurn<bits, rows> == 1) return kFar;
+  return d.asks_far ? kFar : kNear;
+}
 
 inline __attribute__((always_inline)) void ask_ahead(const std::uint8_t* at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
@@ -137,24 +165,6 @@ inline __m512i field_moved(__m512i w) {
   return _mm512_and_si512(place == 0 ? w : _mm512_srli_epi16(w, bits * place), mask);
 }
 
-/// `count` accumulators. Members and not an array, which g++ 12 keeps in memory.
-template <int count>
-struct Sums {
-  __m512i first = _mm512_setzero_si512();
-  Sums<count - 1> rest;
-
-  template <int i>
-  inline __attribute__((always_inline)) __m512i& at() {
-    if constexpr (i == 0) {
-      return first;
-    } else {
-      return rest.template at<i - 1>();
-    }
-  }
-};
-template <>
-struct Sums<0> {};
-
 /// Four rows of w; rows that do not exist repeat the last one.
 struct FourRows {
   const std::uint8_t* row[4];
@@ -170,11 +180,11 @@ struct FourRows {
 template <int bits, int kRows, int cell, typename Sums>
 inline __attribute__((always_inline)) void add_cell(Sums& sums, const PackedDot& d,
                                                     const std::uint8_t* w, const std::uint8_t* x,
-                                                    __mmask64 valid) {
+                                                    __mmask64 valid, std::int64_t ahead) {
   constexpr int kVector = cell / kRows;
   constexpr int kPlace = kVector % Cut<bits>::kPlaces;
   const std::uint8_t* const chunk = w + kVector / Cut<bits>::kPlaces * Cut<bits>::kBytes;
-  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + kAhead<bits, kRows>);
+  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + ahead);
   dot_bytes(sums.template at<cell>(),
             field_in_place<bits, kPlace>(_mm512_maskz_loadu_epi8(valid, chunk)),
             _mm512_loadu_si512(x + cell % kRows * d.x_row_bytes + 64 * kVector));
@@ -190,17 +200,18 @@ inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], con
   constexpr int kBytes = Cut<bits>::kBytes;
   constexpr int kChunks = sizeof...(cells) / (kPlaces * kRows);
   constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
-  Sums<sizeof...(cells)> sums;
+  Accumulators<sizeof...(cells)> sums;
+  const std::int64_t ahead = bytes_ahead<bits, kRows>(d);
   std::int64_t bytes = (d.k * bits + 7) / 8;
   for (; bytes >= kChunks * kBytes; bytes -= kChunks * kBytes) {
-    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole), ...);
+    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole, ahead), ...);
     w += kChunks * kBytes;
     x += kChunks * Cut<bits>::kCodes;
   }
   for (; bytes > 0; bytes -= kBytes) {
     const __mmask64 valid = bytes >= kBytes ? kWhole : first_bytes(bytes);
     ((cells < kRows * kPlaces
-          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid)
+          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid, ahead)
           : void()),
      ...);
     w += kBytes;
@@ -217,10 +228,7 @@ inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], con
 /// `kRows` rows of x from row i on, four rows of w one after another.
 template <int bits, int kRows>
 inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
-  // Chunks that make four accumulators, so that none waits for the one before.
-  constexpr int kCells = kRows * Cut<bits>::kPlaces;
-  constexpr int kChunks = kCells >= 4 ? 1 : 4 / kCells;
-  constexpr QUEST_INDICES(kCells * kChunks) kAllCells;
+  constexpr QUEST_INDICES(kRows * Cut<bits>::kPlaces * (kChunksOfTurn<bits, kRows>)) kAllCells;
   const std::uint8_t* const x = d.x + i * d.x_row_bytes;
   __m512i totals[4][kRows];
 #pragma GCC unroll 4
@@ -234,7 +242,7 @@ inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i
 
 /// A place of the fields of four chunks of w against `rows` rows of x, an accumulator a pair.
 template <int bits, int place, int rows, int... cells>
-inline __attribute__((always_inline)) void add_place(Sums<4 * rows>& sums,
+inline __attribute__((always_inline)) void add_place(Accumulators<4 * rows>& sums,
                                                      const __m512i (&chunks)[4],
                                                      const std::uint8_t* x, std::int64_t stride,
                                                      Indices<int, cells...>) {
@@ -248,9 +256,10 @@ inline __attribute__((always_inline)) void add_place(Sums<4 * rows>& sums,
 
 /// The same of all places of the chunks at byte `at` of their rows.
 template <int bits, int rows, int... places>
-inline __attribute__((always_inline)) void add_chunks(Sums<4 * rows>& sums, const FourRows& w,
-                                                      std::int64_t at, __mmask64 valid,
-                                                      const std::uint8_t* x, std::int64_t stride,
+inline __attribute__((always_inline)) void add_chunks(Accumulators<4 * rows>& sums,
+                                                      const FourRows& w, std::int64_t at,
+                                                      __mmask64 valid, const std::uint8_t* x,
+                                                      std::int64_t stride,
                                                       Indices<int, places...>) {
   constexpr QUEST_INDICES(4 * rows) kPairs;
   const __m512i chunks[4] = {
@@ -261,7 +270,7 @@ inline __attribute__((always_inline)) void add_chunks(Sums<4 * rows>& sums, cons
 
 /// sums[r][0..4) = the sums over the lanes of the accumulators of row r.
 template <int rows, int... each>
-inline __attribute__((always_inline)) void put_sums(Sums<4 * rows>& sums, std::int32_t* out,
+inline __attribute__((always_inline)) void put_sums(Accumulators<4 * rows>& sums, std::int32_t* out,
                                                     std::int64_t stride, Indices<int, each...>) {
   (_mm_storeu_si128(
        reinterpret_cast<__m128i*>(out + each * stride),
@@ -277,12 +286,13 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   constexpr int kBytes = Cut<bits>::kBytes;
   constexpr QUEST_INDICES(Cut<bits>::kPlaces) kPlaces;
   constexpr QUEST_INDICES(rows) kRows;
-  Sums<4 * rows> sums;
+  Accumulators<4 * rows> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
+  const std::int64_t ahead = bytes_ahead<bits, 4>(d);
   std::int64_t at = 0;
   for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes) {
-    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + kAhead<bits, 4>);
+    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + ahead);
     add_chunks<bits, rows>(sums, w, at, first_bytes(kBytes), x, d.x_row_bytes, kPlaces);
   }
   if (at < bytes) {

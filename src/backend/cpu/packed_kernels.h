@@ -23,6 +23,8 @@ struct PackedDot {
   std::int32_t* sums;     ///< [rows][stride]
   std::int64_t stride;    ///< at least `columns` rounded up to 4
   std::uint8_t* scratch;  ///< [dot_scratch_bytes(k)], aligned to 64 bytes
+  /// Whether to ask memory for w from far ahead, where hardware may be too late.
+  bool asks_far;
 };
 
 /// Bytes of scratch that a dot product of `k` values needs.
@@ -71,6 +73,18 @@ struct FinishedRow {
   const float* w_steps;
 };
 
+/// The end of a row of a product with inputs of a few signed bytes, the digits of whole numbers:
+/// y[j] = unit (whole_j + offset) w_steps[j] in doubles, rounded to float, where whole_j is the sum
+/// of 256^d products[d][j]. All whole numbers are below 2^53, so exact.
+struct FinishedDigits {
+  float* y;
+  std::int64_t columns;
+  const std::int32_t* products[3];  ///< lowest digit first; the last null where there are two
+  double unit;
+  double offset;
+  const float* w_steps;
+};
+
 struct PackedKernels {
   /// codes [columns] = a packed row, as quant/packing.h says.
   void (*unpack_row)(std::int8_t* codes, const std::uint8_t* packed, std::int64_t columns,
@@ -100,6 +114,7 @@ struct PackedKernels {
   std::int32_t xor_columns;
 
   void (*finish_row)(const FinishedRow& row);
+  void (*finish_digits)(const FinishedDigits& row);
 };
 
 /// `dot` on tile registers, for weights of 1, 2, 4 and 8 bits.

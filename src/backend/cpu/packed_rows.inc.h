@@ -88,5 +88,24 @@ void finish_row(const FinishedRow& row) {
   if (j < row.columns) finish_columns(row, j, row.columns - j);
 }
 
+template <bool three>
+inline void finish_whole_numbers(const FinishedDigits& row) {
+  float* const __restrict y = row.y;
+  const std::int32_t* const low = row.products[0];
+  const std::int32_t* const middle = row.products[1];
+  const std::int32_t* const high = row.products[2];
+  const float* const w_steps = row.w_steps;
+  const double unit = row.unit, offset = row.offset;
+  for (std::int64_t j = 0; j < row.columns; ++j) {
+    double whole = 256.0 * middle[j] + low[j];
+    if constexpr (three) whole += 65536.0 * high[j];
+    y[j] = static_cast<float>(unit * (whole + offset) * w_steps[j]);
+  }
+}
+
+void finish_digits(const FinishedDigits& row) {
+  row.products[2] == nullptr ? finish_whole_numbers<false>(row) : finish_whole_numbers<true>(row);
+}
+
 }  // namespace
 }  // namespace quest

@@ -84,7 +84,7 @@ inline __m512i sums_over_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
 
 /// out[row][0..4) = the sums over the lanes of 64 bits of the accumulators of each row.
 template <int rows>
-inline __attribute__((always_inline)) void put_ones(Sums<4 * rows>& sums, std::int32_t* out,
+inline __attribute__((always_inline)) void put_ones(Accumulators<4 * rows>& sums, std::int32_t* out,
                                                     std::int64_t stride) {
   const auto quarters = [&]<int r>() __attribute__((always_inline)) {
     return sums_of_quarters(sums.template at<4 * r>(), sums.template at<4 * r + 1>(),
@@ -110,24 +110,25 @@ inline __attribute__((always_inline)) void put_ones(Sums<4 * rows>& sums, std::i
   }
 }
 
-/// How far ahead to ask. Rows of bits are short and four of them nearly one piece, which the
-/// hardware follows; asked of the first level, in the order of memory, it follows best.
-constexpr std::int64_t kSignsAhead = 4096;
+/// How far ahead to ask. Four rows of bits are nearly one piece: asked of the first level in the
+/// order of memory, hardware follows best, of longer rows without any distance.
+inline std::int64_t signs_ahead(const PackedDot& d) { return d.asks_far ? 4096 : 0; }
 
-inline __attribute__((always_inline)) void ask_for_signs(const FourRows& w, std::int64_t at) {
-  for (int c = 0; c < 4; ++c) __builtin_prefetch(w.row[0] + 4 * at + 64 * c + kSignsAhead);
+inline __attribute__((always_inline)) void ask_for_signs(const std::uint8_t* signs) {
+  for (int c = 0; c < 4; ++c) __builtin_prefetch(signs + 64 * c);
 }
 
 /// `rows` rows of x from row i on against four rows of w, an accumulator a pair.
 template <int rows, int... pairs>
 inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j,
                              Indices<int, pairs...>) {
-  Sums<4 * rows> sums;
+  Accumulators<4 * rows> sums;
   const std::int64_t bytes = (d.k + 7) / 8;
   const std::uint8_t* const x = d.x + i * d.x_row_bytes;
+  const std::int64_t ahead = signs_ahead(d);
   for (std::int64_t at = 0; at < bytes; at += 64) {
     const __mmask64 valid = first_bytes(bytes - at);
-    ask_for_signs(w, at);
+    ask_for_signs(w.row[0] + 4 * at + ahead);
     const __m512i signs[4] = {_mm512_maskz_loadu_epi8(valid, w.row[0] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
                               _mm512_maskz_loadu_epi8(valid, w.row[2] + at),
@@ -306,6 +307,7 @@ constexpr PackedKernels kVnniPacked = {
     .xor_rows = kXorRows,
     .xor_columns = kXorColumns,
     .finish_row = finish_row,
+    .finish_digits = finish_digits,
 };
 
 }  // namespace

@@ -104,6 +104,7 @@ constexpr PackedKernels kWordsPacked = {
     .xor_rows = 0,
     .xor_columns = 0,
     .finish_row = finish_row,
+    .finish_digits = finish_digits,
 };
 
 }  // namespace
