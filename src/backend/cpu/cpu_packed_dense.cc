@@ -190,8 +190,8 @@ void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
                  for (std::int64_t j = begin * kRows; j < std::min(end * kRows, n); j += kRows) {
                    const std::int64_t count = std::min(kRows, n - j);
                    for (std::int64_t i = 0; i < m; ++i) {
-                     float_kernels_.scores(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
-                                           k);
+                     float_kernels_.dot_rows(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
+                                             k);
                      put_row(y, i, j, sums, count, write);
                    }
                  }

@@ -127,6 +127,9 @@ struct FloatKernels {
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.
   void (*scores)(float* scores, Floats q, Floats keys, std::int64_t stride, std::int64_t rows,
                  std::int64_t count);
+  /// The same for long rows of weights, which lie one after the other in memory and are read so.
+  void (*dot_rows)(float* sums, Floats x, Floats rows, std::int64_t stride, std::int64_t count,
+                   std::int64_t columns);
   /// totals += sum over j < rows of weights[j] * values[j].
   void (*add_weighted)(float* totals, const float* weights, Floats values, std::int64_t stride,
                        std::int64_t rows, std::int64_t count);

@@ -522,6 +522,40 @@ float dot(Floats a, Floats b, std::int64_t count) {
   return horizontal_sum(total);
 }
 
+/// How far ahead rows of weights are asked for, of the second level: the first has too few requests
+/// to read from memory at its speed (docs/log.md).
+constexpr std::int64_t kWeightBytesAhead = 2048;
+
+template <bool x_is_bf16, bool row_is_bf16>
+float dot_row(Floats x, Floats row, std::int64_t count) {
+  constexpr std::int64_t kStep = 4 * kLanes;
+  Vec totals[4] = {};
+  std::int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    for (int k = 0; k < 4; ++k) {
+      const std::int64_t at = i + k * kLanes;
+      fetch_far(known<row_is_bf16>(row), at, kWeightBytesAhead);
+      totals[k] = fma(load(known<x_is_bf16>(x), at, kLanes),
+                      load(known<row_is_bf16>(row), at, kLanes), totals[k]);
+    }
+  }
+  for_vectors(
+      count - i, [&](const std::int64_t j, const int n) __attribute__((always_inline)) {
+        totals[0] = fma(load(x, i + j, n), load(row, i + j, n), totals[0]);
+      });
+  return horizontal_sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
+}
+
+void dot_rows(float* sums, Floats x, Floats rows, std::int64_t stride, std::int64_t count,
+              std::int64_t columns) {
+  const auto dot = x.is_bf16 ? (rows.is_bf16 ? dot_row<true, true> : dot_row<true, false>)
+                             : (rows.is_bf16 ? dot_row<false, true> : dot_row<false, false>);
+  const std::int64_t row_bytes = stride * (rows.is_bf16 ? 2 : 4);
+  for (std::int64_t j = 0; j < count; ++j) {
+    sums[j] = dot(x, {static_cast<char*>(rows.data) + j * row_bytes, rows.is_bf16}, columns);
+  }
+}
+
 void attention_gradient(Floats weights, Floats d_scores, const float* x, const float* d_p,
                         float scale, float log_sum, float delta, std::int64_t count) {
   for_vectors(
@@ -561,6 +595,7 @@ constexpr FloatKernels kKernels = {
     .softmax_chunk = softmax_chunk,
     .dot = dot,
     .scores = scores,
+    .dot_rows = dot_rows,
     .add_weighted = add_weighted,
     .scores_of_codes = scores_of_codes,
     .add_weighted_codes = add_weighted_codes,

@@ -1,6 +1,7 @@
 // Tests of the dense products against the reference.
 #include "backend/cpu/closeness.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/quant_kernels.h"
 
 namespace quest {
 namespace {
@@ -152,16 +153,23 @@ TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
 }
 
 // Where tiles multiply, the order of sums does not depend on who adds them.
+/// Instruction sets of this CPU that multiply bf16 in tiles.
+std::vector<Isa> isas_with_bf16_tiles() {
+  std::vector<Isa> isas = available_isas();
+  std::erase_if(isas, [](Isa isa) { return quant_kernels(isa).bf16_tiles == nullptr; });
+  return isas;
+}
+
 TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
-  if (available_isas().back() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
+  if (isas_with_bf16_tiles().empty()) GTEST_SKIP() << "this CPU does not multiply bf16";
   const ProductCase c = kSeveralBlocks;
   const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
   const OwnedTensor d_y({c.m, c.n}, DType::kBF16);
   fill_normal(x, 1);
   fill_normal(w, 2);
   fill_normal(d_y, 3);
-  const auto run = [&](int threads) {
-    CpuBackend backend(threads, Isa::kAmx);
+  const auto run = [&](Isa isa, int threads) {
+    CpuBackend backend(threads, isa);
     OwnedTensor y({c.m, c.n}, DType::kF32), d_x({c.m, c.k}, DType::kF32);
     OwnedTensor d_w({c.n, c.k}, DType::kF32);
     backend.matmul(y, x, w, Write::kSet);
@@ -169,30 +177,35 @@ TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
     backend.matmul_grad_weight(d_w, d_y, x, Write::kSet);
     return std::array{std::move(y), std::move(d_x), std::move(d_w)};
   };
-  const auto alone = run(1);
-  for (const int threads : {2, 3}) {
-    const auto together = run(threads);
-    for (std::size_t i = 0; i < alone.size(); ++i) {
-      EXPECT_TRUE(alone[i].same_bytes(together[i])) << "product " << i << ", " << threads;
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    const auto alone = run(isa, 1);
+    for (const int threads : {2, 3}) {
+      const auto together = run(isa, threads);
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        EXPECT_TRUE(alone[i].same_bytes(together[i]))
+            << isa_name(isa) << ", product " << i << ", " << threads << " threads";
+      }
     }
   }
 }
 
 TEST(CpuProducts, AnOutputWrittenPastTheCachesHasTheBitsOfItsParts) {
-  if (available_isas().back() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
+  if (isas_with_bf16_tiles().empty()) GTEST_SKIP() << "this CPU does not multiply bf16";
   // 40 MiB, with rows that begin with a line and end within a bundle of columns.
   constexpr std::int64_t kM = 410, kN = 25616, kK = 48, kPart = 205;
   const OwnedTensor x({kM, kK}, DType::kBF16), w({kN, kK}, DType::kBF16);
   fill_normal(x, 1);
   fill_normal(w, 2);
   const OwnedTensor whole({kM, kN}, DType::kF32), parts({kM, kN}, DType::kF32);
-  CpuBackend backend(2, Isa::kAmx);
-  backend.matmul(whole, x, w, Write::kSet);
-  for (std::int64_t first = 0; first < kM; first += kPart) {
-    backend.matmul(parts.view().rows_slice(first, first + kPart),
-                   x.view().rows_slice(first, first + kPart), w, Write::kSet);
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    CpuBackend backend(2, isa);
+    backend.matmul(whole, x, w, Write::kSet);
+    for (std::int64_t first = 0; first < kM; first += kPart) {
+      backend.matmul(parts.view().rows_slice(first, first + kPart),
+                     x.view().rows_slice(first, first + kPart), w, Write::kSet);
+    }
+    EXPECT_TRUE(whole.same_bytes(parts)) << isa_name(isa);
   }
-  EXPECT_TRUE(whole.same_bytes(parts));
 }
 
 TEST(CpuProducts, OperandsLargerThanABlockAreWidenedPieceByPiece) {
