@@ -80,9 +80,12 @@ int64_t packed_bytes(int64_t values) {
   return round_up(values, group_values()) * (group_values() == 2 ? 2 : 1);
 }
 
-// Whether products of bytes, and those of bf16, run in tiles.
+// Whether products of bytes run in tiles, and those of `rows` rows in the compute type.
 bool has_byte_tiles() { return quant_kernels(choose_isa()).byte_tiles != nullptr; }
-bool has_bf16_tiles() { return quant_kernels(choose_isa()).bf16_tiles != nullptr; }
+bool in_bf16_tiles(DType compute, int64_t rows) {
+  const Bf16TileKernels* const tiles = quant_kernels(choose_isa()).bf16_tiles;
+  return compute == DType::kBF16 && tiles != nullptr && rows >= tiles->least_rows;
+}
 
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.
 ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns,
@@ -113,13 +116,17 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
                                int threads) {
   const auto element = static_cast<int64_t>(size_bytes(compute));
   ProductScratch scratch;
-  if (has_bf16_tiles() && compute == DType::kBF16) {
+  if (in_bf16_tiles(compute, rows)) {
     scratch.include({rows, columns, outputs, 2}, threads);
-    scratch.include({outputs, columns, rows, 2}, threads);
-    return scratch;
+  } else {
+    scratch.operand_b = outputs * columns * element;
   }
-  const int64_t most = chunk_rows(rows, columns, element);
-  scratch.operand_b = std::max(outputs, most) * columns * element;
+  if (in_bf16_tiles(compute, outputs)) {
+    scratch.include({outputs, columns, rows, 2}, threads);
+  } else {
+    scratch.operand_b =
+        std::max(scratch.operand_b, chunk_rows(rows, columns, element) * columns * element);
+  }
   return scratch;
 }
 
@@ -191,10 +198,14 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
         most.include(config.backward == GradientProducts::kInt8
                          ? integer_gradients(rows, outputs, columns, threads)
                          : float_gradients(rows, outputs, columns, config.compute, threads));
-      } else if (has_bf16_tiles() && config.compute == DType::kBF16) {
-        most.include({rows, outputs, layout.columns, 2}, threads);
-        most.include({rows, layout.columns, outputs, 2}, threads);
-        most.include({outputs, layout.columns, rows, 2}, threads);
+      } else {
+        if (in_bf16_tiles(config.compute, rows)) {
+          most.include({rows, outputs, layout.columns, 2}, threads);
+          most.include({rows, layout.columns, outputs, 2}, threads);
+        }
+        if (in_bf16_tiles(config.compute, outputs)) {
+          most.include({outputs, layout.columns, rows, 2}, threads);
+        }
       }
       outputs = 0;
     }
@@ -230,7 +241,10 @@ int64_t attention_scratch(const TrainerConfig& config, int threads) {
 std::size_t workspace_bytes(const TrainerConfig& config, int threads) {
   // Sums of blocks of 32 rows in the norms' gradient.
   const int64_t norm_sums = config.batch_size * config.seq_len / 32 * config.model.width * 4;
-  const bool without_onednn = has_bf16_tiles() && config.compute == DType::kBF16;
+  const int64_t rows = config.batch_size * config.seq_len;
+  const int64_t fewest_rows = std::min({head_chunk_rows(config.model, rows), config.model.width,
+                                        config.model.vocab});  // of any product or its gradients
+  const bool without_onednn = in_bf16_tiles(config.compute, fewest_rows);
   return static_cast<std::size_t>(product_scratch(config, threads).total() +
                                   attention_scratch(config, threads) + norm_sums +
                                   (without_onednn ? 0 : kDenseScratchBytes));

@@ -1,5 +1,4 @@
-// CpuBackend: products of float rows with weights that are stored packed or in another float type,
-// and the packed embedding.
+// CpuBackend: products of float rows with packed weights, and the packed embedding.
 #include <algorithm>
 #include <cassert>
 #include <cmath>
@@ -21,21 +20,6 @@ constexpr std::int64_t kDenseRows = 256;
 FloatRow float_row(Tensor x, std::int64_t r) {
   const Floats row = row_of(x, r);
   return {row.data, row.is_bf16};
-}
-
-/// y[i, j + c] (= or +=) values[c].
-void put_row(Tensor y, std::int64_t i, std::int64_t j, const float* values, std::int64_t count,
-             Write write) {
-  const bool adds = write == Write::kAdd;
-  if (y.dtype == DType::kBF16) {
-    BFloat16* const to = y.row<BFloat16>(i) + j;
-    for (std::int64_t c = 0; c < count; ++c) {
-      to[c] = to_bfloat16(adds ? to_float(to[c]) + values[c] : values[c]);
-    }
-  } else {
-    float* const to = y.row<float>(i) + j;
-    for (std::int64_t c = 0; c < count; ++c) to[c] = adds ? to[c] + values[c] : values[c];
-  }
 }
 
 constexpr int kMostDigits = 3;
@@ -117,8 +101,7 @@ void CpuBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, st
                                  w.steps.as<float>()[j + r], k, block);
           }
         });
-    products_.multiply(y.columns(j, j + count), {x}, {dense.rows_slice(0, count), true}, write,
-                       workspace_);
+    matmul(y.columns(j, j + count), x, dense.rows_slice(0, count), write);
   }
 }
 
@@ -165,37 +148,6 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
                              if (!in_place) put_row(y, i, j, values, count, write);
                            }
                          });
-}
-
-void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
-  const std::int64_t m = x.rows();
-  const std::int64_t n = w.rows();
-  const std::int64_t k = w.cols();
-  if (m > kDotRows) {
-    if (w.dtype == x.dtype) return matmul(y, x, w, write);
-    const Tensor dense =
-        workspace_.tensor(Slot::kPackedRows, {std::min(n, kDenseRows), k}, x.dtype);
-    for (std::int64_t j = 0; j < n; j += kDenseRows) {
-      const std::int64_t count = std::min(kDenseRows, n - j);
-      const Tensor part = dense.rows_slice(0, count);
-      cast_rows(float_kernels_, part, w.rows_slice(j, j + count), threads_);
-      products_.multiply(y.columns(j, j + count), {x}, {part, true}, write, workspace_);
-    }
-    return;
-  }
-  constexpr std::int64_t kRows = 64;  // of w at a time, while the rows of x pass by
-  parallel_for(threads_, divide_up(n, kRows), divide_up(kProductsPerThread / 4, kRows * m * k),
-               [&](std::int64_t begin, std::int64_t end, int) {
-                 float sums[kRows];
-                 for (std::int64_t j = begin * kRows; j < std::min(end * kRows, n); j += kRows) {
-                   const std::int64_t count = std::min(kRows, n - j);
-                   for (std::int64_t i = 0; i < m; ++i) {
-                     float_kernels_.dot_rows(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
-                                             k);
-                     put_row(y, i, j, sums, count, write);
-                   }
-                 }
-               });
 }
 
 void CpuBackend::packed_embedding(Tensor x, Tensor tokens, const PackedRows& table,

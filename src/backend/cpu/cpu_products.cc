@@ -1,20 +1,38 @@
 // CpuBackend: dense products.
+#include <algorithm>
+
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/float_rows.h"
+#include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_product.h"
 
 namespace quest {
 namespace {
 
-/// The tile kernels that multiply operands of this type, or null.
-const Bf16TileKernels* tiles_for(Isa isa, Tensor operand) {
-  return operand.dtype == DType::kBF16 ? quant_kernels(isa).bf16_tiles : nullptr;
-}
+/// Multiplications below which a thread of its own does not pay.
+constexpr std::int64_t kProductsPerThread = 1 << 16;
+/// Rows of x up to which each meets every row of w where it lies; more of them where w would have
+/// to be brought into another type first.
+constexpr std::int64_t kFewRows = 4;
+constexpr std::int64_t kFewMixedRows = 16;
+/// Rows of w at a time, while the rows of x pass by.
+constexpr std::int64_t kWeightRows = 64;
+/// Rows of w that are brought into the type of x at a time.
+constexpr std::int64_t kCastRows = 256;
+
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 }  // namespace
 
+const Bf16TileKernels* CpuBackend::bf16_tiles(DType type, std::int64_t rows) const {
+  const Bf16TileKernels* const tiles = quant_kernels(isa_).bf16_tiles;
+  return type == DType::kBF16 && tiles != nullptr && rows >= tiles->least_rows ? tiles : nullptr;
+}
+
 void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
-  if (const Bf16TileKernels* const tiles = tiles_for(isa_, x)) {
+  if (x.rows() <= kFewRows) return multiply_by_dots(y, x, w, write);
+  if (const Bf16TileKernels* const tiles = bf16_tiles(x.dtype, x.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
         {rows_source(x, tiles->pack_rows), rows_source(w, tiles->pack_transposed), y, write});
@@ -22,8 +40,41 @@ void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
   products_.multiply(y, {x}, {w, true}, write, workspace_);
 }
 
+void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
+  if (w.dtype == x.dtype) return matmul(y, x, w, write);
+  if (x.rows() <= kFewMixedRows) return multiply_by_dots(y, x, w, write);
+  const Tensor cast = workspace_.tensor(Workspace::Slot::kPackedRows,
+                                        {std::min(w.rows(), kCastRows), w.cols()}, x.dtype);
+  for (std::int64_t j = 0; j < w.rows(); j += kCastRows) {
+    const std::int64_t count = std::min(kCastRows, w.rows() - j);
+    const Tensor part = cast.rows_slice(0, count);
+    cast_rows(float_kernels_, part, w.rows_slice(j, j + count), threads_);
+    matmul(y.columns(j, j + count), x, part, write);
+  }
+}
+
+void CpuBackend::multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write) {
+  if (y.numel() == 0) return;
+  const std::int64_t n = w.rows();
+  const std::int64_t grain =
+      divide_up(kProductsPerThread, kWeightRows * x.rows() * std::max<std::int64_t>(w.cols(), 1));
+  parallel_for(threads_, divide_up(n, kWeightRows), grain,
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 float sums[kWeightRows];
+                 for (std::int64_t j = begin * kWeightRows; j < std::min(end * kWeightRows, n);
+                      j += kWeightRows) {
+                   const std::int64_t count = std::min(kWeightRows, n - j);
+                   for (std::int64_t i = 0; i < x.rows(); ++i) {
+                     float_kernels_.dot_rows(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
+                                             w.cols());
+                     put_row(y, i, j, sums, count, write);
+                   }
+                 }
+               });
+}
+
 void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
-  if (const Bf16TileKernels* const tiles = tiles_for(isa_, d_y)) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
         {rows_source(d_y, tiles->pack_rows), columns_source(w, tiles->pack_pairs), d_x, write});
@@ -32,7 +83,7 @@ void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write
 }
 
 void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
-  if (const Bf16TileKernels* const tiles = tiles_for(isa_, d_y)) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.cols())) {
     return multiply_tiles({workspace_, threads_, tiles->multiply},
                           {columns_source(d_y, tiles->pack_columns),
                            columns_source(x, tiles->pack_pairs), d_w, write});

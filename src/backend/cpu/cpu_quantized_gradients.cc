@@ -48,11 +48,11 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t n = w.codes.rows();
   assert(d_y.cols() == n && d_z.cols() == w.codes.cols() && d_z.rows() == d_y.rows());
-  if (d_y.dtype == DType::kBF16 && kernels.bf16_tiles != nullptr) {
-    TileSource values = columns_source(w.codes, kernels.bf16_tiles->pack_pairs_codes);
+  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.rows())) {
+    TileSource values = columns_source(w.codes, tiles->pack_pairs_codes);
     values.steps = w.steps.as<float>();
-    multiply_tiles({workspace_, threads_, kernels.bf16_tiles->multiply},
-                   {rows_source(d_y, kernels.bf16_tiles->pack_rows), values, d_z, write});
+    multiply_tiles({workspace_, threads_, tiles->multiply},
+                   {rows_source(d_y, tiles->pack_rows), values, d_z, write});
     return;
   }
   const Tensor values =
@@ -66,11 +66,11 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t k = x.codes.cols();
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols() && d_z.cols() == k);
-  if (d_y.dtype == DType::kBF16 && kernels.bf16_tiles != nullptr) {
-    TileSource values = columns_source(x.codes, kernels.bf16_tiles->pack_pairs_codes);
+  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.cols())) {
+    TileSource values = columns_source(x.codes, tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
-    multiply_tiles({workspace_, threads_, kernels.bf16_tiles->multiply},
-                   {columns_source(d_y, kernels.bf16_tiles->pack_columns), values, d_z, write});
+    multiply_tiles({workspace_, threads_, tiles->multiply},
+                   {columns_source(d_y, tiles->pack_columns), values, d_z, write});
     return;
   }
   const float* const steps = x.steps.as<float>();

@@ -49,4 +49,19 @@ inline void cast_rows(const FloatKernels& kernels, Tensor dst, Tensor src, int t
                [&](std::int64_t r) { kernels.cast(row_of(dst, r), row_of(src, r), dst.cols()); });
 }
 
+/// y[i, j + c] (= or +=) values[c].
+inline void put_row(Tensor y, std::int64_t i, std::int64_t j, const float* values,
+                    std::int64_t count, Write write) {
+  const bool adds = write == Write::kAdd;
+  if (y.dtype == DType::kBF16) {
+    BFloat16* const to = y.row<BFloat16>(i) + j;
+    for (std::int64_t c = 0; c < count; ++c) {
+      to[c] = to_bfloat16(adds ? to_float(to[c]) + values[c] : values[c]);
+    }
+  } else {
+    float* const to = y.row<float>(i) + j;
+    for (std::int64_t c = 0; c < count; ++c) to[c] = adds ? to[c] + values[c] : values[c];
+  }
+}
+
 }  // namespace quest

@@ -122,6 +122,7 @@ void multiply(const TileStrip& strip) {
 }  // namespace
 
 const Bf16TileKernels kBf16TilesAmx = {
+    .least_rows = 1,
     .pack_rows = pack_rows<2>,
     .pack_columns = pack_columns_bf16,
     .pack_transposed = pack_transposed<2>,

@@ -2,6 +2,7 @@
 #include "backend/cpu/closeness.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/tile_product.h"
 
 namespace quest {
 namespace {
@@ -108,6 +109,13 @@ TEST(CpuProducts, WeightGradientIsTheReferences) {
   }
 }
 
+/// Instruction sets of this CPU that multiply bf16 in tiles.
+std::vector<Isa> isas_with_bf16_tiles() {
+  std::vector<Isa> isas = available_isas();
+  std::erase_if(isas, [](Isa isa) { return quant_kernels(isa).bf16_tiles == nullptr; });
+  return isas;
+}
+
 // Sums of more than 640 values, 21 and more bundles of 32 columns, and 9 and more of rows: kernels
 // that cut products into passes over the sum and into blocks have several of each.
 constexpr ProductCase kSeveralBlocks{293, 690, 700};
@@ -152,14 +160,41 @@ TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
   }
 }
 
-// Where tiles multiply, the order of sums does not depend on who adds them.
-/// Instruction sets of this CPU that multiply bf16 in tiles.
-std::vector<Isa> isas_with_bf16_tiles() {
-  std::vector<Isa> isas = available_isas();
-  std::erase_if(isas, [](Isa isa) { return quant_kernels(isa).bf16_tiles == nullptr; });
-  return isas;
+// Small products, which the backend gives to tiles on AMX only: every remainder of a bundle, and of
+// the rows in registers.
+TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
+  if (isas_with_bf16_tiles().empty()) GTEST_SKIP() << "this CPU does not multiply bf16";
+  const auto reference = make_reference_backend();
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    const Bf16TileKernels& tiles = *quant_kernels(isa).bf16_tiles;
+    for (const ProductCase& c : kProductCases) {
+      const Sliced x(c.m, c.k, DType::kBF16, 1), w(c.n, c.k, DType::kBF16, 2);
+      const Sliced d_y(c.m, c.n, DType::kBF16, 3);
+      Workspace workspace;
+      const TileContext context{workspace, 2, tiles.multiply};
+      const std::string what =
+          std::string(isa_name(isa)) + ", " + describe(c, DType::kBF16, DType::kF32);
+      const auto expect = [&](std::int64_t rows, std::int64_t cols, const TileSource& a,
+                              const TileSource& b, const Bound& bound, const auto& product) {
+        const OwnedTensor expected({rows, cols}, DType::kF32), actual({rows, cols}, DType::kF32);
+        product(expected);
+        multiply_tiles(context, {a, b, actual, Write::kSet});
+        expect_close(actual, expected, bound, what);
+      };
+      expect(c.m, c.n, rows_source(x, tiles.pack_rows), rows_source(w, tiles.pack_transposed),
+             sum_bound(c.k, row_norms(x), row_norms(w)),
+             [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
+      expect(c.m, c.k, rows_source(d_y, tiles.pack_rows), columns_source(w, tiles.pack_pairs),
+             sum_bound(c.n, row_norms(d_y), column_norms(w)),
+             [&](Tensor d_x) { reference->matmul_grad_input(d_x, d_y, w, Write::kSet); });
+      expect(c.n, c.k, columns_source(d_y, tiles.pack_columns), columns_source(x, tiles.pack_pairs),
+             sum_bound(c.m, column_norms(d_y), column_norms(x)),
+             [&](Tensor d_w) { reference->matmul_grad_weight(d_w, d_y, x, Write::kSet); });
+    }
+  }
 }
 
+// Where tiles multiply, the order of sums does not depend on who adds them.
 TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
   if (isas_with_bf16_tiles().empty()) GTEST_SKIP() << "this CPU does not multiply bf16";
   const ProductCase c = kSeveralBlocks;

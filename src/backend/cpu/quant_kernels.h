@@ -3,7 +3,7 @@
 // Included by the files that are compiled for one instruction set, so nothing but plain types may
 // stand here: no standard containers and no inline functions. Every function works on one row (or
 // one tile) on the calling thread, and gives the same bits in every instruction set (RowKernels of
-// AMX alone round in an order of their own).
+// AMX round in an order of their own, and tiles of bf16 add in one).
 #pragma once
 
 #include <cstdint>
@@ -102,7 +102,7 @@ const QuantKernels& quant_kernels(Isa isa);
 extern const QuantKernels kQuantKernelsGeneric;
 extern const QuantKernels kQuantKernelsAvx2;
 extern const QuantKernels kQuantKernelsAvx512;
-/// The same bits from a CPU that converts to bf16 by itself.
+/// The same bits from a CPU that converts to bf16 by itself, but for products in bf16.
 extern const QuantKernels kQuantKernelsAvx512Bf16;
 
 }  // namespace quest

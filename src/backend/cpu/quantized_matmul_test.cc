@@ -150,7 +150,9 @@ double gradient_bound(double magnitude, double value, DType in, DType out, std::
 }
 
 TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
-  for (const ProductCase& size : {ProductCase{1, 3, 5}, {5, 33, 16}, {40, 70, 130}}) {
+  // The last two have rows enough for tiles of either gradient.
+  for (const ProductCase& size :
+       {ProductCase{1, 3, 5}, {5, 33, 16}, {40, 70, 130}, {260, 35, 67}, {33, 260, 67}}) {
     const OwnedQuantizedRows x = random_codes(size.m, size.k, -8, 7, 3, false);
     const OwnedQuantizedRows w = random_codes(size.n, size.k, -8, 7, 4, false);
     for (const DType in : {DType::kF32, DType::kBF16}) {

@@ -8,7 +8,7 @@ constexpr std::int64_t kBlockValues = kTileLanes * kTileLanes;
 /// Where sums go.
 enum class End { kPartial, kF32, kBf16 };
 
-/// Rows of sums [32][32] that wait to be finished, while the tile unit multiplies the next.
+/// Rows of sums [32][32] that wait to be finished; on AMX that is while tiles multiply the next.
 template <bool bytes, End end>
 class PendingRows {
  public:

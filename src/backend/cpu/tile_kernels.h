@@ -73,6 +73,8 @@ struct TileStrip {
 
 /// Products of bf16 values.
 struct Bf16TileKernels {
+  /// Rows of the first operand from which packing the second pays.
+  std::int64_t least_rows;
   // Packers of the first operand: memory rows are its rows, or its columns.
   PackTiles pack_rows;
   PackTiles pack_columns;
