@@ -116,7 +116,7 @@ struct FloatKernels {
   /// The largest value; -infinity for none. NaN is passed over.
   float (*largest)(const float* x, std::int64_t count);
   /// out = exp(scale * x - shift), returns the sum; scale * x - shift must be at most 88. out may
-  /// be x, or null: only the sum.
+  /// be x.
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);

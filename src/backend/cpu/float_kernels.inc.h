@@ -432,7 +432,7 @@ float exponentials(Floats out, const float* x, float scale, float shift, std::in
   for_vectors(
       count, QUEST_STEP {
         Vec value = exponential_below_88(load(x, i, n) * scale - shift);
-        if (out.data != nullptr) store(out, i, n, value);
+        store(out, i, n, value);
         if (n < kLanes) value = keep_first(n, value, 0.0f);
         total += value;
       });
