@@ -133,7 +133,7 @@ struct FloatKernels {
   /// totals += sum over j < rows of weights[j] * values[j].
   void (*add_weighted)(float* totals, const float* weights, Floats values, std::int64_t stride,
                        std::int64_t rows, std::int64_t count);
-  /// The same two with keys and values of 8 bits, whose scales are the caller's.
+  /// As scores and add_weighted, with keys and values of 8 bits, whose scales are the caller's.
   void (*scores_of_codes)(float* scores, Floats q, const std::int8_t* keys, std::int64_t stride,
                           std::int64_t rows, std::int64_t count);
   void (*add_weighted_codes)(float* totals, const float* weights, const std::int8_t* values,

@@ -26,6 +26,13 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
+// Whether fma rounds once.
+#if defined(__AVX2__)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t IntVec __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
@@ -37,6 +44,7 @@ typedef double DoubleVec __attribute__((vector_size(4 * kLanes)));
 
 QUEST_INLINE Vec splat(float x) { return x - Vec{}; }
 
+/// a * b + c.
 QUEST_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -104,9 +112,9 @@ QUEST_INLINE Vec exponential_below_88(Vec x) {
   const Vec shifted = fma(x, splat(1.44269504f), splat(kInteger));
   const Vec n = shifted - kInteger;
   Vec r;
-  if constexpr (rounded) {
+  if constexpr (rounded && kFused) {
     r = fma(n, splat(-0.693147181f), x);
-  } else {
+  } else {  // In two parts: n times the first is exact.
     r = fma(n, splat(-0.693359375f), x);
     r = fma(n, splat(2.12194440e-4f), r);
   }
