@@ -1,16 +1,12 @@
-// The list of kernels that `quest bench kernels` measures, and their operands.
+// The list of kernels that `quest bench kernels` measures; here those of rows and of attention.
 #include "apps/bench_kernels.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "backend/host_memory.h"
-#include "core/rng.h"
-#include "quant/packing.h"
-#include "quant/row_quantizer.h"
+#include "apps/bench_operands.h"
+#include "apps/bench_products.h"
 
 namespace quest::app {
 namespace {
@@ -18,134 +14,6 @@ namespace {
 constexpr std::int64_t kVocab = 32000;
 constexpr std::int64_t kHeadRows = 512;
 constexpr std::int64_t kParameters = 8 << 20;
-
-double bytes_of(std::initializer_list<Tensor> tensors) {
-  double total = 0;
-  for (const Tensor& tensor : tensors) total += static_cast<double>(tensor.bytes());
-  return total;
-}
-
-Tensor add(KernelCase& c, Shape shape, DType dtype) { return c.memory.take(shape, dtype); }
-
-// Normal values; cheap ones, since operands of millions of values are made for each case.
-Tensor add_normal(KernelCase& c, Shape shape, DType dtype, std::uint64_t seed) {
-  const Tensor x = add(c, shape, dtype);
-  const std::int64_t drawn = std::min<std::int64_t>(x.rows(), 64);
-  fill_normal(x.rows_slice(0, drawn), seed);
-  const std::size_t row_bytes = x.bytes() / static_cast<std::size_t>(x.rows());
-  for (std::int64_t r = drawn; r < x.rows(); ++r) {
-    std::memcpy(x.rows_slice(r, r + 1).data, x.rows_slice(r % drawn, r % drawn + 1).data,
-                row_bytes);
-  }
-  return x;
-}
-
-RowQuantizer quantizer_of(int bits, std::int64_t columns) {
-  return RowQuantizer::make(SideScheme{bits}, Transform::kHadamard, columns);
-}
-
-QuantizedRows add_quantized(KernelCase& c, std::int64_t rows, std::int64_t columns, int bits,
-                            std::uint64_t seed) {
-  QuantizedRows quantized{add(c, {rows, columns}, DType::kI8), add(c, {rows}, DType::kF32),
-                          add(c, {rows}, DType::kI32),
-                          add(c, {rows, (columns + 7) / 8}, DType::kU8)};
-  quantized.bits = bits;
-  KernelCase scratch;
-  const Tensor x = add_normal(scratch, {rows, columns}, DType::kF32, seed);
-  make_cpu_backend(1)->quantize_rows(quantized, x, quantizer_of(bits, columns));
-  return quantized;
-}
-
-double bytes_of(const QuantizedRows& rows) {
-  return bytes_of({rows.codes, rows.steps, rows.code_sums});
-}
-
-double product_operations(const ProductCase& size) {
-  return 2.0 * static_cast<double>(size.m) * static_cast<double>(size.n) *
-         static_cast<double>(size.k);
-}
-
-Unit float_unit(DType dtype) { return dtype == DType::kBF16 ? Unit::kBF16 : Unit::kF32; }
-
-KernelCase matmul_case(ProductCase size, DType dtype) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor x = add_normal(c, {size.m, size.k}, dtype, 1);
-  const Tensor w = add_normal(c, {size.n, size.k}, dtype, 2);
-  const Tensor y = add(c, {size.m, size.n}, dtype);
-  c.bytes = bytes_of({x, w, y});
-  c.run = [=](Backend& backend) { backend.matmul(y, x, w, Write::kSet); };
-  return c;
-}
-
-KernelCase matmul_grad_input_case(ProductCase size, DType dtype) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, dtype, 1);
-  const Tensor w = add_normal(c, {size.n, size.k}, dtype, 2);
-  const Tensor d_x = add(c, {size.m, size.k}, dtype);
-  c.bytes = bytes_of({d_y, w, d_x});
-  c.run = [=](Backend& backend) { backend.matmul_grad_input(d_x, d_y, w, Write::kSet); };
-  return c;
-}
-
-KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, dtype, 1);
-  const Tensor x = add_normal(c, {size.m, size.k}, dtype, 2);
-  const Tensor d_w = add(c, {size.n, size.k}, DType::kF32);
-  c.bytes = bytes_of({d_y, x, d_w});
-  c.run = [=](Backend& backend) { backend.matmul_grad_weight(d_w, d_y, x, Write::kSet); };
-  return c;
-}
-
-KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write write) {
-  KernelCase c{Unit::kInt8, product_operations(size)};
-  c.bit_pairs = w_bits * x_bits;
-  const QuantizedRows x = add_quantized(c, size.m, size.k, x_bits, 1);
-  const QuantizedRows w = add_quantized(c, size.n, size.k, w_bits, 2);
-  const Tensor y = add(c, {size.m, size.n}, write == Write::kAdd ? DType::kF32 : DType::kBF16);
-  c.bytes = bytes_of(x) + bytes_of(w) + bytes_of({y}) * (write == Write::kAdd ? 2 : 1);
-  c.run = [=](Backend& backend) { backend.quantized_matmul(y, x, w, write); };
-  return c;
-}
-
-KernelCase quantized_grad_input_case(ProductCase size) {
-  KernelCase c{Unit::kBF16, product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, DType::kBF16, 1);
-  const QuantizedRows w = add_quantized(c, size.n, size.k, 4, 2);
-  const Tensor d_z = add(c, {size.m, size.k}, DType::kBF16);
-  c.bytes = bytes_of({d_y, d_z}) + bytes_of(w);
-  c.run = [=](Backend& backend) { backend.quantized_matmul_grad_input(d_z, d_y, w, Write::kSet); };
-  return c;
-}
-
-KernelCase quantized_grad_weight_case(ProductCase size) {
-  KernelCase c{Unit::kBF16, product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, DType::kBF16, 1);
-  const QuantizedRows x = add_quantized(c, size.m, size.k, 4, 2);
-  const Tensor d_z = add(c, {size.n, size.k}, DType::kF32);
-  c.bytes = bytes_of({d_y, d_z}) + bytes_of(x);
-  c.run = [=](Backend& backend) { backend.quantized_matmul_grad_weight(d_z, d_y, x, Write::kSet); };
-  return c;
-}
-
-KernelCase packed_matmul_case(ProductCase size, int bits) {
-  KernelCase c{Unit::kInt8, product_operations(size)};
-  c.bit_pairs = bits * bits;
-  const QuantizedRows x = add_quantized(c, size.m, size.k, bits, 1);
-  KernelCase scratch;
-  const QuantizedRows plain = add_quantized(scratch, size.n, size.k, bits, 2);
-  const PackedRows w{add(c, {size.n, packed_row_bytes(size.k, bits)}, DType::kU8),
-                     add(c, {size.n}, DType::kF32), add(c, {size.n}, DType::kI32), bits, size.k};
-  for (std::int64_t n = 0; n < size.n; ++n) {
-    pack_codes(w.codes.row<std::uint8_t>(n), plain.codes.row<std::int8_t>(n), size.k, bits);
-    w.steps.as<float>()[n] = plain.steps.as<float>()[n];
-    w.code_sums.as<std::int32_t>()[n] = plain.code_sums.as<std::int32_t>()[n];
-  }
-  const Tensor y = add(c, {size.m, size.n}, DType::kF32);
-  c.bytes = bytes_of(x) + bytes_of({w.codes, w.steps, w.code_sums, y});
-  c.run = [=](Backend& backend) { backend.packed_matmul(y, x, bits, w, Write::kSet); };
-  return c;
-}
 
 KernelCase rows_kernel(const RowCase& size) {
   KernelCase c;
@@ -338,42 +206,6 @@ KernelCase attention_backward_case(AttentionShape s) {
   return c;
 }
 
-std::string size_of(const ProductCase& size) {
-  return fmt::format("{} x {} x {}", size.m, size.n, size.k);
-}
-
-void add_products(std::vector<KernelCaseMaker>& cases) {
-  for (const ProductCase& size : kProductSpeedCases) {
-    const std::string text = size_of(size);
-    const auto add_case = [&](std::string kernel, std::function<KernelCase()> make) {
-      cases.push_back({std::move(kernel), text, std::move(make)});
-    };
-    if (size.m >= 128) {  // Fewer rows are those of decoding.
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
-        const std::string type = dtype == DType::kBF16 ? "bf16" : "f32";
-        add_case("matmul " + type, [=] { return matmul_case(size, dtype); });
-        add_case("matmul_grad_input " + type, [=] { return matmul_grad_input_case(size, dtype); });
-        add_case("matmul_grad_weight " + type,
-                 [=] { return matmul_grad_weight_case(size, dtype); });
-      }
-      for (const auto& [w_bits, x_bits] :
-           {std::pair{4, 4}, {1, 1}, {2, 1}, {2, 2}, {1, 2}, {1, 4}}) {
-        add_case(
-            fmt::format("quantized_matmul w{}a{}", w_bits, x_bits),
-            [=, w = w_bits, x = x_bits] { return quantized_matmul_case(size, w, x, Write::kSet); });
-      }
-      add_case("quantized_matmul w4a4 +=",
-               [=] { return quantized_matmul_case(size, 4, 4, Write::kAdd); });
-      add_case("quantized_matmul_grad_input", [=] { return quantized_grad_input_case(size); });
-      add_case("quantized_matmul_grad_weight", [=] { return quantized_grad_weight_case(size); });
-    }
-    for (const int bits : {1, 2, 4, 8}) {
-      add_case(fmt::format("packed_matmul w{0}a{0}", bits),
-               [=] { return packed_matmul_case(size, bits); });
-    }
-  }
-}
-
 void add_row_kernels(std::vector<KernelCaseMaker>& cases) {
   for (const RowCase& size : kRowSpeedCases) {
     const std::string text = fmt::format("{} x {}", size.rows, size.columns);
@@ -408,25 +240,6 @@ void add_attention_kernels(std::vector<KernelCaseMaker>& cases) {
 }
 
 }  // namespace
-
-void CaseMemory::Release::operator()(std::byte* data) const noexcept {
-  deallocate_host(data, bytes);
-}
-
-Tensor CaseMemory::take(Shape shape, DType dtype) {
-  constexpr std::size_t kBlockBytes = std::size_t{8} << 20;
-  const std::size_t bytes =
-      (static_cast<std::size_t>(shape.numel()) * size_bytes(dtype) + 63) / 64 * 64;
-  if (bytes > left_bytes_) {
-    left_bytes_ = std::max(bytes, kBlockBytes);
-    free_ = static_cast<std::byte*>(allocate_host(left_bytes_));
-    blocks_.emplace_back(free_, Release{left_bytes_});
-  }
-  const Tensor tensor(free_, shape, dtype);
-  free_ += bytes;
-  left_bytes_ -= bytes;
-  return tensor;
-}
 
 std::vector<KernelCaseMaker> kernel_cases() {
   std::vector<KernelCaseMaker> cases;

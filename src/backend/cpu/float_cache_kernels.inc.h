@@ -1,4 +1,4 @@
-// Float kernels of attention to cached keys and values, in floats or codes: the second part of
+// Float kernels of attention to cached keys and values, in floats or codes: a part of
 // float_kernels.inc.h, which includes this.
 
 namespace quest {

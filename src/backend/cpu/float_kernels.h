@@ -116,7 +116,7 @@ struct FloatKernels {
   /// The largest value; -infinity for none. NaN is passed over.
   float (*largest)(const float* x, std::int64_t count);
   /// out = exp(scale * x - shift), returns the sum; scale * x - shift must be at most 88. out may
-  /// be x, or null: only the sum.
+  /// be x.
   float (*exponentials)(Floats out, const float* x, float scale, float shift, std::int64_t count);
   /// out = factor * x; out may be x.
   void (*scale)(Floats out, const float* x, float factor, std::int64_t count);
@@ -133,7 +133,7 @@ struct FloatKernels {
   /// totals += sum over j < rows of weights[j] * values[j].
   void (*add_weighted)(float* totals, const float* weights, Floats values, std::int64_t stride,
                        std::int64_t rows, std::int64_t count);
-  /// The same two with keys and values of 8 bits, whose scales are the caller's.
+  /// As scores and add_weighted, with keys and values of 8 bits, whose scales are the caller's.
   void (*scores_of_codes)(float* scores, Floats q, const std::int8_t* keys, std::int64_t stride,
                           std::int64_t rows, std::int64_t count);
   void (*add_weighted_codes)(float* totals, const float* weights, const std::int8_t* values,

@@ -1,5 +1,6 @@
 // The float kernels, written once for all instruction sets: included by each kernels_float file.
 // No guard against a second inclusion, and everything with internal linkage, by intention.
+#include "backend/cpu/float_exponentials.h"
 #include "backend/cpu/float_simd.h"
 
 // The body of for_vectors: works on lanes [i, i + n).
@@ -117,165 +118,6 @@ void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, 
         const Vec least = v > 0.0f ? splat(1.0f) : Vec{};
         store(moments.second, i, n, min(max(v_code, least), splat(kSecondCodes)));
       });
-}
-
-/// Squares of a row added up four vectors at a time. Its members written out: g++ 12 keeps arrays
-/// in memory where a lambda takes part.
-struct SquareSums {
-  Vec a{}, b{}, c{}, d{};
-
-  QUEST_INLINE void add_four(const float* x, std::int64_t i) {
-    a = add_square(a, load(x, i, kLanes));
-    b = add_square(b, load(x, i + kLanes, kLanes));
-    c = add_square(c, load(x, i + 2 * kLanes, kLanes));
-    d = add_square(d, load(x, i + 3 * kLanes, kLanes));
-  }
-  /// What is left after the fours.
-  QUEST_INLINE void add_rest(const float* x, std::int64_t count) {
-    const std::int64_t fours = in_fours(count);
-    for_vectors(
-        count - fours, QUEST_STEP { a = add_square(a, load(x + fours, i, n)); });
-  }
-  QUEST_INLINE float inverse_root(float epsilon, std::int64_t count) const {
-    const float mean = horizontal_sum((a + b) + (c + d)) / static_cast<float>(count);
-    return 1.0f / __builtin_sqrtf(mean + epsilon);
-  }
-
- private:
-  static QUEST_INLINE Vec add_square(Vec sum, Vec x) { return fma(x, x, sum); }
-};
-
-float inverse_rms(const float* x, Floats out, float epsilon, std::int64_t count) {
-  SquareSums sums;
-  const std::int64_t fours = in_fours(count);
-  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
-    if (out.data != nullptr) {
-      constexpr int kLine = 64;
-      for (int b = 0; b < 4 * kLanes * (out.is_bf16 ? 2 : 4); b += kLine) fetch_far(out, i, b);
-    }
-    sums.add_four(x, i);
-  }
-  sums.add_rest(x, count);
-  return sums.inverse_root(epsilon, count);
-}
-
-float normalize(Floats y, const NormRow* row, const float* weight, std::int64_t count) {
-  const auto [x, rstd, other, epsilon] = *row;
-  const auto value = [&](std::int64_t i, int n) __attribute__((always_inline)) {
-    return load(x, i, n) * rstd * load(weight, i, n);
-  };
-  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
-    store_two(y, i, value(i, kLanes), value(i + kLanes, kLanes));
-  };
-  SquareSums sums;
-  const std::int64_t fours = other != nullptr && y.is_bf16 ? in_fours(count) : 0;
-  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
-    sums.add_four(other, i);
-    two(i);
-    two(i + 2 * kLanes);
-  }
-  std::int64_t done = fours;
-  for (; y.is_bf16 && done + 2 * kLanes <= count; done += 2 * kLanes) {
-    // This row is near, so that the next may be on its way.
-    __builtin_prefetch(x + count + done, 0, 2);
-    __builtin_prefetch(x + count + done + kLanes, 0, 2);
-    two(done);
-  }
-  for_vectors(
-      count - done, QUEST_STEP { store(y, done + i, n, value(done + i, n)); });
-  if (other == nullptr) return 0.0f;
-  if (fours == 0) return inverse_rms(other, {}, epsilon, count);
-  sums.add_rest(other, count);
-  return sums.inverse_root(epsilon, count);
-}
-
-/// A vector of a row's gradient of the weight; its part of d_y . y joins `projections`.
-template <bool bf16, bool fetch>
-QUEST_INLINE Vec weight_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
-                                 Vec& projections) {
-  if (fetch) __builtin_prefetch(row.d_x + i, 1, 2);
-  const Vec normalized = load(row.x, i, n) * row.rstd;
-  const Vec gradient = load(known<bf16>(row.d_y), i, n) * normalized;
-  projections = fma(gradient, weight, projections);
-  return gradient;
-}
-
-/// A vector of d_x, after the addition. `along`: rstd times the mean of d_y . y.
-template <bool bf16>
-QUEST_INLINE Vec input_gradient(const NormGradientRow& row, std::int64_t i, int n, Vec weight,
-                                float along) {
-  const Vec gradient = fma(load(known<bf16>(row.d_y), i, n), weight, -(load(row.x, i, n) * along));
-  const Vec sum = fma(splat(row.rstd), gradient, load(row.d_x, i, n));
-  store(row.d_x, i, n, sum);
-  return sum;
-}
-
-/// bf16: d_y's type. Two rows read and write the weight's gradient once,
-/// and one's sum across lanes has the other's beside it. `fetch`: where rows do not come from the
-/// second-level cache, d_x is asked for by the first pass and the next rows by the second, for
-/// either pass alone reads half of the streams.
-template <int rows, bool bf16, bool fetch>
-void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float* d_weight,
-                         const float* weight, std::int64_t count) {
-  Vec projections_a{}, projections_b{};
-  for_vectors(
-      count, QUEST_STEP {
-        const Vec w = load(weight, i, n);
-        Vec sum = load(d_weight, i, n) + weight_gradient<bf16, fetch>(a, i, n, w, projections_a);
-        if (rows == 2) sum = sum + weight_gradient<bf16, fetch>(b, i, n, w, projections_b);
-        store(d_weight, i, n, sum);
-      });
-  const float length = static_cast<float>(count);
-  const float along_a = a.rstd * (horizontal_sum(projections_a) / length);
-  const float along_b = rows == 2 ? b.rstd * (horizontal_sum(projections_b) / length) : 0.0f;
-  std::int64_t done = 0;
-#if defined(__AVX512F__)
-  // Rounded as they are made; with fewer registers and no instruction that rounds, that takes
-  // longer than a pass of its own.
-  const std::int64_t pairs = a.rounded.data != nullptr && a.rounded.is_bf16 ? in_pairs(count) : 0;
-  for (; done < pairs; done += 2 * kLanes) {
-    const Vec w_low = load(weight, done, kLanes), w_high = load(weight, done + kLanes, kLanes);
-    const auto put = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
-      if (fetch) {
-        const std::int64_t ahead = done + rows * count;
-        __builtin_prefetch(row.x + ahead, 0, 2);
-        __builtin_prefetch(row.x + ahead + kLanes, 0, 2);
-        fetch_ahead(known<bf16>(row.d_y), ahead, 0);
-      }
-      const Vec low = input_gradient<bf16>(row, done, kLanes, w_low, along);
-      const Vec high = input_gradient<bf16>(row, done + kLanes, kLanes, w_high, along);
-      store_two(row.rounded, done, low, high);
-    };
-    put(a, along_a);
-    if (rows == 2) put(b, along_b);
-  }
-#endif
-  const auto rest = [&](const NormGradientRow& row, float along) __attribute__((always_inline)) {
-    for_vectors(
-        count - done,
-        QUEST_STEP { input_gradient<bf16>(row, done + i, n, load(weight, done + i, n), along); });
-    if (row.rounded.data == nullptr) return;
-    for_vectors(
-        count - done, QUEST_STEP { store(row.rounded, done + i, n, load(row.d_x, done + i, n)); });
-  };
-  rest(a, along_a);
-  if (rows == 2) rest(b, along_b);
-}
-
-template <int rows, bool bf16>
-void rmsnorm_backward_rows(const NormGradientRows& r, float* d_weight, const float* weight,
-                           std::int64_t count) {
-  const auto of =
-      r.fetch ? rmsnorm_backward_of<rows, bf16, true> : rmsnorm_backward_of<rows, bf16, false>;
-  of(r.rows[0], r.rows[rows - 1], d_weight, weight, count);
-}
-
-void rmsnorm_backward(const NormGradientRows* rows, float* d_weight, const float* weight,
-                      std::int64_t count) {
-  const bool bf16 = rows->rows[0].d_y.is_bf16;
-  const auto two = bf16 ? rmsnorm_backward_rows<2, true> : rmsnorm_backward_rows<2, false>;
-  const auto one = bf16 ? rmsnorm_backward_rows<1, true> : rmsnorm_backward_rows<1, false>;
-  (rows->count == 2 ? two : one)(*rows, d_weight, weight, count);
 }
 
 /// The pair (a, b) turned by the angle of c and s.
@@ -407,114 +249,6 @@ void swiglu_backward(Floats d_gate, Floats d_up, Floats d_h, Floats gate, Floats
   of(d_gate, d_up, d_h, gate, up, count);
 }
 
-float largest(const float* x, std::int64_t count) {
-  // Four in turn, so that none waits for the one before it.
-  Vec most[4];
-  for (Vec& one : most) one = splat(-__builtin_inff());
-  const std::int64_t fours = in_fours(count);
-  for (std::int64_t i = 0; i < fours; i += 4 * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      most[k] = max(load(x, i + k * kLanes, kLanes), most[k]);
-    }
-  }
-  for_vectors(
-      count - fours, QUEST_STEP {
-        Vec value = load(x + fours, i, n);
-        if (n < kLanes) value = keep_first(n, value, -__builtin_inff());
-        most[0] = max(value, most[0]);
-      });
-  return horizontal_max(max(max(most[0], most[1]), max(most[2], most[3])));
-}
-
-float exponentials(Floats out, const float* x, float scale, float shift, std::int64_t count) {
-  Vec total{};
-  for_vectors(
-      count, QUEST_STEP {
-        Vec value = exponential_below_88(load(x, i, n) * scale - shift);
-        if (out.data != nullptr) store(out, i, n, value);
-        if (n < kLanes) value = keep_first(n, value, 0.0f);
-        total += value;
-      });
-  return horizontal_sum(total);
-}
-
-void scale(Floats out, const float* x, float factor, std::int64_t count) {
-  for_vectors(
-      count, QUEST_STEP { store(out, i, n, load(x, i, n) * factor); });
-}
-
-enum class Leaving { kNothing, kLines, kBf16, kFloats };
-
-// What a softmax reads comes from memory while it computes: fetched to the second level, where the
-// requests of the first are not used up, so far ahead.
-constexpr std::int64_t kSoftmaxAhead = 2 * kSoftmaxChunk;
-
-// The chunk by value: what lies behind a pointer would be read again after each store.
-template <bool keep, Leaving leaving>
-SoftmaxSums softmax_of(const SoftmaxChunk c) {
-  Vec total0{}, total1{};
-  Vec most0 = splat(-__builtin_inff()), most1 = most0;
-  const auto exponentials_of = [&](std::int64_t i, int n) __attribute__((always_inline)) {
-    const Vec value = exponential_below_88<true>(load(c.x, i, n) - c.shift);
-    if (keep) store(c.exponentials, i, n, value);
-    return value;
-  };
-  const auto two = [&](std::int64_t i) __attribute__((always_inline)) {
-    __builtin_prefetch(c.x + i + kSoftmaxAhead, 0, 2);
-    __builtin_prefetch(c.x + i + kLanes + kSoftmaxAhead, 0, 2);
-    if (leaving != Leaving::kNothing) {
-      const Vec low = load(c.exponentials, i, kLanes) * c.factor;
-      const Vec high = load(c.exponentials, i + kLanes, kLanes) * c.factor;
-      if constexpr (leaving == Leaving::kFloats) {
-        store(static_cast<float*>(c.before.data), i, kLanes, low);
-        store(static_cast<float*>(c.before.data), i + kLanes, kLanes, high);
-      } else if constexpr (leaving == Leaving::kBf16) {
-        store_two(c.before, i, low, high);
-      } else {
-#if defined(__AVX512F__)
-        stream_two(c.before, i, low, high);
-#endif
-      }
-    }
-    total0 += exponentials_of(i, kLanes);
-    total1 += exponentials_of(i + kLanes, kLanes);
-  };
-  const std::int64_t pairs = in_pairs(c.count);
-  const std::int64_t beside = in_pairs(c.count < c.next_count ? c.count : c.next_count);
-  std::int64_t i = 0;
-  for (; i < beside; i += 2 * kLanes) {
-    most0 = max(load(c.next, i, kLanes), most0);
-    most1 = max(load(c.next, i + kLanes, kLanes), most1);
-    two(i);
-  }
-  for (; i < pairs; i += 2 * kLanes) two(i);
-  for_vectors(
-      c.count - pairs, [&](const std::int64_t j, const int n) __attribute__((always_inline)) {
-        if (leaving != Leaving::kNothing) {
-          store(c.before, pairs + j, n, load(c.exponentials, pairs + j, n) * c.factor);
-        }
-        const Vec value = exponentials_of(pairs + j, n);
-        total0 += n < kLanes ? keep_first(n, value, 0.0f) : value;
-      });
-  const float rest = largest(c.next + beside, c.next_count - beside);
-  const float most = horizontal_max(max(most0, most1));
-  return {horizontal_sum(total0 + total1), most > rest ? most : rest};
-}
-
-SoftmaxSums softmax_chunk(const SoftmaxChunk* chunk) {
-  const SoftmaxChunk& c = *chunk;
-  if (c.exponentials == nullptr) return softmax_of<false, Leaving::kNothing>(c);
-  if (c.before.data == nullptr) return softmax_of<true, Leaving::kNothing>(c);
-  if (!c.before.is_bf16) return softmax_of<true, Leaving::kFloats>(c);
-#if defined(__AVX512F__)
-  if (c.past_caches && reinterpret_cast<std::uintptr_t>(c.before.data) % 64 == 0) {
-    return softmax_of<true, Leaving::kLines>(c);
-  }
-#endif
-  return softmax_of<true, Leaving::kBf16>(c);
-}
-
 float dot(Floats a, Floats b, std::int64_t count) {
   Vec total{};
   for_vectors(
@@ -570,8 +304,10 @@ void attention_gradient(Floats weights, Floats d_scores, const float* x, const f
 }  // namespace
 }  // namespace quest
 
-// Stands on the names above.
+// Stand on the names above.
 #include "backend/cpu/float_cache_kernels.inc.h"
+#include "backend/cpu/float_norm_kernels.inc.h"
+#include "backend/cpu/float_softmax_kernels.inc.h"
 
 namespace quest {
 namespace {

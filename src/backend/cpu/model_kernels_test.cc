@@ -1,6 +1,7 @@
 // Tests of the CPU's norm, rotary embedding, SwiGLU, cross-entropy, embedding and casts against the
 // reference.
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -16,6 +17,12 @@ constexpr std::int64_t kRows = 3;
 
 std::string at(std::int64_t cols, DType dtype, const std::string& label) {
   return fmt::format(" of {} columns, {}, on {}", cols, type_name(dtype), label);
+}
+
+std::vector<std::int64_t> column_cases_and(std::initializer_list<std::int64_t> more) {
+  std::vector<std::int64_t> columns(kColumnCases.begin(), kColumnCases.end());
+  columns.insert(columns.end(), more);
+  return columns;
 }
 
 TEST(CpuModelKernels, CastsRoundToNearestEvenBothWaysOnSlices) {
@@ -58,19 +65,22 @@ TEST(CpuModelKernels, CopyAndZeroKeepWhatLiesBesideASlice) {
 }
 
 TEST(CpuModelKernels, RmsnormIsTheReferences) {
-  for (const std::int64_t cols : kColumnCases) {
-    const OwnedTensor x({kRows, cols}, DType::kF32), weight({cols}, DType::kF32);
+  // The squares of three rows are taken beside the outputs of others; of rows of more than 2,048
+  // columns, of none.
+  const std::int64_t rows = 5;
+  for (const std::int64_t cols : column_cases_and({2100})) {
+    const OwnedTensor x({rows, cols}, DType::kF32), weight({cols}, DType::kF32);
     fill_normal(x, 1, 3.0);
     fill_normal(weight, 2);
     std::fill_n(x.view().row<float>(1), cols, 0.0f);
     const double relative = (std::sqrt(static_cast<double>(cols)) + 8) * kEpsilon;
     for (const DType out : kFloats) {
-      const OwnedTensor y({kRows, cols}, out), rstd({kRows, 1}, DType::kF32);
+      const OwnedTensor y({rows, cols}, out), rstd({rows, 1}, DType::kF32);
       make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
       const auto bound = [&](auto r, auto c) { return relative * std::abs(element(y, r, c)); };
       const auto rstd_bound = [&](auto r, auto) { return relative * element(rstd, r, 0); };
       on_every_backend([&](Backend& backend, const std::string& label) {
-        const OwnedTensor got({kRows, cols}, out), got_rstd({kRows, 1}, DType::kF32);
+        const OwnedTensor got({rows, cols}, out), got_rstd({rows, 1}, DType::kF32);
         backend.rmsnorm(got, got_rstd, x, weight, 1e-5f);
         expect_close(got, y, bound, "rmsnorm" + at(cols, out, label));
         expect_close(got_rstd, rstd, rstd_bound, "rstd" + at(cols, out, label));
@@ -80,8 +90,9 @@ TEST(CpuModelKernels, RmsnormIsTheReferences) {
 }
 
 TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
-  for (const std::int64_t cols : {1, 3, 16, 127, 129}) {
-    for (const std::int64_t rows : {1, 70}) {
+  // 71 x 2100 come from farther than the second-level cache, in pairs of rows and one alone.
+  for (const std::int64_t cols : {1, 3, 16, 127, 129, 2100}) {
+    for (const std::int64_t rows : {1, 71}) {
       for (const DType type : kFloats) {
         const OwnedTensor d_y({rows, cols}, type), x({rows, cols}, DType::kF32);
         const OwnedTensor weight({cols}, DType::kF32), rstd({rows}, DType::kF32);
@@ -205,9 +216,7 @@ TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
 TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
   const std::int64_t rows = 5;
   // Rows of more than one chunk (kSoftmaxChunk) too.
-  std::vector<std::int64_t> vocabularies(kColumnCases.begin(), kColumnCases.end());
-  vocabularies.insert(vocabularies.end(), {2048, 2049, 5000});
-  for (const std::int64_t vocab : vocabularies) {
+  for (const std::int64_t vocab : column_cases_and({2048, 2049, 5000})) {
     const OwnedTensor logits({rows, vocab}, DType::kF32), targets({rows}, DType::kI32);
     fill_normal(logits, 1, 4.0);
     std::int32_t* const target = targets.view().as<std::int32_t>();

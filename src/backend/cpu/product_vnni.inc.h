@@ -159,9 +159,9 @@ void vnni_tile_rows(const ProductStrip& tile) {
 #undef QUEST_MULTIPLY
   const std::int64_t bytes = 4 * tile.groups;
   std::int64_t at = 0;
-  // Counting takes ports that multiply: four groups a turn.
   // A row of y is asked for each turn: all at once would hold up the reading of w and x.
   for (std::int64_t r = bytes / 16; r < rows; ++r) fetch_to_write(tile.y, r * tile.y_stride);
+  // Counting takes ports that multiply: four groups a turn.
   for (std::int64_t r = 0; at + 16 <= bytes; at += 16, ++r) {
     if (r < rows) fetch_to_write(tile.y, r * tile.y_stride);
     add_groups.template operator()<4>(at);
