@@ -83,7 +83,7 @@ void multiply(const TileStrip& strip) {
 }  // namespace
 
 const Bf16TileKernels kBf16TilesAvx512 = {
-    .least_rows = 256,
+    .least_rows = 128,
     .pack_rows = pack_rows<2>,
     .pack_columns = pack_columns_bf16,
     .pack_transposed = pack_transposed<2>,
