@@ -33,11 +33,12 @@ const std::uint8_t* pack_each_row(const Tensor& codes, std::int64_t bytes, Works
                                   int threads, const Pack& pack) {
   auto* const rows = reinterpret_cast<std::uint8_t*>(workspace.bytes(
       Workspace::Slot::kPackedInputs, static_cast<std::size_t>(codes.rows() * bytes)));
-  // As many values as a thread quantizes: it then packs its own.
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 13) / codes.cols());
-  parallel_for(threads, codes.rows(), grain, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) pack(rows + i * bytes, codes.row<std::int8_t>(i));
-  });
+  parallel_for(threads, codes.rows(), quantize_grain(codes.cols()),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   pack(rows + i * bytes, codes.row<std::int8_t>(i));
+                 }
+               });
   return rows;
 }
 
