@@ -44,12 +44,12 @@ const std::uint8_t* pack_each_row(const Tensor& codes, std::int64_t bytes, Works
 
 /// Summed values from which a Zen 4 reads rows of w best when software hardly asks for them: its
 /// own reading ahead follows long rows, and matrices of such rows do not fit into its third level.
-/// Not known of CPUs with AMX.
+/// Measured on no other CPU: those that AMD did not make are asked from far at all lengths.
 constexpr std::int64_t kFollowedValues = 2048;
 
 /// `rows` rows of x, packed, against all of w; sums and scratch are for the caller of `dot` to set.
-inline PackedDot dot_of_rows(Isa isa, const PackedRows& w, const std::uint8_t* x,
-                             std::int64_t x_row_bytes, std::int64_t rows) {
+inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::int64_t x_row_bytes,
+                             std::int64_t rows) {
   PackedDot dot{};
   dot.x = x;
   dot.x_row_bytes = x_row_bytes;
@@ -59,7 +59,7 @@ inline PackedDot dot_of_rows(Isa isa, const PackedRows& w, const std::uint8_t* x
   dot.columns = w.codes.rows();
   dot.k = w.columns;
   dot.bits = w.bits;
-  dot.asks_far = isa == Isa::kAmx || w.columns < kFollowedValues;
+  dot.asks_far = !made_by_amd() || w.columns < kFollowedValues;
   return dot;
 }
 
