@@ -2,9 +2,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/closeness.h"
+#include "backend/cpu/cpu_backend.h"
 
 namespace quest {
 namespace {
@@ -50,6 +52,17 @@ std::vector<Case> cases() {
           {{2, 1, 127}, {{128, 1}, {0, 1}, {30, 70}}},
           {{1, 1, 128}, {{2, 129}, {127, 1}}},
           {{2, 2, 64}, {{17, 1}}}};
+}
+
+// Keys and values of which a thread reads more than a block before it goes on (HeadRun).
+std::vector<Case> cases_of_several_blocks() {
+  return {{{4, 4, 128}, {{700, 1}, {40, 1}}}, {{2, 1, 127}, {{1100, 1}}}};
+}
+
+std::vector<Case> attention_cases() {
+  std::vector<Case> all = cases();
+  for (Case& c : cases_of_several_blocks()) all.push_back(std::move(c));
+  return all;
 }
 
 std::string describe(const Case& c, DType type, DType cache, const std::string& label) {
@@ -144,7 +157,7 @@ double tolerance(const HeadShape& shape, DType type) {
 }
 
 TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
-  for (const Case& c : cases()) {
+  for (const Case& c : attention_cases()) {
     for (const DType type : kFloats) {
       for (const DType cache_type : kCacheTypes) {
         OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
@@ -165,7 +178,7 @@ TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
 }
 
 TEST(CpuCachedAttention, ASequenceComputesTheSameBitsAloneAndBesideOthers) {
-  for (const Case& c : cases()) {
+  for (const Case& c : attention_cases()) {
     for (const DType cache_type : kCacheTypes) {
       OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
       fill_cache(k, c, 6);
@@ -181,6 +194,34 @@ TEST(CpuCachedAttention, ASequenceComputesTheSameBitsAloneAndBesideOthers) {
         }
         EXPECT_TRUE(together.same_bytes(alone)) << describe(c, DType::kF32, cache_type, label);
       });
+    }
+  }
+}
+
+// The number of threads decides how many heads a thread takes together, and with it the blocks.
+TEST(CachedAttentionOnCpu, EveryNumberOfThreadsGivesTheSameBits) {
+  for (const Case& c : attention_cases()) {
+    for (const DType type : kFloats) {
+      for (const DType cache_type : kCacheTypes) {
+        OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
+        fill_cache(k, c, 6);
+        fill_cache(v, c, 7);
+        const OwnedTensor q({c.rows, c.width()}, type);
+        fill_normal(q, 8);
+        for (const Isa isa : available_isas()) {
+          const auto attention_on = [&](int threads) {
+            OwnedTensor out({c.rows, c.width()}, type);
+            CpuBackend(threads, isa).cached_attention(out, q, k.view(), v.view(), c.spans, c.shape);
+            return out;
+          };
+          const OwnedTensor one = attention_on(1);
+          for (const int threads : {2, 3}) {
+            EXPECT_TRUE(attention_on(threads).same_bytes(one))
+                << threads << " threads"
+                << describe(c, type, cache_type, std::string(isa_name(isa)));
+          }
+        }
+      }
     }
   }
 }

@@ -182,10 +182,13 @@ void CpuBackend::attention_of_few(Tensor out, Tensor log_sums, Tensor q, const C
   std::int64_t longest = 0;
   for (const SequenceSpan& span : spans) longest = std::max(longest, span.key_length());
   const CachedAttention attention(float_kernels_, out, log_sums, q, k, v, shape, longest);
-  const Tensor scratch = workspace_.tensor(
-      Workspace::Slot::kAttention, {threads_, shape.heads * attention.head_floats()}, DType::kF32);
   const std::int64_t items = static_cast<std::int64_t>(rows.size()) * shape.heads;
   const std::int64_t grain = row_grain(2 * longest * shape.head_dim);
+  const std::int64_t parts = parallel_parts(threads_, items, grain);
+  // A run has the heads of one query at most, and no more than a part has items.
+  const std::int64_t run_heads = std::min(shape.heads, (items + parts - 1) / parts);
+  const Tensor scratch = workspace_.tensor(
+      Workspace::Slot::kAttention, {parts, run_heads * attention.head_floats()}, DType::kF32);
   parallel_for(threads_, items, grain, [&](std::int64_t begin, std::int64_t end, int part) {
     for (std::int64_t item = begin; item < end;) {
       const std::int64_t query = item / shape.heads, first = item % shape.heads;

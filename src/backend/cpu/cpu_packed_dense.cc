@@ -133,7 +133,7 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
     }
   });
   const ChosenDot chosen =
-      choose_dot(isa_, dot_of_rows(isa_, w, x_rows, row_bytes, m * digits), workspace_);
+      choose_dot(isa_, dot_of_rows(w, x_rows, row_bytes, m * digits), workspace_);
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace_, threads_,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
                            const bool in_place = y.dtype == DType::kF32 && write == Write::kSet;

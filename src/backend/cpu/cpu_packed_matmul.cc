@@ -70,7 +70,7 @@ void pack_rows(Product& p, Workspace& workspace, int threads) {
 
 void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
   pack_rows(p, workspace, threads);
-  const PackedDot rows = dot_of_rows(isa, p.w, p.x_rows, p.x_row_bytes, p.m());
+  const PackedDot rows = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
   const ChosenDot chosen =
       p.signs ? ChosenDot{p.kernels.xor_dot, rows} : choose_dot(isa, rows, workspace);
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace, threads,

@@ -10,13 +10,6 @@
 namespace quest {
 namespace {
 
-/// Elements below which a thread of its own does not pay.
-constexpr std::int64_t kElementsPerThread = 1 << 13;
-
-std::int64_t quantize_grain(std::int64_t columns) {
-  return std::max<std::int64_t>(1, kElementsPerThread / std::max<std::int64_t>(columns, 1));
-}
-
 RowRule make_rule(const RowQuantizer& quantizer, std::int64_t columns) {
   RowRule rule{};
   rule.columns = columns;

@@ -78,6 +78,14 @@ std::vector<Isa> available_isas() {
   return isas;
 }
 
+bool made_by_amd() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd") != 0;
+#else
+  return false;
+#endif
+}
+
 Isa choose_isa() {
   const std::vector<Isa> isas = available_isas();
   const char* const wanted = std::getenv("QUEST_ISA");

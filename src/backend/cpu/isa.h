@@ -20,6 +20,8 @@ std::string_view isa_name(Isa isa);
 /// Those that this CPU and its operating system support, weakest first; never empty. The first call
 /// asks the system for the memory that tiles need in every thread.
 std::vector<Isa> available_isas();
+/// Whether AMD made this CPU: some choices follow its cores, which were measured beside Intel's.
+bool made_by_amd();
 /// The strongest available one, or the one that the environment variable QUEST_ISA names. Throws
 /// Error when that name is unknown or this CPU lacks it.
 Isa choose_isa();

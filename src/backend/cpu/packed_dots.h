@@ -33,22 +33,23 @@ const std::uint8_t* pack_each_row(const Tensor& codes, std::int64_t bytes, Works
                                   int threads, const Pack& pack) {
   auto* const rows = reinterpret_cast<std::uint8_t*>(workspace.bytes(
       Workspace::Slot::kPackedInputs, static_cast<std::size_t>(codes.rows() * bytes)));
-  // As many values as a thread quantizes: it then packs its own.
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 13) / codes.cols());
-  parallel_for(threads, codes.rows(), grain, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) pack(rows + i * bytes, codes.row<std::int8_t>(i));
-  });
+  parallel_for(threads, codes.rows(), quantize_grain(codes.cols()),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   pack(rows + i * bytes, codes.row<std::int8_t>(i));
+                 }
+               });
   return rows;
 }
 
 /// Summed values from which a Zen 4 reads rows of w best when software hardly asks for them: its
 /// own reading ahead follows long rows, and matrices of such rows do not fit into its third level.
-/// Not known of CPUs with AMX.
+/// Measured on no other CPU: those that AMD did not make are asked from far at all lengths.
 constexpr std::int64_t kFollowedValues = 2048;
 
 /// `rows` rows of x, packed, against all of w; sums and scratch are for the caller of `dot` to set.
-inline PackedDot dot_of_rows(Isa isa, const PackedRows& w, const std::uint8_t* x,
-                             std::int64_t x_row_bytes, std::int64_t rows) {
+inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::int64_t x_row_bytes,
+                             std::int64_t rows) {
   PackedDot dot{};
   dot.x = x;
   dot.x_row_bytes = x_row_bytes;
@@ -58,7 +59,7 @@ inline PackedDot dot_of_rows(Isa isa, const PackedRows& w, const std::uint8_t* x
   dot.columns = w.codes.rows();
   dot.k = w.columns;
   dot.bits = w.bits;
-  dot.asks_far = isa == Isa::kAmx || w.columns < kFollowedValues;
+  dot.asks_far = !made_by_amd() || w.columns < kFollowedValues;
   return dot;
 }
 

@@ -15,6 +15,14 @@ inline int parallel_parts(int threads, std::int64_t count, std::int64_t grain) {
   return static_cast<int>(std::clamp<std::int64_t>(parts, 1, std::max(threads, 1)));
 }
 
+/// Quantized values below which a thread of its own does not pay.
+constexpr std::int64_t kQuantizedPerThread = 1 << 13;
+/// How many rows of `columns` quantized values are worth a thread. What follows on the codes of a
+/// few rows cuts them by the same grain: a thread then reads what it wrote itself.
+inline std::int64_t quantize_grain(std::int64_t columns) {
+  return std::max<std::int64_t>(1, kQuantizedPerThread / std::max<std::int64_t>(columns, 1));
+}
+
 /// Calls body(begin, end, part) for every part of [0, count), on up to `threads` threads; `grain`
 /// is the number of items below which a thread of its own does not pay. The cut depends on the
 /// arguments only, not on how many threads the system grants, and part < threads, so `part` may
