@@ -12,12 +12,13 @@ namespace {
 
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 16;
-/// Rows of x up to which each meets every row of w where it lies; more of them where w would have
-/// to be brought into another type first.
-constexpr std::int64_t kFewRows = 4;
-constexpr std::int64_t kFewMixedRows = 16;
+/// Rows of x up to which each meets every row of w where it lies, alone: what it gives does not
+/// depend on the others.
+constexpr std::int64_t kFewRows = 16;
 /// Rows of w at a time, while the rows of x pass by.
 constexpr std::int64_t kWeightRows = 64;
+/// Rows of x that meet a row of w at once.
+constexpr std::int64_t kRowsAtOnce = 4;
 /// Rows of w that are brought into the type of x at a time.
 constexpr std::int64_t kCastRows = 256;
 
@@ -42,7 +43,7 @@ void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
 
 void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
   if (w.dtype == x.dtype) return matmul(y, x, w, write);
-  if (x.rows() <= kFewMixedRows) return multiply_by_dots(y, x, w, write);
+  if (x.rows() <= kFewRows) return multiply_by_dots(y, x, w, write);
   const Tensor cast = workspace_.tensor(Workspace::Slot::kPackedRows,
                                         {std::min(w.rows(), kCastRows), w.cols()}, x.dtype);
   for (std::int64_t j = 0; j < w.rows(); j += kCastRows) {
@@ -55,19 +56,23 @@ void CpuBackend::stored_matmul(Tensor y, Tensor x, Tensor w, Write write) {
 
 void CpuBackend::multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write) {
   if (y.numel() == 0) return;
-  const std::int64_t n = w.rows();
-  const std::int64_t grain =
-      divide_up(kProductsPerThread, kWeightRows * x.rows() * std::max<std::int64_t>(w.cols(), 1));
+  const std::int64_t m = x.rows(), n = w.rows(), k = w.cols();
+  const Tensor inputs = workspace_.tensor(Workspace::Slot::kWideA, {m, k}, DType::kF32);
+  cast_rows(float_kernels_, inputs, x, threads_);
+  const std::int64_t grain = divide_up(kProductsPerThread, kWeightRows * m * k + 1);
   parallel_for(threads_, divide_up(n, kWeightRows), grain,
                [&](std::int64_t begin, std::int64_t end, int) {
-                 float sums[kWeightRows];
-                 for (std::int64_t j = begin * kWeightRows; j < std::min(end * kWeightRows, n);
-                      j += kWeightRows) {
+                 float sums[kRowsAtOnce * kWeightRows];
+                 for (std::int64_t block = begin; block < end; ++block) {
+                   const std::int64_t j = block * kWeightRows;
                    const std::int64_t count = std::min(kWeightRows, n - j);
-                   for (std::int64_t i = 0; i < x.rows(); ++i) {
-                     float_kernels_.dot_rows(sums, row_of(x, i), row_of(w, j), w.row_stride, count,
-                                             w.cols());
-                     put_row(y, i, j, sums, count, write);
+                   for (std::int64_t i = 0; i < m; i += kRowsAtOnce) {
+                     const std::int64_t rows = std::min(kRowsAtOnce, m - i);
+                     float_kernels_.dot_rows(sums, kWeightRows, inputs.row<float>(i), rows,
+                                             row_of(w, j), w.row_stride, count, k);
+                     for (std::int64_t r = 0; r < rows; ++r) {
+                       put_row(y, i + r, j, sums + r * kWeightRows, count, write);
+                     }
                    }
                  }
                });

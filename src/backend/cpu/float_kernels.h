@@ -127,9 +127,11 @@ struct FloatKernels {
   /// scores[j] = q . keys[j] for j < rows; keys lie `stride` elements apart.
   void (*scores)(float* scores, Floats q, Floats keys, std::int64_t stride, std::int64_t rows,
                  std::int64_t count);
-  /// The same for long rows of weights, which lie one after the other in memory and are read so.
-  void (*dot_rows)(float* sums, Floats x, Floats rows, std::int64_t stride, std::int64_t count,
-                   std::int64_t columns);
+  /// sums[i][j] = x[i] . rows[j] for i < x_rows <= 4 and j < count, sums `sums_stride` apart. Rows
+  /// of weights are long and lie one after the other in memory; what a row of x gives does not
+  /// depend on the others.
+  void (*dot_rows)(float* sums, std::int64_t sums_stride, const float* x, std::int64_t x_rows,
+                   Floats rows, std::int64_t stride, std::int64_t count, std::int64_t columns);
   /// totals += sum over j < rows of weights[j] * values[j].
   void (*add_weighted)(float* totals, const float* weights, Floats values, std::int64_t stride,
                        std::int64_t rows, std::int64_t count);

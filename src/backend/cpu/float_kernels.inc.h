@@ -260,34 +260,53 @@ float dot(Floats a, Floats b, std::int64_t count) {
 /// to read from memory at its speed (docs/log.md).
 constexpr std::int64_t kWeightBytesAhead = 2048;
 
-template <bool x_is_bf16, bool row_is_bf16>
-float dot_row(Floats x, Floats row, std::int64_t count) {
+/// sums[i * stride] = x[i] . row, x rows `count` apart.
+template <bool bf16, int x_rows>
+void dot_row(float* sums, std::int64_t stride, const float* x, Floats row, std::int64_t count) {
   constexpr std::int64_t kStep = 4 * kLanes;
-  Vec totals[4] = {};
-  std::int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
+  Vec totals[x_rows][4] = {};
+  std::int64_t at = 0;
+  for (; at + kStep <= count; at += kStep) {
     for (int k = 0; k < 4; ++k) {
-      const std::int64_t at = i + k * kLanes;
-      fetch_far(known<row_is_bf16>(row), at, kWeightBytesAhead);
-      totals[k] = fma(load(known<x_is_bf16>(x), at, kLanes),
-                      load(known<row_is_bf16>(row), at, kLanes), totals[k]);
+      const std::int64_t here = at + k * kLanes;
+      fetch_far(known<bf16>(row), here, kWeightBytesAhead);
+      const Vec weights = load(known<bf16>(row), here, kLanes);
+      for (int i = 0; i < x_rows; ++i) {
+        totals[i][k] = fma(load(x, i * count + here, kLanes), weights, totals[i][k]);
+      }
     }
   }
   for_vectors(
-      count - i, [&](const std::int64_t j, const int n) __attribute__((always_inline)) {
-        totals[0] = fma(load(x, i + j, n), load(row, i + j, n), totals[0]);
+      count - at, QUEST_STEP {
+        const Vec weights = load(known<bf16>(row), at + i, n);
+        for (int r = 0; r < x_rows; ++r) {
+          totals[r][0] = fma(load(x, r * count + at + i, n), weights, totals[r][0]);
+        }
       });
-  return horizontal_sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
+  for (int i = 0; i < x_rows; ++i) {
+    const Vec* const total = totals[i];
+    sums[i * stride] = horizontal_sum((total[0] + total[1]) + (total[2] + total[3]));
+  }
 }
 
-void dot_rows(float* sums, Floats x, Floats rows, std::int64_t stride, std::int64_t count,
-              std::int64_t columns) {
-  const auto dot = x.is_bf16 ? (rows.is_bf16 ? dot_row<true, true> : dot_row<true, false>)
-                             : (rows.is_bf16 ? dot_row<false, true> : dot_row<false, false>);
-  const std::int64_t row_bytes = stride * (rows.is_bf16 ? 2 : 4);
+template <bool bf16>
+void dot_rows_of(float* sums, std::int64_t sums_stride, const float* x, std::int64_t x_rows,
+                 Floats rows, std::int64_t stride, std::int64_t count, std::int64_t columns) {
+  constexpr auto kBytes = static_cast<std::int64_t>(bf16 ? 2 : 4);
+  const auto dot = x_rows == 1   ? dot_row<bf16, 1>
+                   : x_rows == 2 ? dot_row<bf16, 2>
+                   : x_rows == 3 ? dot_row<bf16, 3>
+                                 : dot_row<bf16, 4>;
   for (std::int64_t j = 0; j < count; ++j) {
-    sums[j] = dot(x, {static_cast<char*>(rows.data) + j * row_bytes, rows.is_bf16}, columns);
+    dot(sums + j, sums_stride, x, {static_cast<char*>(rows.data) + j * stride * kBytes, bf16},
+        columns);
   }
+}
+
+void dot_rows(float* sums, std::int64_t sums_stride, const float* x, std::int64_t x_rows,
+              Floats rows, std::int64_t stride, std::int64_t count, std::int64_t columns) {
+  const auto dot = rows.is_bf16 ? dot_rows_of<true> : dot_rows_of<false>;
+  dot(sums, sums_stride, x, x_rows, rows, stride, count, columns);
 }
 
 void attention_gradient(Floats weights, Floats d_scores, const float* x, const float* d_p,

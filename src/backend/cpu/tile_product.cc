@@ -10,8 +10,8 @@
 namespace quest {
 namespace {
 
-// Measured on AMX; in vectors on a Zen 4, whose second level holds 1 MiB, 32 to 128 groups in a pass
-// change nothing (docs/log.md).
+// Measured on AMX; in vectors on a Zen 4, whose second level holds 1 MiB, 32 to 128 groups in a
+// pass change nothing (docs/log.md).
 
 /// Groups of a packed bundle of rows. Sums between passes cost up to 10 ns a step of 25; where more
 /// groups than these are one pass, too few columns fit beside each other, and rows are packed too
