@@ -174,7 +174,8 @@ void sync_directory(const std::filesystem::path& folder) {
 
 std::vector<std::filesystem::path> expand_glob(const std::string& pattern) {
   std::vector<std::filesystem::path> paths;
-  if (std::filesystem::is_directory(pattern)) {
+  std::error_code unreadable;  // is told when it is opened
+  if (std::filesystem::is_directory(pattern, unreadable)) {
     for (const auto& entry : std::filesystem::directory_iterator(pattern)) {
       if (entry.is_regular_file()) paths.push_back(entry.path());
     }
