@@ -54,7 +54,7 @@ class BenchInferCommand : public Command {
     app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]")
         ->type_name("N")
         ->delimiter(',')
-        ->check(CLI::Range(1, 1024));
+        ->check(whole_from_to("--threads", 1, 1024));
     add_whole(app, "--vocab", vocab_, {.low = 2, .high = 1 << 20}, "vocabulary");
     add_whole(app, "--prefill", prefill_, {.low = 1, .high = 1 << 16}, "tokens of the prompt");
     add_whole(app, "--decode", decode_, {.low = 1, .high = 1 << 16}, "tokens made one by one");
@@ -62,7 +62,7 @@ class BenchInferCommand : public Command {
                    "also decode so many sequences side by side, likewise, up to 64 [none]")
         ->type_name("N")
         ->delimiter(',')
-        ->check(CLI::Range(1, static_cast<int>(Sequences::kMostSlots)));
+        ->check(whole_from_to("--batch", 1, Sequences::kMostSlots));
     add_whole(app, "--embedding-bits", embedding_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
     add_whole(app, "--head-bits", head_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
     add_whole(app, "--repeat", repetitions_, {.low = 1, .high = 1000},

@@ -75,7 +75,7 @@ class BenchKernelsCommand : public Command {
     app.add_option("--threads", threads_, "numbers of threads, likewise [1]")
         ->type_name("N")
         ->delimiter(',')
-        ->check(CLI::Range(1, 1024));
+        ->check(whole_from_to("--threads", 1, 1024));
     add_whole(app, "--samples", samples_, {.low = 1, .high = 1000},
               "timed samples of each, of which the median counts");
     add_whole(app, "--sample-ms", sample_ms_, {.low = 1, .high = 10000},

@@ -72,8 +72,9 @@ class ExportCommand : public Command {
   }
 
   void report(const LoadedTrainingModel& loaded, const StoredBits& bits) const {
-    const auto size = static_cast<double>(
-        std::filesystem::file_size(std::filesystem::path(out_) / "model.safetensors"));
+    const auto size_bytes =
+        std::filesystem::file_size(std::filesystem::path(out_) / "model.safetensors");
+    const auto size = static_cast<double>(size_bytes);
     const auto parameters = static_cast<double>(loaded.description.config.parameters());
     Report report;
     report.add("model", loaded.folder.string(), "model");
@@ -84,7 +85,7 @@ class ExportCommand : public Command {
       report.add("embedding_bits", bits.embedding, "embedding bits");
       report.add("head_bits", bits.head, "head bits");
     }
-    report.add("bytes", size, "size",
+    report.add("bytes", size_bytes, "size",
                fmt::format("{}, {:.2f} bits a parameter", size_text(size), 8 * size / parameters));
     report.print(json_);
   }

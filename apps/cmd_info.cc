@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "apps/backends.h"
@@ -13,6 +14,7 @@
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "apps/train_settings.h"
+#include "core/error.h"
 #include "data/shards.h"
 #include "data/tokenizer.h"
 #include "infer/model_folder.h"
@@ -77,6 +79,8 @@ StoredSize stored_size(const ModelConfig& config, const Scheme& scheme, const St
   return size;
 }
 
+std::int64_t whole_bytes(double bytes) { return static_cast<std::int64_t>(std::ceil(bytes)); }
+
 class InfoCommand : public Command {
  public:
   CommandText text() const override {
@@ -88,13 +92,25 @@ class InfoCommand : public Command {
   }
 
   void declare(CLI::App& app) override {
-    app.add_option("--model", model_folder_, "a model or run folder, instead of settings")
-        ->type_name("DIR");
+    CLI::Option* model =
+        app.add_option("--model", model_folder_, "a model or run folder, instead of settings")
+            ->type_name("DIR")
+            ->check([](const std::string& folder) {
+              if (folder.empty()) throw UsageError("--model names no folder");
+              return std::string();
+            });
     settings_.declare(
         app, {"model.", "scheme.", "data.train", "data.valid", "data.tokenizer", "train.batch_size",
               "train.sample_every", "train.seq_len", "run.dtype", "run.device", "run.threads"});
-    app.add_flag("--time", time_, "also measure the speed of training it on this machine");
-    add_whole(app, "--tokens", tokens_, {.low = 0}, "with --time: the length of the run");
+    for (const Setting& setting : all_settings()) {
+      const bool of_model = setting.key.starts_with("model.") ||
+                            setting.key.starts_with("scheme.") || setting.key == "train.seq_len";
+      if (of_model) model->excludes(app.get_option(setting.flag));
+    }
+    CLI::Option* time =
+        app.add_flag("--time", time_, "also measure the speed of training it on this machine");
+    add_whole(app, "--tokens", tokens_, {.low = 0}, "with --time: the length of the run")
+        ->needs(time);
     app.add_flag("--json", json_, "print one JSON object");
   }
 
@@ -142,14 +158,14 @@ class InfoCommand : public Command {
     const double bits = stored.blocks.weight_bits / stored.blocks.weights;
     report.add("bits_per_weight", bits, "bits a weight",
                fmt::format("{:.4g} in the linear layers of the blocks", bits));
-    report.add("stored_bytes", stored.bytes(), "size",
+    report.add("stored_bytes", whole_bytes(stored.bytes()), "size",
                size_text(stored.bytes()) +
                    (model.packed ? " in the file" : " packed, with embedding and head in 16 bits"));
     report.add_json("packed", model.packed.has_value());
-    report.add_json("stored_bytes_by_part", {{"embedding", stored.embedding_bytes},
-                                             {"linear", stored.blocks.bytes},
-                                             {"norms", stored.norm_bytes},
-                                             {"head", stored.head.bytes}});
+    report.add_json("stored_bytes_by_part", {{"embedding", whole_bytes(stored.embedding_bytes)},
+                                             {"linear", whole_bytes(stored.blocks.bytes)},
+                                             {"norms", whole_bytes(stored.norm_bytes)},
+                                             {"head", whole_bytes(stored.head.bytes)}});
     report.add_text("  embedding", size_text(stored.embedding_bytes));
     report.add_text("  linear layers", size_text(stored.blocks.bytes));
     report.add_text("  norms", size_text(stored.norm_bytes));

@@ -34,6 +34,7 @@ class TokenizerTrainCommand : public Command {
     app.add_flag("--json", json_, "print one JSON object");
   }
   int run() override {
+    replaced_file(out_);  // What cannot be written is refused before the work.
     const TokenizerTraining trained = learn_sentencepiece(
         inputs_, static_cast<std::int32_t>(vocab_), static_cast<std::uint64_t>(seed_));
     // Until here a signal ends the program at once, and there is nothing to clean up.

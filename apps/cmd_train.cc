@@ -5,16 +5,19 @@
 
 #include "apps/backends.h"
 #include "apps/command.h"
+#include "apps/machine.h"
 #include "apps/model_settings.h"
 #include "apps/output.h"
 #include "apps/run_data.h"
 #include "apps/settings_flags.h"
+#include "apps/text.h"
 #include "apps/train_display.h"
 #include "apps/train_settings.h"
 #include "core/error.h"
 #include "infer/model_folder.h"
 #include "model/model_file.h"
 #include "train/peak.h"
+#include "train/plan.h"
 
 namespace quest::app {
 namespace {
@@ -36,6 +39,9 @@ void load_initial_weights(Model& model, const std::string& path) {
   if (fs::is_directory(path)) {
     file = find_model_folder(path) / "model.safetensors";
     const ModelDescription theirs = load_description(file.parent_path());
+    if (theirs.packed) {
+      fail("--init {} is a packed model: give the run that it was exported from", path);
+    }
     const std::string difference = architecture_difference(theirs.config, model.config());
     if (!difference.empty()) {
       fail("--init {} and this run are different models: {}", path, difference);
@@ -92,6 +98,19 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
           : fmt::format("the run is complete: it has done all of its {} steps", plan.steps));
 }
 
+// A run that outgrows the memory is killed by the system, without a word and maybe not alone. The
+// data does not count: the system drops mapped pages, and text is in memory already.
+void require_memory(const RunMemory& memory) {
+  const std::size_t needed =
+      memory.trainer.total() + memory.workspace + memory.sampling + memory.program;
+  const std::size_t present = describe_machine().memory_bytes;
+  if (present == 0 || needed <= present) return;
+  fail(
+      "the run needs about {} of memory, but this machine has {}: lower --batch-size, --seq-len, "
+      "--vocab or the size of the model, or try it all the same with --ignore-memory",
+      size_text(static_cast<double>(needed)), size_text(static_cast<double>(present)));
+}
+
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
@@ -106,6 +125,9 @@ class TrainCommand : public Command {
   void declare(CLI::App& app) override {
     settings_.declare(app);
     app.add_flag("--json", json_, "print the results as one JSON object");
+    app.add_flag("--ignore-memory", ignore_memory_,
+                 "begin even if the run needs more memory than the machine has")
+        ->group(kMoreGroup + std::string("Run"));
   }
 
   int run() override {
@@ -138,11 +160,14 @@ class TrainCommand : public Command {
     const BatchSource batches = data.batches(settings, steps);
     const std::unique_ptr<Backend> backend =
         make_backend(settings.run.device, settings.run.threads);
+    const RunMemory memory =
+        predict_run_memory(config, run_conditions(settings, &data.train(), data.validation()));
     if (settings.run.dry_run) {
-      return report_plan(
-          opening_text(settings, config, data, plan, backend->name(), 0.0), config, plan,
-          predict_run_memory(config, run_conditions(settings, &data.train(), data.validation())));
+      return report_plan(opening_text(settings, config, data, plan, backend->name(), 0.0), config,
+                         plan, memory);
     }
+    const bool on_device = settings.run.device.starts_with("cuda");
+    if (!ignore_memory_ && !on_device) require_memory(memory);
 
     // Whatever can be refused is refused before the folder is touched.
     Trainer trainer(*backend, config, batches);
@@ -208,6 +233,7 @@ class TrainCommand : public Command {
 
   SettingsFlags settings_;
   bool json_ = false;
+  bool ignore_memory_ = false;
 };
 
 }  // namespace

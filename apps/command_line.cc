@@ -32,6 +32,7 @@ const std::map<std::string, std::string> kGroupSummaries = {
 CLI::App& add_app(CLI::App& parent, const std::string& name, const std::string& summary) {
   CLI::App* app = parent.add_subcommand(name, summary);
   app->allow_extras();
+  app->require_subcommand(0, 1);
   app->set_help_all_flag("--help-all", "also show the less used options");
   return *app;
 }
@@ -54,6 +55,7 @@ CLI::App& app_for(CLI::App& root, const CommandText& text) {
 void build(Program& program, const std::vector<std::unique_ptr<Command>>& commands) {
   program.root.name("quest");
   program.root.allow_extras();
+  program.root.require_subcommand(0, 1);
   const std::string version_help = "print the version and stop";
   program.root.add_flag("--version", version_help);
   program.root.formatter(
@@ -93,18 +95,27 @@ std::vector<std::string> subcommand_names(const CLI::App& app) {
   return names;
 }
 
+// What no option or subcommand took; behind "--", CLI11 hands words to the app above.
+std::vector<std::string> leftovers(const CLI::App& app) {
+  std::vector<std::string> left = app.remaining();
+  std::erase(left, "--");
+  const CLI::App* parent = app.get_parent();
+  return left.empty() && parent != nullptr ? leftovers(*parent) : left;
+}
+
 // The first word that no option or subcommand took is the error, whatever else is wrong.
 void refuse_leftovers(const CLI::App& app) {
-  const std::vector<std::string> left = app.remaining();
+  const std::vector<std::string> left = leftovers(app);
   if (left.empty()) return;
   const std::string name = full_name(app);
   const std::string word = left.front().substr(0, left.front().find('='));
-  if (word.starts_with("-")) {
+  // What is left to an app above stands before the command or behind "--", where no option is.
+  if (word.starts_with("-") && !app.remaining().empty()) {
     throw UsageError(fmt::format("{} has no option '{}'; the nearest is '{}' (see {} --help)", name,
                                  word, nearest_text(word, flag_names(app)), name));
   }
   const std::vector<std::string> names = subcommand_names(app);
-  if (names.empty()) {
+  if (names.empty() || word.starts_with("-")) {
     throw UsageError(
         fmt::format("{} cannot use the argument '{}' (see {} --help)", name, word, name));
   }
@@ -132,6 +143,17 @@ void parse(Program& program, int argc, const char* const* argv) {
   restore();
 }
 
+// An empty name of a file or folder is an unset variable of a script.
+void refuse_empty_names(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if ((type != "FILE" && type != "DIR") || option->count() == 0) continue;
+    if (!option->results().back().empty()) continue;
+    throw UsageError(fmt::format("--{} names no {}", option->get_lnames().front(),
+                                 type == "FILE" ? "file" : "folder"));
+  }
+}
+
 // Completes the options of `app` from its config; true when they were only to be printed.
 bool finish_options(const Program& program, const CLI::App& app) {
   const auto found = program.config_of.find(&app);
@@ -144,6 +166,7 @@ bool finish_options(const Program& program, const CLI::App& app) {
   }
   try {
     config.require_all();
+    refuse_empty_names(app);
   } catch (const UsageError& error) {
     throw UsageError(fmt::format("{} (see {} --help)", error.what(), full_name(app)));
   }

@@ -194,6 +194,26 @@ class ConfigFile {
   std::string path_;
 };
 
+TEST(CommandLine, ArgumentsBehindTwoDashesAreRefused) {
+  for (const char* word : {"foo", "train", "synth"}) {
+    EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--", word}).error,
+              fmt::format("quest data synth cannot use the argument '{}' (see quest data synth "
+                          "--help)",
+                          word));
+  }
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--", "--json"}).error,
+            "quest data synth cannot use the argument '--json' (see quest data synth --help)");
+  EXPECT_EQ(run({"data", "synth", "train", "--tokens", "3"}).exit_code, 2);
+  EXPECT_EQ(run({"--frob", "data", "synth", "--tokens", "3"}).exit_code, 2);
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--"}).exit_code, 3);
+}
+
+TEST(CommandLine, AnEmptyNameOfAFileIsRefused) {
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--prompt-file", ""}).error,
+            "--prompt-file names no file (see quest data synth --help)");
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--set", "prompt-file="}).exit_code, 2);
+}
+
 TEST(OptionConfig, AFileYieldsToSetAndSetToFlags) {
   const ConfigFile file("tokens = 1e2\ntemp = 0.5\n");
   EXPECT_EQ(run({"data", "synth", "--config", file.path()}).exit_code, 50);

@@ -45,4 +45,17 @@ CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, co
       ->type_name("X");
 }
 
+std::function<std::string(const std::string&)> whole_from_to(const std::string& option,
+                                                             std::int64_t low, std::int64_t high) {
+  return [=](const std::string& text) {
+    const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+    const auto number = parse_whole(text);
+    if (!digits || !number || *number < low || *number > high) {
+      throw UsageError(
+          fmt::format("{} takes numbers from {} to {}, not '{}'", option, low, high, text));
+    }
+    return std::string();
+  };
+}
+
 }  // namespace quest::app

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "apps/settings.h"
@@ -20,5 +21,10 @@ CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& va
                        const Range& range, const std::string& help, bool required = false);
 CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,
                       const std::string& help, bool required = false);
+
+/// A check of an option that takes several numbers: each must be a whole number from `low` to
+/// `high`, without an exponent; the check throws UsageError that names `option`.
+std::function<std::string(const std::string&)> whole_from_to(const std::string& option,
+                                                             std::int64_t low, std::int64_t high);
 
 }  // namespace quest::app

@@ -16,6 +16,8 @@ namespace quest::app {
 
 void prepare_streams() {
   std::signal(SIGPIPE, SIG_IGN);
+  // A write beyond `ulimit -f` then fails as one to a full disk does, and is cleaned up likewise.
+  std::signal(SIGXFSZ, SIG_IGN);
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     // open() returns the lowest free descriptor, which is the one found closed.
     if (fcntl(descriptor, F_GETFD) == -1 && open("/dev/null", O_RDWR) != descriptor) return;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <utility>
 
 #include "apps/output.h"
@@ -38,10 +39,13 @@ std::string text_of(const Json& value, const std::string& key) {
 
 // Nobody means a larger number, and sums of two of them must not overflow.
 constexpr std::int64_t kMostWhole = std::int64_t{1} << 62;
+// As --seed.
+constexpr std::int64_t kMostSeed = std::numeric_limits<std::int64_t>::max();
 
-std::int64_t whole_of(const Json& value, const std::string& key, std::int64_t least) {
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{kMostWhole}) {
-    fail("'{}' must be a whole number of at most {}", key, kMostWhole);
+std::int64_t whole_of(const Json& value, const std::string& key, std::int64_t least,
+                      std::int64_t most = kMostWhole) {
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(most)) {
+    fail("'{}' must be a whole number of at most {}", key, most);
   }
   if (!value.is_number_integer() || value.get<std::int64_t>() < least) {
     fail("'{}' must be a whole number of at least {}", key, least);
@@ -68,7 +72,10 @@ void set(PromptLine& line, const std::string& key, const Json& value) {
     line.text = text_of(value, key);
     if (line.text->empty()) fail("the prompt is empty; leave it out to start a new document");
   } else if (key == "id") {
-    if (!value.is_primitive()) fail("'id' must be a text, a number, true, false or null");
+    // A float would come back with other digits, and so would a longer integer, which is one here.
+    if (!value.is_primitive() || value.is_number_float()) {
+      fail("'id' must be a text, a whole number of at most 64 bits, true, false or null");
+    }
     line.id = value;
   } else if (key == "max_tokens") {
     line.options.max_tokens = whole_of(value, key, 1);
@@ -79,7 +86,7 @@ void set(PromptLine& line, const std::string& key, const Json& value) {
   } else if (key == "top_p") {
     sampling.top_p = number_of(value, key);
   } else if (key == "seed") {
-    sampling.seed = static_cast<std::uint64_t>(whole_of(value, key, 0));
+    sampling.seed = static_cast<std::uint64_t>(whole_of(value, key, 0, kMostSeed));
   } else if (key == "stop") {
     line.stop = texts_of(value, key);
   } else {

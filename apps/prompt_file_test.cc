@@ -32,7 +32,7 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
   EXPECT_EQ(own.options.sampling.seed, 12u);
   EXPECT_EQ(own.stop, (std::vector<std::string>{"x", "y"}));
   EXPECT_FALSE(parse_prompt_line(R"({"id": 1})", kDefaults).text) << "a new document";
-  for (const std::string id : {"1", "-2.5", "true", "null", R"("a")"}) {
+  for (const std::string id : {"1", "-2", "18446744073709551615", "true", "null", R"("a")"}) {
     const PromptLine line = parse_prompt_line("{\"id\": " + id + "}", kDefaults);
     EXPECT_EQ(line.error, "");
     EXPECT_EQ(line.id.dump(), id);
@@ -53,14 +53,16 @@ TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
       {R"({"max_tokens": 1e30})", "'max_tokens' must be a whole number of at least 1"},
       {R"({"max_tokens": 18446744073709551615})",
        "'max_tokens' must be a whole number of at most 4611686018427387904"},
-      {R"({"seed": 4611686018427387905})", "'seed' must be a whole number of at most"},
+      {R"({"seed": 9223372036854775808})", "'seed' must be a whole number of at most"},
+      {R"({"id": 1.10})", "'id' must be a text, a whole number"},
+      {R"({"id": 18446744073709551616})", "'id' must be a text, a whole number"},
       {R"({"seed": -1})", "'seed' must be a whole number of at least 0"},
       {R"({"temperature": "hot"})", "'temperature' must be a number"},
       {R"({"temperature": -1})", "the temperature must be at least 0"},
       {R"({"top_p": 0})", "top-p must be greater than 0"},
       {R"({"stop": [1]})", "'stop' must be a text"},
-      {R"({"id": [1, "a"]})", "'id' must be a text, a number, true, false or null"},
-      {R"({"id": {}})", "'id' must be a text, a number, true, false or null"},
+      {R"({"id": [1, "a"]})", "'id' must be a text, a whole number"},
+      {R"({"id": {}})", "'id' must be a text, a whole number"},
       {R"({"stop": 1})", "'stop' must be a text or a list of texts"},
   };
   for (const auto& [line, part] : cases) {

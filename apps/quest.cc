@@ -1,7 +1,9 @@
 // The program: runs a subcommand, and is the only place that turns exceptions into exit codes.
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <string>
 
 #include "apps/command.h"
 #include "apps/interrupted.h"
@@ -29,6 +31,9 @@ int main(int argc, char** argv) {
     return interrupted.exit_code();
   } catch (const Error& error) {
     return report(error.what(), error.exit_code());
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string path = error.path1().string();
+    return report(("cannot use " + path + ": " + error.code().message()).c_str(), 1);
   } catch (const std::bad_alloc&) {
     return report("there is not enough memory; a smaller model, batch or sequence needs less", 1);
   } catch (const std::exception& error) {

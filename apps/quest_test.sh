@@ -370,6 +370,77 @@ for command in "data synth" "data prepare" "tokenizer train" train eval generate
   check "quest $command --print-config reads back" cmp -s "$folder/a.toml" "$folder/b.toml"
 done
 
+# Outputs that are no regular files, and inputs that are pipes: refused at once, and left alone.
+mkfifo "$folder/pipe"
+ln -s t-linked.txt "$folder/link.txt"
+ln -s circle.txt "$folder/circle.txt"
+refused() { # refused CODE TEXT COMMAND...: its exit code, within 10 seconds, and a part of its error
+  local code=$1 text=$2
+  shift 2
+  timeout 10 "$quest" "$@" >"$folder/out" 2>"$folder/err"
+  [ $? -eq "$code" ] && grep -q -- "$text" "$folder/err" && [ ! -s "$folder/out" ]
+}
+for command in "data synth --tokens 1e12" "tokenizer train --in $folder/t.txt --vocab 400"; do
+  check "$command refuses a pipe" refused 1 'must be a regular file' $command --out "$folder/pipe"
+  check "$command leaves a pipe" test -p "$folder/pipe"
+  check "$command refuses an empty name" refused 2 '--out names no file' $command --out ''
+done
+check "data prepare refuses an empty name" refused 2 '--out names no folder' \
+  data prepare --in "$folder/t.txt" --out ''
+check "export refuses an empty name" refused 2 '--out names no folder' \
+  export --model "$folder/model" --out ''
+"$quest" data synth --out "$folder/link.txt" --tokens 2e4 >/dev/null 2>&1
+check "a link as output stays a link" test -L "$folder/link.txt"
+check "the file behind a link is written" cmp "$folder/t.txt" "$folder/t-linked.txt"
+mkfifo "$folder/pipe.txt"
+check "data prepare does not wait for a pipe" refused 1 'is not a regular file' \
+  data prepare --in "$folder/pipe.txt" --out "$folder/other"
+check "eval does not wait for a pipe" refused 1 'is not a regular file' \
+  eval "${model[@]}" --data "$folder/pipe.txt"
+check "--config does not wait for a pipe" refused 1 'is not a regular file' \
+  train --config "$folder/pipe"
+check "--prompt-file does not wait for a pipe" refused 1 'is not a regular file' \
+  generate "${model[@]}" --prompt-file "$folder/pipe"
+check "--tokenizer does not wait for a pipe" refused 1 'is not a regular file' \
+  data prepare --in "$folder/t.txt" --tokenizer "$folder/pipe" --out "$folder/other"
+check "a circle of links is told" refused 1 'quest: error: cannot use .*circle.txt: Too many' \
+  eval "${model[@]}" --data "$folder/circle.txt"
+(ulimit -f 100 && refused 1 'cannot write .*big.txt: File too large' \
+  data synth --tokens 1e7 --out "$folder/big.txt")
+check "a limit of file sizes is an error" test $? -eq 0
+check "a limit of file sizes leaves nothing" test -z "$(find "$folder" -name 'big.txt*')"
+check "too little text for a tokenizer is told" refused 1 \
+  'error: this text is too little for a vocabulary of 30000: give more text, or a vocabulary' \
+  tokenizer train --in "$folder/t.txt" --vocab 30000 --out "$folder/bpe2.model"
+
+# Arguments that would be passed over.
+check "arguments behind -- are refused" refused 2 "quest generate cannot use the argument 'foo'" \
+  generate "${model[@]}" -n 3 -- foo
+check "a command behind -- is refused" refused 2 "quest data synth cannot use the argument 'info'" \
+  data synth --out "$folder/never.txt" --tokens 9 -- info
+check "info --model takes no preset" refused 2 'excludes' \
+  info --model "$folder/model" --preset nano
+check "info --model '' is a usage error" refused 2 '--model names no folder' info --model ''
+check "info --tokens needs --time" refused 2 '--tokens requires --time' \
+  info --preset nano --tokens 100
+check "numbers of threads have one sentence" refused 2 \
+  "--threads takes numbers from 1 to 1024, not 'x'" bench kernels --threads x
+
+# Counts and memory that no run has.
+long=(train --data "$folder/t.txt" --out "$folder/never" --dry-run)
+for count in --steps --grad-accum --batch-size --seq-len; do
+  check "$count has a limit" refused 2 'at most 2147483647, not 9223372036854775807' "${long[@]}" \
+    $count 9223372036854775807
+done
+check "a step has a limit" refused 2 'tokens is too large: 1099511627776 are the most' \
+  "${long[@]}" --grad-accum 2147483647
+check "a run has a limit" refused 2 'the run would read .* tokens, but 1e+18 are the most' \
+  "${long[@]}" --steps 2147483647 --grad-accum 268435456
+check "a model larger than memory is refused" refused 1 \
+  'the run needs about .* of memory, but this machine has .*--ignore-memory' train \
+  --data "$folder/t.txt" --out "$folder/never" --vocab 16777216 --preset 800M --layers 100
+check "a refused run makes nothing" test ! -e "$folder/never"
+
 # Text and tokenizers that are none.
 "$quest" generate "${model[@]}" --prompt $'bad \377' >"$folder/out" 2>"$folder/err"
 check "a prompt of invalid UTF-8 is an error" test $? -eq 1 -a ! -s "$folder/out"
@@ -420,6 +491,12 @@ sed -i '1a "chat_template": "<|start_header_id|>",' "$folder/llama3/tokenizer_co
 "$quest" export --model "$folder/llama3" --out "$folder/packed-llama3" >/dev/null 2>&1
 check "a packed folder has the run's chat template" grep -q start_header_id \
   "$folder/packed-llama3/tokenizer_config.json"
+mkdir "$folder/empty" && ln -s empty "$folder/link"
+check "export refuses a link" refused 1 'is a symbolic link: name the folder itself' \
+  export --model "$folder/run" --out "$folder/link"
+check "--init says that a model is packed" refused 1 'is a packed model' train --init \
+  "$folder/packed" --data "$folder/t.txt" --seq-len 64 --out "$folder/never"
+check "sizes in JSON are whole numbers" grep -Eq '"bytes":[0-9]+[,}]' "$folder/export.json"
 "$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
 check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
 "$quest" export --model "$folder/run" --out "$folder/again" --head-bits 5 >/dev/null 2>&1

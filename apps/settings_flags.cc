@@ -7,6 +7,7 @@
 
 #include "apps/backends.h"
 #include "apps/command.h"
+#include "core/error.h"
 #include "core/file.h"
 
 namespace quest::app {
@@ -34,6 +35,18 @@ std::string default_of(const Setting& setting) {
   std::string text = toml_value(TrainSettings{}, setting);
   if (text.front() == '"') text = text.substr(1, text.size() - 2);
   return text == "0" || text == "0.0" || text == "[]" || text == "false" ? "" : text;
+}
+
+// Counts of bytes follow from the tokens of a step, and must not overflow either.
+void check_step_size(const TrainSettings::Train& train) {
+  constexpr double kMostTokens = 1099511627776;  // 2^40
+  const double tokens = static_cast<double>(train.batch_size) *
+                        static_cast<double>(train.grad_accum) * static_cast<double>(train.seq_len);
+  if (tokens <= kMostTokens) return;
+  throw UsageError(fmt::format(
+      "a step of train.batch_size * train.grad_accum * train.seq_len = {} * {} * {} tokens is too "
+      "large: {:.0f} are the most",
+      train.batch_size, train.grad_accum, train.seq_len, kMostTokens));
 }
 
 }  // namespace
@@ -87,6 +100,7 @@ TrainSettings SettingsFlags::resolve(const PresetLookup& presets,
   }
   const TrainSettings settings = resolve_settings(sources, presets);
   check_device(settings.run.device);
+  check_step_size(settings.train);
   return settings;
 }
 

@@ -10,6 +10,9 @@ using Int = std::int64_t;
 constexpr Range kPositive{.low = 0, .low_open = true};
 constexpr Range kNotNegative{.low = 0};
 constexpr Range kFromOne{.low = 1};
+// Products of two such counts fit a 64-bit integer.
+constexpr double kMostCount = 2147483647;
+constexpr Range kCount{.low = 1, .high = kMostCount};
 constexpr Range kShare{.low = 0, .high = 1};
 constexpr Range kBelowOne{.low = 0, .high = 1, .high_open = true};
 
@@ -70,18 +73,28 @@ std::vector<Setting> scheme_and_data_settings() {
 
 std::vector<Setting> length_settings() {
   return {
-      {"train.steps", "--steps", "N", true, "length of the run; or use --tokens or --epochs",
-       [](S& s) -> Int& { return s.train.steps; }, kNotNegative},
-      {"train.tokens", "--tokens", "N", true, "length in tokens (3e9 is read as a whole number)",
-       [](S& s) -> Int& { return s.train.tokens; }, kNotNegative},
+      {"train.steps",
+       "--steps",
+       "N",
+       true,
+       "length of the run; or use --tokens or --epochs; 0 and none of them: one epoch",
+       [](S& s) -> Int& { return s.train.steps; },
+       {.low = 0, .high = kMostCount}},
+      {"train.tokens",
+       "--tokens",
+       "N",
+       true,
+       "length in tokens (3e9 is read as a whole number)",
+       [](S& s) -> Int& { return s.train.tokens; },
+       {.low = 0, .high = 1e18}},
       {"train.epochs", "--epochs", "X", false, "length in passes over the data",
        [](S& s) -> double& { return s.train.epochs; }, kNotNegative},
       {"train.batch_size", "--batch-size", "N", true, "windows a micro-batch",
-       [](S& s) -> Int& { return s.train.batch_size; }, kFromOne},
+       [](S& s) -> Int& { return s.train.batch_size; }, kCount},
       {"train.grad_accum", "--grad-accum", "N", true, "micro-batches a step",
-       [](S& s) -> Int& { return s.train.grad_accum; }, kFromOne},
+       [](S& s) -> Int& { return s.train.grad_accum; }, kCount},
       {"train.seq_len", "--seq-len", "N", true, "tokens a window",
-       [](S& s) -> Int& { return s.train.seq_len; }, kFromOne},
+       [](S& s) -> Int& { return s.train.seq_len; }, kCount},
   };
 }
 
@@ -154,7 +167,7 @@ std::vector<Setting> event_settings() {
       {"train.sample_prompt", "--sample-prompt", "TEXT", false, "what the samples continue",
        [](S& s) -> Text& { return s.train.sample_prompt; }},
       {"train.sample_tokens", "--sample-tokens", "N", false, "length of a sample",
-       [](S& s) -> Int& { return s.train.sample_tokens; }, kFromOne},
+       [](S& s) -> Int& { return s.train.sample_tokens; }, kCount},
       {"train.save_every", "--save-every", "N", false, "steps between checkpoints; 0: at the end",
        [](S& s) -> Int& { return s.train.save_every; }, kNotNegative},
       {"train.keep_last", "--keep-last", "N", false, "checkpoints that are kept",

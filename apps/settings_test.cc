@@ -177,7 +177,7 @@ TEST(SettingsErrors, AValueOutOfRangeIsNamed) {
   EXPECT_EQ(flag_refusal("train.beta1", "1"),
             "--beta1: train.beta1 must be at least 0 and less than 1, not 1");
   EXPECT_EQ(flag_refusal("train.batch_size", "0"),
-            "--batch-size: train.batch_size must be at least 1, not 0");
+            "--batch-size: train.batch_size must be at least 1 and at most 2147483647, not 0");
   EXPECT_EQ(flag_refusal("train.seed", "-1"), "--seed: train.seed must be at least 0, not -1");
 }
 

@@ -11,7 +11,9 @@
 namespace quest::app {
 namespace {
 
-constexpr double kMostSteps = 1e15;
+// Numbers of steps and of tokens that nobody trains for, and that fit the counters.
+constexpr double kMostSteps = 2147483647;
+constexpr double kMostTokens = 1e18;
 
 double warmup_steps(const FractionOrSteps& warmup, std::int64_t steps) {
   if (warmup.is_fraction) return warmup.fraction * static_cast<double>(steps);
@@ -26,19 +28,26 @@ double warmup_steps(const FractionOrSteps& warmup, std::int64_t steps) {
 
 std::int64_t run_steps(const TrainSettings& settings, std::int64_t windows) {
   const TrainSettings::Train& train = settings.train;
-  if (train.steps > 0) return train.steps;
   const double windows_a_step =
       static_cast<double>(train.batch_size) * static_cast<double>(train.grad_accum);
   const double epochs = train.epochs > 0 ? train.epochs : 1;
   const double wanted = train.tokens > 0
                             ? static_cast<double>(train.tokens) / static_cast<double>(train.seq_len)
                             : epochs * static_cast<double>(windows);
-  const double steps = std::ceil(wanted / windows_a_step);
+  const double steps =
+      train.steps > 0 ? static_cast<double>(train.steps) : std::ceil(wanted / windows_a_step);
   if (steps > kMostSteps) {
     throw UsageError(
-        fmt::format("the run would have {:.3g} steps; train.tokens or train.epochs is "
-                    "too large",
-                    steps));
+        fmt::format("the run would have {:.3g} steps, but {:.0f} are the most; lower train.tokens "
+                    "or train.epochs",
+                    steps, kMostSteps));
+  }
+  const double tokens = steps * windows_a_step * static_cast<double>(train.seq_len);
+  if (tokens > kMostTokens) {
+    throw UsageError(fmt::format(
+        "the run would read {:.3g} tokens, but {:.0g} are the most; make it shorter, or its steps "
+        "smaller",
+        tokens, kMostTokens));
   }
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(steps));
 }

@@ -33,6 +33,16 @@ TEST(TrainSettings, TheLengthOfARunIsRoundedUpToSteps) {
   EXPECT_EQ(steps_of("train.epochs=2"), 25);
   EXPECT_EQ(steps_of("train.epochs=1e-9"), 1);
   EXPECT_THROW(steps_of("train.epochs=1e300"), UsageError);
+  EXPECT_EQ(steps_of("train.steps=2147483647"), 2147483647);
+  EXPECT_THROW(steps_of("train.steps=2147483648"), UsageError);
+  EXPECT_THROW(steps_of("train.tokens=1e18"), UsageError);
+}
+
+TEST(TrainSettings, TheTokensOfARunFitTheirCounter) {
+  EXPECT_THROW(run_steps(settings_of({"train.steps=2147483647", "train.grad_accum=1048576",
+                                      "train.batch_size=1024", "train.seq_len=1024"}),
+                         100),
+               UsageError);
 }
 
 TEST(TrainSettings, WithoutALengthARunIsOneEpoch) { EXPECT_EQ(steps_of(""), 13); }

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
@@ -21,6 +22,7 @@ namespace {
 
 constexpr std::size_t kWriteBufferBytes = std::size_t{1} << 20;
 constexpr int kTemporaryNames = 1000;
+constexpr int kMostLinks = 40;  // as many as the system follows
 
 std::string reason() { return std::strerror(errno); }
 
@@ -40,7 +42,8 @@ void write_all(int descriptor, const std::byte* data, std::size_t size,
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Opening a pipe waits for its other end, unless O_NONBLOCK; regular files do not heed the flag.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) fail("cannot open {}: {}", path.string(), reason());
   struct stat status {};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -73,7 +76,27 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+std::filesystem::path replaced_file(const std::filesystem::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) {
+    if (S_ISDIR(status.st_mode)) fail("{} is a folder, not a file to write", path.string());
+    if (!S_ISREG(status.st_mode)) {
+      fail("{} is a device, pipe or socket: the output must be a regular file", path.string());
+    }
+  } else if (errno == ELOOP) {
+    fail("cannot create {}: {}", path.string(), reason());
+  }
+  std::filesystem::path target = path;
+  std::error_code error;
+  for (int link = 0; link < kMostLinks; ++link) {
+    const std::filesystem::path next = std::filesystem::read_symlink(target, error);
+    if (error) break;  // no link
+    target = target.parent_path() / next;
+  }
+  return target;
+}
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(replaced_file(path)) {
   // A name that is taken belongs to someone: the user, another run, or one that was killed.
   for (int number = 1; number <= kTemporaryNames && descriptor_ < 0; ++number) {
     temporary_ = path_.string() + (number == 1 ? ".tmp" : fmt::format(".tmp-{}", number));
@@ -151,7 +174,8 @@ void sync_directory(const std::filesystem::path& folder) {
 
 std::vector<std::filesystem::path> expand_glob(const std::string& pattern) {
   std::vector<std::filesystem::path> paths;
-  if (std::filesystem::is_directory(pattern)) {
+  std::error_code unreadable;  // is told when it is opened
+  if (std::filesystem::is_directory(pattern, unreadable)) {
     for (const auto& entry : std::filesystem::directory_iterator(pattern)) {
       if (entry.is_regular_file()) paths.push_back(entry.path());
     }

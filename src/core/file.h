@@ -31,13 +31,17 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Writes to a new file beside `path`, `path` + ".tmp" where that name is free; `commit` flushes to
-/// disk and renames. Without `commit` (an error, an exception) the new file is removed and whatever
-/// stood at `path` is untouched.
+/// The file that a write to `path` replaces or makes: `path`, or where its symbolic links lead.
+/// Throws Error when a folder, device, pipe or socket stands there, or the links lead in a circle.
+std::filesystem::path replaced_file(const std::filesystem::path& path);
+
+/// Writes to a new file beside replaced_file(`path`), with ".tmp" behind its name where that is
+/// free; `commit` flushes to disk and renames. Without `commit` (an error, an exception) the new
+/// file is removed and whatever stood at `path` is untouched.
 /// Every member throws Error with the system's reason, for instance on a full disk.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);
+  explicit AtomicFile(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

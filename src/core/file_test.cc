@@ -2,6 +2,7 @@
 #include "core/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -37,6 +38,34 @@ TEST_F(FileTest, ATemporaryFileOfAnotherIsKept) {
   EXPECT_EQ(read_file(folder_ / "a"), "new");
   EXPECT_EQ(read_file(folder_ / "a.tmp"), "another's");
   EXPECT_FALSE(std::filesystem::exists(folder_ / "a.tmp-2"));
+}
+
+TEST_F(FileTest, AWriteThroughALinkReplacesTheFileAndKeepsTheLink) {
+  std::filesystem::create_directory(folder_ / "inner");
+  write_file(folder_ / "inner" / "a", "old");
+  std::filesystem::create_symlink("inner/a", folder_ / "link");
+  std::filesystem::create_symlink("link", folder_ / "link2");
+  std::filesystem::create_symlink("inner/b", folder_ / "dangling");
+  write_file(folder_ / "link2", "new");
+  write_file(folder_ / "dangling", "made");
+  EXPECT_EQ(read_file(folder_ / "inner" / "a"), "new");
+  EXPECT_EQ(read_file(folder_ / "inner" / "b"), "made");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link2"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "dangling"));
+}
+
+TEST_F(FileTest, WhatIsNoRegularFileIsNeitherReplacedNorRead) {
+  std::filesystem::create_directory(folder_ / "inner");
+  ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("pipe", folder_ / "link");
+  std::filesystem::create_symlink("circle", folder_ / "circle");
+  for (const char* name : {"inner", "pipe", "link", "circle"}) {
+    EXPECT_THROW(AtomicFile{folder_ / name}, Error) << name;
+    EXPECT_THROW(read_file(folder_ / name), Error) << name;  // and does not wait for a writer
+    EXPECT_FALSE(std::filesystem::exists(folder_ / (std::string(name) + ".tmp"))) << name;
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(folder_ / "pipe"));
 }
 
 TEST_F(FileTest, WriteAtChangesOnlyThoseBytes) {

@@ -25,6 +25,9 @@ NewFolder::NewFolder(const fs::path& path)
     fail("{} cannot be made anew: name the folder itself", path.string());
   }
   std::error_code error;
+  if (fs::is_symlink(path_, error)) {
+    fail("{} is a symbolic link: name the folder itself", path_.string());
+  }
   const bool empty = fs::is_directory(path_, error) && fs::is_empty(path_, error);
   if (fs::exists(path_, error) && !empty) {
     fail("{} exists and is not an empty folder: delete it or choose another name", path_.string());

@@ -1,6 +1,9 @@
 // Plain files through stdio, .zst files through zstd's streaming decoder.
 #include "data/byte_stream.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <zstd.h>
 
 #include <cerrno>
@@ -17,10 +20,24 @@ struct FileCloser {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
+// Opening a pipe waits for its other end, unless O_NONBLOCK; regular files do not heed the flag.
+std::FILE* open_regular(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail("cannot open {}: {}", path, std::strerror(errno));
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(descriptor);
+    fail("{} is not a regular file", path);
+  }
+  std::FILE* file = ::fdopen(descriptor, "rb");
+  if (file == nullptr) ::close(descriptor);
+  return file;
+}
+
 class PlainStream : public ByteStream {
  public:
   explicit PlainStream(const std::filesystem::path& path)
-      : path_(path.string()), file_(std::fopen(path.c_str(), "rbe")) {
+      : path_(path.string()), file_(open_regular(path_)) {
     if (!file_) fail("cannot open {}: {}", path_, std::strerror(errno));
   }
 

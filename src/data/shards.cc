@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -300,7 +301,8 @@ void TokenDataset::read(std::int64_t start, std::int64_t count, std::int32_t* ou
 }
 
 TokenDataset open_dataset(const std::string& path_or_pattern, const Tokenizer& tokenizer) {
-  if (fs::exists(fs::path(path_or_pattern) / kIndexFile)) {
+  std::error_code unreadable;  // is told when it is opened
+  if (fs::exists(fs::path(path_or_pattern) / kIndexFile, unreadable)) {
     return TokenDataset::open(path_or_pattern, tokenizer);
   }
   return TokenDataset::from_text({path_or_pattern}, tokenizer);

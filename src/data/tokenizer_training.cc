@@ -2,6 +2,7 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <unordered_map>
 
@@ -15,6 +16,8 @@ namespace quest {
 namespace {
 
 constexpr std::size_t kMaxSentenceBytes = 4096;
+// 256 byte tokens, the unknown token and the end of text come first.
+constexpr std::int32_t kLeastVocab = 300;
 
 /// A sample of the lines offered to it, in their order, of at most `max_bytes`: a line is held
 /// while its random priority is below a threshold, which halves whenever the lines outgrow the cap.
@@ -87,13 +90,34 @@ class SampleIterator : public sentencepiece::SentenceIterator {
   std::size_t next_ = 0;
 };
 
+/// What sentencepiece says, without the place in its source, as something that a user can change.
+[[noreturn]] void refuse_training(std::int32_t vocab_size, const std::string& message) {
+  const std::size_t bracket = message.find("] ");
+  const std::string said = bracket == std::string::npos ? message : message.substr(bracket + 2);
+  if (const std::size_t at = said.find("<= ");
+      said.find("too high") != std::string::npos && at != std::string::npos) {
+    const int most = std::atoi(said.c_str() + at + 3);
+    fail("this text is too little for a vocabulary of {}: give more text{}", vocab_size,
+         most >= kLeastVocab ? fmt::format(", or a vocabulary of {} or less", most) : "");
+  }
+  if (const std::size_t at = said.find(" vs ");
+      said.find("required_chars") != std::string::npos && at != std::string::npos) {
+    fail(
+        "a vocabulary of {} is too small for the different characters of this text: give {} or "
+        "more",
+        vocab_size, std::atoi(said.c_str() + at + 4));
+  }
+  fail("cannot train a tokenizer with a vocabulary of {} on this text: {}", vocab_size, said);
+}
+
 }  // namespace
 
 TokenizerTraining learn_sentencepiece(const std::vector<std::string>& inputs,
                                       std::int32_t vocab_size, std::uint64_t seed,
                                       std::int64_t max_bytes) {
-  // 256 byte tokens, the unknown token and the end of text come first.
-  if (vocab_size < 300) fail("a vocabulary of {} is too small: give 300 or more", vocab_size);
+  if (vocab_size < kLeastVocab) {
+    fail("a vocabulary of {} is too small: give {} or more", vocab_size, kLeastVocab);
+  }
   TokenizerTraining report;
   LineSample sample(seed, max_bytes);
   TextSource source(inputs);
@@ -123,10 +147,7 @@ TokenizerTraining learn_sentencepiece(const std::vector<std::string>& inputs,
   SampleIterator iterator(sample);
   const auto status =
       sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &report.model);
-  if (!status.ok()) {
-    fail("cannot train a tokenizer with a vocabulary of {} on this text: {}", vocab_size,
-         status.message());
-  }
+  if (!status.ok()) refuse_training(vocab_size, status.message());
   return report;
 }
 
