@@ -45,6 +45,13 @@ TEST_F(NewFolderTest, AppearsWithWhatWasPutIntoItWhenItIsCommitted) {
   EXPECT_FALSE(fs::exists(deep.string() + ".tmp"));
 }
 
+TEST_F(NewFolderTest, RefusesALinkBecauseAFolderCannotBeMovedOntoIt) {
+  fs::create_directory(root_ / "empty");
+  fs::create_directory_symlink("empty", root_ / "link");
+  EXPECT_NE(refusal(root_ / "link").find("is a symbolic link"), std::string::npos);
+  EXPECT_FALSE(fs::exists(root_ / "link.tmp"));
+}
+
 TEST_F(NewFolderTest, TakesThePlaceOfAnEmptyFolderHoweverItIsNamed) {
   fs::create_directory(root_ / "empty");
   NewFolder folder(root_ / "empty" / "");

@@ -2,6 +2,7 @@
 #include "data/text_source.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <zstd.h>
 
 #include <nlohmann/json.hpp>
@@ -176,6 +177,14 @@ TEST(TextSource, WhatIsNotZstdIsRefused) {
   const TestFolder folder;
   const auto path = folder.write("a.txt.zst", "this is plain text, whatever its name says");
   expect_mentions(error_of([&] { documents({path}); }), {"a.txt.zst", "not a zstd file"});
+}
+
+TEST(TextSource, APipeIsRefusedInsteadOfWaitedFor) {
+  const TestFolder folder;
+  for (const char* name : {"pipe.txt", "pipe.jsonl", "pipe.txt.zst"}) {
+    ASSERT_EQ(::mkfifo(folder.path(name).c_str(), 0600), 0);
+    expect_mentions(error_of([&] { chunks(folder.path(name)); }), {name, "not a regular file"});
+  }
 }
 
 TEST(TextSource, BadJsonLinesAreRefusedWithTheirNumber) {
