@@ -18,34 +18,35 @@ double product_operations(const ProductCase& size) {
 
 Unit float_unit(DType dtype) { return dtype == DType::kBF16 ? Unit::kBF16 : Unit::kF32; }
 
-KernelCase matmul_case(ProductCase size, DType dtype) {
+/// Matrices of a dense product: two operands and what becomes of them.
+struct DenseShapes {
+  Shape first, second, out;
+};
+
+KernelCase dense_case(ProductCase size, DType dtype, const DenseShapes& shapes, DType out_type,
+                      void (Backend::*product)(Tensor, Tensor, Tensor, Write)) {
   KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor x = add_normal(c, {size.m, size.k}, dtype, 1);
-  const Tensor w = add_normal(c, {size.n, size.k}, dtype, 2);
-  const Tensor y = add(c, {size.m, size.n}, dtype);
-  c.bytes = bytes_of({x, w, y});
-  c.run = [=](Backend& backend) { backend.matmul(y, x, w, Write::kSet); };
+  const Tensor first = add_normal(c, shapes.first, dtype, 1);
+  const Tensor second = add_normal(c, shapes.second, dtype, 2);
+  const Tensor out = add(c, shapes.out, out_type);
+  c.bytes = bytes_of({first, second, out});
+  c.run = [=](Backend& backend) { (backend.*product)(out, first, second, Write::kSet); };
   return c;
+}
+
+KernelCase matmul_case(ProductCase size, DType dtype) {
+  const DenseShapes shapes{{size.m, size.k}, {size.n, size.k}, {size.m, size.n}};
+  return dense_case(size, dtype, shapes, dtype, &Backend::matmul);
 }
 
 KernelCase matmul_grad_input_case(ProductCase size, DType dtype) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, dtype, 1);
-  const Tensor w = add_normal(c, {size.n, size.k}, dtype, 2);
-  const Tensor d_x = add(c, {size.m, size.k}, dtype);
-  c.bytes = bytes_of({d_y, w, d_x});
-  c.run = [=](Backend& backend) { backend.matmul_grad_input(d_x, d_y, w, Write::kSet); };
-  return c;
+  const DenseShapes shapes{{size.m, size.n}, {size.n, size.k}, {size.m, size.k}};
+  return dense_case(size, dtype, shapes, dtype, &Backend::matmul_grad_input);
 }
 
 KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
-  const Tensor d_y = add_normal(c, {size.m, size.n}, dtype, 1);
-  const Tensor x = add_normal(c, {size.m, size.k}, dtype, 2);
-  const Tensor d_w = add(c, {size.n, size.k}, DType::kF32);
-  c.bytes = bytes_of({d_y, x, d_w});
-  c.run = [=](Backend& backend) { backend.matmul_grad_weight(d_w, d_y, x, Write::kSet); };
-  return c;
+  const DenseShapes shapes{{size.m, size.n}, {size.m, size.k}, {size.n, size.k}};
+  return dense_case(size, dtype, shapes, DType::kF32, &Backend::matmul_grad_weight);
 }
 
 KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write write) {

@@ -14,6 +14,12 @@
 
 namespace quest::app {
 
+/// The most steps, windows or positions of a run; products of two such counts fit 64 bits.
+inline constexpr double kMostCount = 2147483647;
+/// The most tokens of a step, from which counts of bytes follow, and of a run.
+inline constexpr double kMostStepTokens = 1099511627776;  // 2^40
+inline constexpr double kMostRunTokens = 1e18;
+
 /// A length given as a share of the run ("0.1") or as a number of steps ("200").
 struct FractionOrSteps {
   bool is_fraction = true;

@@ -39,14 +39,13 @@ std::string default_of(const Setting& setting) {
 
 // Counts of bytes follow from the tokens of a step, and must not overflow either.
 void check_step_size(const TrainSettings::Train& train) {
-  constexpr double kMostTokens = 1099511627776;  // 2^40
   const double tokens = static_cast<double>(train.batch_size) *
                         static_cast<double>(train.grad_accum) * static_cast<double>(train.seq_len);
-  if (tokens <= kMostTokens) return;
+  if (tokens <= kMostStepTokens) return;
   throw UsageError(fmt::format(
       "a step of train.batch_size * train.grad_accum * train.seq_len = {} * {} * {} tokens is too "
       "large: {:.0f} are the most",
-      train.batch_size, train.grad_accum, train.seq_len, kMostTokens));
+      train.batch_size, train.grad_accum, train.seq_len, kMostStepTokens));
 }
 
 }  // namespace

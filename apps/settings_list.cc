@@ -10,8 +10,6 @@ using Int = std::int64_t;
 constexpr Range kPositive{.low = 0, .low_open = true};
 constexpr Range kNotNegative{.low = 0};
 constexpr Range kFromOne{.low = 1};
-// Products of two such counts fit a 64-bit integer.
-constexpr double kMostCount = 2147483647;
 constexpr Range kCount{.low = 1, .high = kMostCount};
 constexpr Range kShare{.low = 0, .high = 1};
 constexpr Range kBelowOne{.low = 0, .high = 1, .high_open = true};
@@ -86,7 +84,7 @@ std::vector<Setting> length_settings() {
        true,
        "length in tokens (3e9 is read as a whole number)",
        [](S& s) -> Int& { return s.train.tokens; },
-       {.low = 0, .high = 1e18}},
+       {.low = 0, .high = kMostRunTokens}},
       {"train.epochs", "--epochs", "X", false, "length in passes over the data",
        [](S& s) -> double& { return s.train.epochs; }, kNotNegative},
       {"train.batch_size", "--batch-size", "N", true, "windows a micro-batch",

@@ -11,10 +11,6 @@
 namespace quest::app {
 namespace {
 
-// Numbers of steps and of tokens that nobody trains for, and that fit the counters.
-constexpr double kMostSteps = 2147483647;
-constexpr double kMostTokens = 1e18;
-
 double warmup_steps(const FractionOrSteps& warmup, std::int64_t steps) {
   if (warmup.is_fraction) return warmup.fraction * static_cast<double>(steps);
   if (warmup.steps > steps) {
@@ -36,18 +32,18 @@ std::int64_t run_steps(const TrainSettings& settings, std::int64_t windows) {
                             : epochs * static_cast<double>(windows);
   const double steps =
       train.steps > 0 ? static_cast<double>(train.steps) : std::ceil(wanted / windows_a_step);
-  if (steps > kMostSteps) {
+  if (steps > kMostCount) {
     throw UsageError(
         fmt::format("the run would have {:.3g} steps, but {:.0f} are the most; lower train.tokens "
                     "or train.epochs",
-                    steps, kMostSteps));
+                    steps, kMostCount));
   }
   const double tokens = steps * windows_a_step * static_cast<double>(train.seq_len);
-  if (tokens > kMostTokens) {
+  if (tokens > kMostRunTokens) {
     throw UsageError(fmt::format(
         "the run would read {:.3g} tokens, but {:.0g} are the most; make it shorter, or its steps "
         "smaller",
-        tokens, kMostTokens));
+        tokens, kMostRunTokens));
   }
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(steps));
 }

@@ -83,8 +83,7 @@ int64_t packed_bytes(int64_t values) {
 // Whether products of bytes run in tiles, and those of `rows` rows in the compute type.
 bool has_byte_tiles() { return quant_kernels(choose_isa()).byte_tiles != nullptr; }
 bool in_bf16_tiles(DType compute, int64_t rows) {
-  const Bf16TileKernels* const tiles = quant_kernels(choose_isa()).bf16_tiles;
-  return compute == DType::kBF16 && tiles != nullptr && rows >= tiles->least_rows;
+  return bf16_tiles(choose_isa(), compute, rows) != nullptr;
 }
 
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.

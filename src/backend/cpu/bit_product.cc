@@ -14,20 +14,11 @@ namespace {
 
 using Slot = Workspace::Slot;
 
-/// Whether an instruction counts the bits of a vector; else that is a table's work.
-bool counts_bits() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512vpopcntdq") != 0;
-#else
-  return false;
-#endif
-}
-
 /// Pairs of planes up to which bits are faster than bytes (docs/log.md): AMD's cores count the bits
 /// of two vectors a cycle, so that xor and count reaches 5.3 times VNNI's rate, Intel's of one, 2.9
 /// times.
-int most_pairs() {
-  if (!counts_bits()) return 1;
+int most_pairs(const PackedKernels& kernels) {
+  if (!kernels.counts_bits) return 1;
   return made_by_amd() ? 4 : 2;
 }
 
@@ -164,16 +155,16 @@ class Panels {
 bool bits_pay(Isa isa, int x_bits, int w_bits, std::int64_t rows, std::int64_t columns,
               bool packed) {
   // Tiles of bytes are faster than bits.
-  if (packed_kernels(isa).xor_tile == nullptr || quant_kernels(isa).byte_tiles != nullptr)
-    return false;
-  if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_pairs()) return false;
+  const PackedKernels& kernels = packed_kernels(isa);
+  if (kernels.xor_tile == nullptr || quant_kernels(isa).byte_tiles != nullptr) return false;
+  if (w_bits > 2 || x_bits > 4 || x_bits * w_bits > most_pairs(kernels)) return false;
   // Shorter rows end before four pairs have gained what their sums cost.
   if (x_bits * w_bits > 2 && columns < 256) return false;
   // Rows of x for which making panels of w pays: sums over lanes, without them, cost short rows
   // more, where counting does not cost the most.
   if (w_bits == 2) return rows >= 32;
   if (!packed) return rows >= 8;
-  return rows >= (columns <= 1024 && counts_bits() ? 3 : 5);
+  return rows >= (columns <= 1024 && kernels.counts_bits ? 3 : 5);
 }
 
 BitProductScratch bit_product_scratch(std::int64_t rows, std::int64_t outputs, std::int64_t columns,

@@ -156,19 +156,29 @@ double tolerance(const HeadShape& shape, DType type) {
                               : 8 * (std::sqrt(static_cast<double>(shape.head_dim)) + 8) * 0x1p-24;
 }
 
+/// The keys and values of a case.
+struct FilledCaches {
+  OwnedCache k, v;
+
+  FilledCaches(const Case& c, DType type)
+      : k(c.cache_rows, c.shape, type), v(c.cache_rows, c.shape, type) {
+    fill_cache(k, c, 6);
+    fill_cache(v, c, 7);
+  }
+};
+
 TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
   for (const Case& c : attention_cases()) {
     for (const DType type : kFloats) {
       for (const DType cache_type : kCacheTypes) {
-        OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
-        fill_cache(k, c, 6);
-        fill_cache(v, c, 7);
+        const FilledCaches cache(c, cache_type);
         const Sliced q(c.rows, c.width(), type, 8);
         const OwnedTensor wanted({c.rows, c.width()}, type);
-        make_reference_backend()->cached_attention(wanted, q, k.view(), v.view(), c.spans, c.shape);
+        make_reference_backend()->cached_attention(wanted, q, cache.k.view(), cache.v.view(),
+                                                   c.spans, c.shape);
         on_every_backend([&](Backend& backend, const std::string& label) {
           const OwnedTensor got({c.rows, c.width()}, type);
-          backend.cached_attention(got, q, k.view(), v.view(), c.spans, c.shape);
+          backend.cached_attention(got, q, cache.k.view(), cache.v.view(), c.spans, c.shape);
           expect_close(got, wanted, tolerance(c.shape, type),
                        "attention" + describe(c, type, cache_type, label));
         });
@@ -180,17 +190,15 @@ TEST(CpuCachedAttention, IsTheReferencesForRaggedSequences) {
 TEST(CpuCachedAttention, ASequenceComputesTheSameBitsAloneAndBesideOthers) {
   for (const Case& c : attention_cases()) {
     for (const DType cache_type : kCacheTypes) {
-      OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
-      fill_cache(k, c, 6);
-      fill_cache(v, c, 7);
+      const FilledCaches cache(c, cache_type);
       const OwnedTensor q({c.rows, c.width()}, DType::kF32);
       fill_normal(q, 8);
       on_every_backend([&](Backend& backend, const std::string& label) {
         const OwnedTensor together({c.rows, c.width()}, DType::kF32);
         const OwnedTensor alone({c.rows, c.width()}, DType::kF32);
-        backend.cached_attention(together, q, k.view(), v.view(), c.spans, c.shape);
+        backend.cached_attention(together, q, cache.k.view(), cache.v.view(), c.spans, c.shape);
         for (const SequenceSpan& span : c.spans) {
-          backend.cached_attention(alone, q, k.view(), v.view(), {&span, 1}, c.shape);
+          backend.cached_attention(alone, q, cache.k.view(), cache.v.view(), {&span, 1}, c.shape);
         }
         EXPECT_TRUE(together.same_bytes(alone)) << describe(c, DType::kF32, cache_type, label);
       });
@@ -203,15 +211,14 @@ TEST(CachedAttentionOnCpu, EveryNumberOfThreadsGivesTheSameBits) {
   for (const Case& c : attention_cases()) {
     for (const DType type : kFloats) {
       for (const DType cache_type : kCacheTypes) {
-        OwnedCache k(c.cache_rows, c.shape, cache_type), v(c.cache_rows, c.shape, cache_type);
-        fill_cache(k, c, 6);
-        fill_cache(v, c, 7);
+        const FilledCaches cache(c, cache_type);
         const OwnedTensor q({c.rows, c.width()}, type);
         fill_normal(q, 8);
         for (const Isa isa : available_isas()) {
           const auto attention_on = [&](int threads) {
             OwnedTensor out({c.rows, c.width()}, type);
-            CpuBackend(threads, isa).cached_attention(out, q, k.view(), v.view(), c.spans, c.shape);
+            CpuBackend(threads, isa)
+                .cached_attention(out, q, cache.k.view(), cache.v.view(), c.spans, c.shape);
             return out;
           };
           const OwnedTensor one = attention_on(1);

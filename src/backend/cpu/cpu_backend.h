@@ -10,8 +10,6 @@
 
 namespace quest {
 
-struct Bf16TileKernels;
-
 class CpuBackend : public Backend {
  public:
   /// `threads` 0: all that the process may use.
@@ -109,8 +107,6 @@ class CpuBackend : public Backend {
   /// query walks its keys (attention_of_few).
   static constexpr std::int64_t kFewQueries = 8;
 
-  /// The kernels that multiply `rows` rows of `type` in tiles; null where that is slower, or none.
-  const Bf16TileKernels* bf16_tiles(DType type, std::int64_t rows) const;
   /// y [M, N] (= or +=) x [M, K] w [N, K]^T, x and w of any float types.
   void multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write);
   void packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,

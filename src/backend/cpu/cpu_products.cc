@@ -4,7 +4,6 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
-#include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_product.h"
 
 namespace quest {
@@ -26,14 +25,9 @@ std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by
 
 }  // namespace
 
-const Bf16TileKernels* CpuBackend::bf16_tiles(DType type, std::int64_t rows) const {
-  const Bf16TileKernels* const tiles = quant_kernels(isa_).bf16_tiles;
-  return type == DType::kBF16 && tiles != nullptr && rows >= tiles->least_rows ? tiles : nullptr;
-}
-
 void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
   if (x.rows() <= kFewRows) return multiply_by_dots(y, x, w, write);
-  if (const Bf16TileKernels* const tiles = bf16_tiles(x.dtype, x.rows())) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, x.dtype, x.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
         {rows_source(x, tiles->pack_rows), rows_source(w, tiles->pack_transposed), y, write});
@@ -79,7 +73,7 @@ void CpuBackend::multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write) {
 }
 
 void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
-  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.rows())) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
         {rows_source(d_y, tiles->pack_rows), columns_source(w, tiles->pack_pairs), d_x, write});
@@ -88,7 +82,7 @@ void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write
 }
 
 void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
-  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.cols())) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.cols())) {
     return multiply_tiles({workspace_, threads_, tiles->multiply},
                           {columns_source(d_y, tiles->pack_columns),
                            columns_source(x, tiles->pack_pairs), d_w, write});

@@ -48,7 +48,7 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t n = w.codes.rows();
   assert(d_y.cols() == n && d_z.cols() == w.codes.cols() && d_z.rows() == d_y.rows());
-  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.rows())) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     TileSource values = columns_source(w.codes, tiles->pack_pairs_codes);
     values.steps = w.steps.as<float>();
     multiply_tiles({workspace_, threads_, tiles->multiply},
@@ -66,7 +66,7 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   const QuantKernels& kernels = quant_kernels(isa_);
   const std::int64_t k = x.codes.cols();
   assert(d_y.rows() == x.codes.rows() && d_z.rows() == d_y.cols() && d_z.cols() == k);
-  if (const Bf16TileKernels* const tiles = bf16_tiles(d_y.dtype, d_y.cols())) {
+  if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.cols())) {
     TileSource values = columns_source(x.codes, tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
     multiply_tiles({workspace_, threads_, tiles->multiply},

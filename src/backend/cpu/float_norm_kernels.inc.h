@@ -94,10 +94,10 @@ QUEST_INLINE Vec input_gradient(const NormGradientRow& row, std::int64_t i, int 
   return sum;
 }
 
-/// bf16: d_y's type. Two rows read and write the weight's gradient once,
-/// and one's sum across lanes has the other's beside it. `fetch`: where rows do not come from the
-/// second-level cache, d_x is asked for by the first pass and the next rows by the second, for
-/// either pass alone reads half of the streams.
+/// bf16: d_y's type. Two rows read and write the weight's gradient once, and one's sum across lanes
+/// has the other's beside it. `fetch`: where rows do not come from the second-level cache, d_x is
+/// asked for by the first pass and the next rows by the second, for either pass alone reads half of
+/// the streams.
 template <int rows, bool bf16, bool fetch>
 void rmsnorm_backward_of(const NormGradientRow a, const NormGradientRow b, float* d_weight,
                          const float* weight, std::int64_t count) {

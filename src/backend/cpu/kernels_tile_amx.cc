@@ -114,9 +114,7 @@ void multiply_rows(const TileStrip& strip) {
 
 template <bool bytes>
 void multiply(const TileStrip& strip) {
-  if (strip.writes_partial) return multiply_rows<bytes, End::kPartial>(strip);
-  if (strip.out.bf16) return multiply_rows<bytes, End::kBf16>(strip);
-  multiply_rows<bytes, End::kF32>(strip);
+  by_end(strip, [&]<End end>() { multiply_rows<bytes, end>(strip); });
 }
 
 }  // namespace

@@ -76,8 +76,7 @@ void multiply_bundles(const TileStrip& strip) {
 }
 
 void multiply(const TileStrip& strip) {
-  if (strip.writes_partial) return multiply_bundles<End::kPartial>(strip);
-  strip.out.bf16 ? multiply_bundles<End::kBf16>(strip) : multiply_bundles<End::kF32>(strip);
+  by_end(strip, [&]<End end>() { multiply_bundles<end>(strip); });
 }
 
 }  // namespace

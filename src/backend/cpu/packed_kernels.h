@@ -110,6 +110,7 @@ struct PackedKernels {
   void (*xor_tile)(const XorTile& tile);
   /// panel [groups][xor_columns][4 bytes] = up to xor_columns rows, zeros where there is no row.
   void (*pack_sign_panel)(std::uint8_t* panel, const SignRows& rows);
+  bool counts_bits;  ///< by an instruction; else with a table
   std::int32_t xor_rows;
   std::int32_t xor_columns;
 

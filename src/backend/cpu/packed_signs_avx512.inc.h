@@ -31,7 +31,11 @@ void pack_place(std::uint8_t* out, const std::int8_t* codes, std::int64_t column
   });
 }
 
-#if !defined(__AVX512VPOPCNTDQ__)
+#if defined(__AVX512VPOPCNTDQ__)
+constexpr bool kCountsBits = true;
+#else
+constexpr bool kCountsBits = false;
+
 /// The number of ones in each byte.
 inline __m512i ones_of_bytes(__m512i x) {
   const __m512i table =
@@ -304,6 +308,7 @@ constexpr PackedKernels kVnniPacked = {
     .xor_dot = xor_dot,
     .xor_tile = xor_tile<kXorRows>,
     .pack_sign_panel = pack_sign_panel,
+    .counts_bits = kCountsBits,
     .xor_rows = kXorRows,
     .xor_columns = kXorColumns,
     .finish_row = finish_row,

@@ -101,6 +101,7 @@ constexpr PackedKernels kWordsPacked = {
     .xor_dot = xor_dot,
     .xor_tile = nullptr,
     .pack_sign_panel = nullptr,
+    .counts_bits = false,
     .xor_rows = 0,
     .xor_columns = 0,
     .finish_row = finish_row,

@@ -126,5 +126,12 @@ class Fetcher {
   std::int64_t line_ = 0;
 };
 
+/// run<end>() for the place where the sums of a strip go.
+template <typename Run>
+void by_end(const TileStrip& strip, const Run& run) {
+  if (strip.writes_partial) return run.template operator()<End::kPartial>();
+  strip.out.bf16 ? run.template operator()<End::kBf16>() : run.template operator()<End::kF32>();
+}
+
 }  // namespace
 }  // namespace quest

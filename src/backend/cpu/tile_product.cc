@@ -295,6 +295,11 @@ void multiply_tiles(const TileContext& context, const TileProduct& product) {
                });
 }
 
+const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows) {
+  const Bf16TileKernels* const tiles = quant_kernels(isa).bf16_tiles;
+  return type == DType::kBF16 && tiles != nullptr && rows >= tiles->least_rows ? tiles : nullptr;
+}
+
 TileSource rows_source(Tensor x, PackTiles pack) {
   return {x.data, x.row_stride, x.rows(), x.cols(), true, nullptr, pack};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "backend/cpu/isa.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/workspace.h"
 
@@ -38,6 +39,10 @@ struct TileScratch {
   std::int64_t columns;  ///< the second operand, packed, where that is done once for all
 };
 TileScratch tile_scratch(const TileShape& shape, int threads);
+
+/// The kernels of `isa` that multiply `rows` rows of `type` in tiles; null where that is slower, or
+/// there are none.
+const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows);
 
 /// A TileSource whose lanes are the rows of a matrix.
 TileSource rows_source(Tensor x, PackTiles pack);
