@@ -9,6 +9,7 @@
 #include "backend/cpu/isa.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_product.h"
+#include "core/division.h"
 #include "model/kv_cache.h"
 
 namespace quest {
@@ -29,8 +30,6 @@ constexpr int64_t kSampleChunk = 256;
 constexpr int64_t kOperandChunkBytes = 32 << 20;
 // Columns of d_y that threads share out in such groups.
 constexpr int64_t kRoundedColumns = 256;
-
-int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 // What the kernels of one linear layer ask for; each is the most over all layers.
 struct ProductScratch {

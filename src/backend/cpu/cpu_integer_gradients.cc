@@ -9,6 +9,7 @@
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/rounded_gradient.h"
 #include "backend/cpu/tile_product.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
@@ -19,9 +20,6 @@ using Slot = Workspace::Slot;
 constexpr std::int64_t kProductsPerThread = 1 << 21;
 /// Bytes below which a thread of its own does not pay to pack them.
 constexpr std::int64_t kBytesPerThread = 1 << 17;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-std::int64_t round_up(std::int64_t value, std::int64_t to) { return divide_up(value, to) * to; }
 
 FloatRow element_address(Tensor x, std::int64_t r, std::int64_t c) {
   if (x.dtype == DType::kBF16) return {x.row<BFloat16>(r) + c, true};

@@ -5,6 +5,7 @@
 #include "backend/cpu/float_rows.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/tile_product.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
@@ -20,8 +21,6 @@ constexpr std::int64_t kWeightRows = 64;
 constexpr std::int64_t kRowsAtOnce = 4;
 /// Rows of w that are brought into the type of x at a time.
 constexpr std::int64_t kCastRows = 256;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 }  // namespace
 

@@ -9,14 +9,13 @@
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/quant_kernels.h"
 #include "backend/cpu/tile_codes.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
 
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 /// Rows of x for which packing the signs of w pays.
 constexpr std::int64_t kSignRows = 8;

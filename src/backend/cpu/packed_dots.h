@@ -10,6 +10,7 @@
 #include "backend/cpu/packed_kernels.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/workspace.h"
+#include "core/division.h"
 
 namespace quest {
 
@@ -19,13 +20,6 @@ constexpr std::int64_t kDotRows = 16;
 constexpr std::int64_t kProductsPerThread = 1 << 18;
 /// Rows of w that a thread takes at a time when x has few rows.
 constexpr std::int64_t kDotColumns = 64;
-
-constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) {
-  return (value + by - 1) / by;
-}
-constexpr std::int64_t round_up(std::int64_t value, std::int64_t by) {
-  return divide_up(value, by) * by;
-}
 
 /// The rows of x, each as `bytes` bytes that pack(out, codes) makes.
 template <typename Pack>

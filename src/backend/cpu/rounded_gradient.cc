@@ -6,6 +6,7 @@
 
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/tile_kernels.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
@@ -17,9 +18,6 @@ constexpr std::int64_t kElementsPerThread = 1 << 15;
 constexpr std::int64_t kGroupColumns = 256;
 /// Rows that are rounded before they are transposed; a tile's.
 constexpr std::int64_t kBlockRows = kTileDepthBytes;
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-std::int64_t round_up(std::int64_t value, std::int64_t to) { return divide_up(value, to) * to; }
 
 FloatRow float_row(Tensor x, std::int64_t r, std::int64_t c) {
   if (x.dtype == DType::kBF16) return {x.row<BFloat16>(r) + c, true};

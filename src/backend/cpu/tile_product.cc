@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cpu/parallel.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
@@ -36,7 +37,6 @@ constexpr std::int64_t kLargePageBytes = 2 << 20;
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 21;
 
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 /// The largest part when `count` is cut evenly into as few parts as `most` allows.
 std::int64_t even_part(std::int64_t count, std::int64_t most) {
   return divide_up(count, divide_up(count, most));
