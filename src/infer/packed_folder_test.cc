@@ -1,178 +1,21 @@
-// Packed folders: the numbers of training, in every scheme and instruction set, and what is
-// refused.
+// Packed folders: what export writes, and what loading refuses.
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <tuple>
 
 #include "backend/cpu/cpu_backend.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "infer/chat_template.h"
-#include "infer/export.h"
-#include "infer/generate.h"
-#include "infer/model_folder.h"
-#include "infer/session.h"
-#include "infer/tiny_model_for_test.h"
+#include "infer/packed_models_for_test.h"
 
 namespace quest {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr StoredBits kExact{32, 32};
-
-// Widths with Hadamard blocks of 32 and of which no vector length is a divisor.
-ModelConfig small_config() {
-  ModelConfig config;
-  config.layers = 2;
-  config.width = 96;
-  config.heads = 6;
-  config.kv_heads = 3;
-  config.head_dim = 16;
-  config.hidden = 160;
-  config.vocab = 256;
-  config.max_positions = 220;
-  return config;
-}
-
-std::unique_ptr<Model> small_model(Backend& backend, const ModelConfig& config,
-                                   const Scheme& scheme) {
-  auto model = std::make_unique<Model>(backend, config, scheme, DType::kF32, false);
-  model->initialize(5);
-  model->llama().for_each_parameter([](const Parameter& parameter) {
-    if (parameter.init_std == 0.0) return;
-    for (std::int64_t i = 0; i < parameter.value.numel(); ++i) {
-      parameter.value.as<float>()[i] *= 6.0f;
-    }
-  });
-  model->prepare();
-  return model;
-}
-
-LoadedModel exported(const Model& model, const StoredBits& bits, const fs::path& folder) {
-  export_packed(model, {*load_tokenizer("bytes")}, bits, folder);
-  return load_model_folder(folder, model.backend(), DType::kF32);
-}
-
-// The normalized output of the last block, f32 [R, C], of one pass over `tokens` in two sequences.
-std::vector<float> last_values(const RunnableModel& model, std::vector<std::int32_t> tokens) {
-  const PassShape shape{2, static_cast<std::int64_t>(tokens.size()) / 2, false};
-  Arena measuring;
-  model.make_activations(measuring, shape);
-  Arena memory(model.backend(), measuring.used_bytes());
-  Activations a = model.make_activations(memory, shape);
-  KvCache pass_through;
-  model.forward(view_of(tokens.data(), {shape.rows()}), a, pass_through);
-  model.backend().synchronize();
-  return {a.final_x.as<float>(), a.final_x.as<float>() + a.final_x.numel()};
-}
-
-double mean_loss(const RunnableModel& model, std::vector<std::int32_t> tokens) {
-  const PassShape shape{2, static_cast<std::int64_t>(tokens.size()) / 2, false};
-  Arena measuring;
-  model.make_activations(measuring, shape);
-  Arena memory(model.backend(), measuring.used_bytes());
-  Activations a = model.make_activations(memory, shape);
-  std::vector<std::int32_t> targets(tokens.rbegin(), tokens.rend());
-  KvCache pass_through;
-  model.losses(a, view_of(tokens.data(), {shape.rows()}), view_of(targets.data(), {shape.rows()}),
-               pass_through);
-  model.backend().synchronize();
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < shape.rows(); ++i) sum += a.losses.as<float>()[i];
-  return sum / static_cast<double>(shape.rows());
-}
-
-// The largest difference relative to the largest value.
-double difference(std::span<const float> a, std::span<const float> b) {
-  double largest = 0.0;
-  double worst = 0.0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    largest = std::max(largest, std::abs(double{b[i]}));
-    worst = std::max(worst, std::abs(double{a[i]} - b[i]));
-  }
-  return worst / largest;
-}
-
-std::vector<float> prefilled(const RunnableModel& model, std::span<const std::int32_t> tokens) {
-  Session session(model);
-  const auto row = session.prefill(tokens);
-  return {row.begin(), row.end()};
-}
-
-constexpr const char* kSchemes[] = {"w1a1",  "w2a2",  "w3a3", "w4a4", "w5a5",      "w6a6",
-                                    "w7a7",  "w8a8",  "w4a8", "w1a8", "w8a1",      "w2a16",
-                                    "w4a16", "w16a4", "none", "w3a2", "w1a1 none", "w4a4 none"};
-
-class PackedScheme : public testing::TestWithParam<std::tuple<Isa, const char*>> {
- protected:
-  PackedScheme() { round_what_the_file_rounds(); }
-
-  // Matrices without a scheme have 16 bits in a file.
-  void round_what_the_file_rounds() {
-    model_->llama().for_each_parameter([&](const Parameter& parameter) {
-      const bool linear = parameter.name.find("_proj") != std::string::npos;
-      if (!linear || scheme_.weight.quantized()) return;
-      for (std::int64_t i = 0; i < parameter.value.numel(); ++i) {
-        float& value = parameter.value.as<float>()[i];
-        value = to_float(to_bfloat16(value));
-      }
-    });
-    model_->prepare();
-  }
-
-  CpuBackend backend_{1, std::get<0>(GetParam())};
-  LinearScheme scheme_ = LinearScheme::parse(std::get<1>(GetParam()));
-  std::unique_ptr<Model> model_ = small_model(backend_, small_config(), Scheme(scheme_));
-  TemporaryFolder root_;
-  LoadedModel packed_;
-};
-
-TEST_P(PackedScheme, ComputesTheNumbersOfTraining) {
-  const LoadedModel packed = exported(*model_, kExact, root_.path() / "packed");
-  const auto tokens = random_tokens(80, 256);
-  const bool exact = scheme_.integer_product();
-
-  // Passes of many rows, and of few.
-  for (const std::int64_t count : {80, 10}) {
-    const std::vector some(tokens.begin(), tokens.begin() + count);
-    const auto wanted = last_values(*model_, some);
-    const auto actual = last_values(*packed.model, some);
-    if (exact) {
-      EXPECT_EQ(std::memcmp(actual.data(), wanted.data(), 4 * wanted.size()), 0) << count;
-    } else {
-      EXPECT_LT(difference(actual, wanted), 2e-5) << count;
-    }
-  }
-  EXPECT_LT(difference(prefilled(*packed.model, tokens), prefilled(*model_, tokens)), 2e-5);
-  EXPECT_NEAR(mean_loss(*packed.model, tokens), mean_loss(*model_, tokens), 1e-5);
-}
-
-TEST_P(PackedScheme, ContinuesTheSameTextGreedily) {
-  const LoadedModel packed = exported(*model_, kExact, root_.path() / "packed");
-  const auto prompt = random_tokens(9, 256);
-  const auto continued = [&](const RunnableModel& model) {
-    Session session(model);
-    return generate(session, prompt, {.max_tokens = 200}, [](std::int32_t) {}).tokens;
-  };
-  const auto wanted = continued(*model_);
-  ASSERT_EQ(wanted.size(), 200u);
-  EXPECT_EQ(continued(*packed.model), wanted);
-}
-
-INSTANTIATE_TEST_SUITE_P(All, PackedScheme,
-                         testing::Combine(testing::ValuesIn(available_isas()),
-                                          testing::ValuesIn(kSchemes)),
-                         [](const auto& test) {
-                           std::string name = std::string(isa_name(std::get<0>(test.param))) + "_";
-                           for (const char c : std::string(std::get<1>(test.param)))
-                             name += std::isalnum(c) ? c : '_';
-                           return name;
-                         });
 
 class PackedFolder : public testing::Test {
  protected:
