@@ -27,12 +27,26 @@
 #define __shared__ static  // blocks run one at a time
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // --- Inside a block ---
 
@@ -85,6 +99,17 @@ inline float __uint_as_float(unsigned bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+/// Byte i of the result: that of the eight of a (0..3) and b (4..7) which digit i of `selector`
+/// says.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const std::uint64_t bytes = a | std::uint64_t{b} << 32;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned digit = selector >> 4 * i & 7u;
+    result |= static_cast<unsigned>(bytes >> 8 * digit & 0xffu) << 8 * i;
+  }
+  return result;
 }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
@@ -169,12 +194,21 @@ void set_order(Order order);
 /// What a device would have free: the next allocation beyond it fails.
 void set_free_bytes(std::size_t bytes);
 
-cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
+                     const std::function<void()>& thread);
+cudaError_t grant_shared(const void* kernel, int bytes);
 
 }  // namespace cuda_on_host
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
+  return cuda_on_host::grant_shared(reinterpret_cast<const void*>(kernel), value);
+}
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  return cuda_on_host::run_grid(*config, [&] { kernel(Parameters(arguments)...); });
+  return cuda_on_host::run_grid(*config, reinterpret_cast<const void*>(kernel),
+                                [&] { kernel(Parameters(arguments)...); });
 }

@@ -4,16 +4,20 @@
 // system calls. A warp runs until all of it waits for other warps, then the next one does: so warps
 // are as far apart as barriers let them be. A round in which no thread gets any further means that
 // a barrier is not reached by all.
+#include "execution.h"
+
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <vector>
 
-#include "cuda_runtime.h"
+#include "backend/cuda/tensor_core.cuh"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -21,8 +25,10 @@ namespace cuda_on_host {
 namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{64} << 10;
-constexpr unsigned kWarp = 32;
-constexpr unsigned kMostThreads = 1024;
+constexpr std::size_t kPage = 4096;
+// What a block has without asking, and what every device from sm_80 on lets it ask for.
+constexpr std::size_t kPlainSharedBytes = std::size_t{48} << 10;
+constexpr std::size_t kMostSharedBytes = std::size_t{99} << 10;
 
 struct Fiber {
   std::jmp_buf turn;
@@ -46,6 +52,7 @@ struct Block {
   ucontext_t scheduler_start;
   Barrier whole, warps[kMostThreads / kWarp];
   std::uint64_t slots[2][kMostThreads];
+  std::uint32_t words[2][kMostThreads / kWarp][kMostWords][kWarp];
   const std::function<void()>* thread = nullptr;
   unsigned running = 0;   // threads that have not ended
   unsigned progress = 0;  // counts barriers passed and threads ended
@@ -53,6 +60,28 @@ struct Block {
 
 Block block;
 Order order = Order::kForwards;
+
+// Dynamic shared memory: it ends where a closed page begins.
+struct SharedMemory {
+  std::byte* pages = nullptr;
+  std::byte* first = nullptr;
+  std::map<const void*, std::size_t> granted;  // by kernel
+
+  void begin_block(std::size_t bytes) {
+    if (pages == nullptr) {
+      constexpr std::size_t kWhole = (kMostSharedBytes + kPage - 1) / kPage * kPage;
+      void* const memory = ::mmap(nullptr, kWhole + kPage, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (memory == MAP_FAILED) std::abort();
+      pages = static_cast<std::byte*>(memory) + kWhole;
+      ::mprotect(pages, kPage, PROT_NONE);
+    }
+    const std::size_t size = (bytes + 127) / 128 * 128;
+    first = pages - size;
+    std::memset(first, 0xff, size);
+  }
+};
+SharedMemory shared;
 
 [[noreturn]] void die(const char* what, const char* file, unsigned line) {
   std::fprintf(stderr, "cuda_on_host: %s, block %u,%u,%u thread %u of %u, %s:%u\n", what,
@@ -68,6 +97,7 @@ void yield() {
 void fiber_main() {
   for (;;) {
     (*block.thread)();
+    end_copies();
     block.current->done = true;
     --block.running;
     ++block.progress;
@@ -142,11 +172,17 @@ void run_block(unsigned threads) {
   }
 }
 
-bool allowed(const cudaLaunchConfig_t& config) {
+std::size_t granted_bytes(const void* kernel) {
+  const auto found = shared.granted.find(kernel);
+  return found == shared.granted.end() ? kPlainSharedBytes : found->second;
+}
+
+bool allowed(const cudaLaunchConfig_t& config, const void* kernel) {
   const dim3 grid = config.gridDim;
   return grid.x >= 1 && grid.x <= 0x7fffffffu && grid.y >= 1 && grid.y <= 65535 && grid.z >= 1 &&
          grid.z <= 65535 && config.blockDim.x >= 1 && config.blockDim.x <= kMostThreads &&
-         config.blockDim.y == 1 && config.blockDim.z == 1 && config.dynamicSmemBytes == 0;
+         config.blockDim.y == 1 && config.blockDim.z == 1 &&
+         config.dynamicSmemBytes <= granted_bytes(kernel);
 }
 
 }  // namespace
@@ -171,10 +207,33 @@ std::uint64_t exchange(unsigned mask, std::uint64_t bits, unsigned lane,
   return block.slots[parity][source];
 }
 
+WarpWords gather(const std::uint32_t* words, int count, const std::source_location& where) {
+  if (blockDim.x % kWarp != 0) die("a block of no whole warps", where);
+  const unsigned self = threadIdx.x, parity = block.current->parity;
+  block.current->parity ^= 1;
+  auto& of_warp = block.words[parity][self / kWarp];
+  for (int i = 0; i < count; ++i) of_warp[i][self % kWarp] = words[i];
+  warp_barrier(~0u, where);
+  return of_warp;
+}
+
+void die(const char* what, const std::source_location& where) {
+  die(what, where.file_name(), where.line());
+}
+
+std::byte* dynamic_shared() { return shared.first; }
+
+cudaError_t grant_shared(const void* kernel, int bytes) {
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
+  shared.granted[kernel] = static_cast<std::size_t>(bytes);
+  return cudaSuccess;
+}
+
 void set_order(Order wanted) { order = wanted; }
 
-cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
-  if (!allowed(config)) return cudaErrorInvalidConfiguration;
+cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
+                     const std::function<void()>& thread) {
+  if (!allowed(config, kernel)) return cudaErrorInvalidConfiguration;
   const DeviceAccess access;
   gridDim = config.gridDim;
   blockDim = config.blockDim;
@@ -184,6 +243,7 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void(
     for (unsigned y = 0; y < gridDim.y; ++y) {
       for (unsigned x = 0; x < gridDim.x; ++x) {
         blockIdx = dim3(x, y, z);
+        shared.begin_block(config.dynamicSmemBytes);
         run_block(blockDim.x);
       }
     }

@@ -44,9 +44,13 @@ struct Launch {
   cudaStream_t stream;
   dim3 grid;
   unsigned threads;
+  int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (sm_86)
 };
 
-/// kernel<<<grid, threads, 0, stream>>>(arguments...); nothing where the grid is empty.
+/// What a block may have of dynamic shared memory without asking.
+inline constexpr int kPlainSharedBytes = 48 << 10;
+
+/// kernel<<<grid, threads, shared_bytes, stream>>>(arguments...); nothing where the grid is empty.
 template <typename... Parameters, typename... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
@@ -54,9 +58,15 @@ void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arg
   config.gridDim = how.grid;
   config.blockDim = dim3(how.threads);
   config.stream = how.stream;
+  config.dynamicSmemBytes = static_cast<std::size_t>(how.shared_bytes);
+  if (how.shared_bytes > kPlainSharedBytes) {
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),
+        "cudaFuncSetAttribute", "{}, {} bytes of shared memory", how.name, how.shared_bytes);
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...),
-             "cudaLaunchKernelEx", "{}, grid {} x {} x {}, {} threads", how.name, how.grid.x,
-             how.grid.y, how.grid.z, how.threads);
+             "cudaLaunchKernelEx", "{}, grid {} x {} x {}, {} threads, {} bytes of shared memory",
+             how.name, how.grid.x, how.grid.y, how.grid.z, how.threads, how.shared_bytes);
 }
 
 /// ceil(count / size), as a number of blocks.
