@@ -29,8 +29,8 @@ unsigned word_at(const Value* values) {
 }
 
 // sums [16][8] += a [16][places] b [8][places], fragments put together by hand.
-template <typename Sum, typename Value>
-__global__ void product_by_hand(Sum* sums, const Value* a, const Value* b) {
+template <typename Sum, typename Value, typename Right>
+__global__ void product_by_hand(Sum* sums, const Value* a, const Right* b) {
   constexpr unsigned kAll = kPlaces<Value>;
   const unsigned g = threadIdx.x / 4, t = threadIdx.x % 4;
   unsigned left[4], right[2];
@@ -42,7 +42,11 @@ __global__ void product_by_hand(Sum* sums, const Value* a, const Value* b) {
   }
   Sum own[4];
   for (unsigned i = 0; i < 4; ++i) own[i] = sums[(g + i / 2 * 8) * kColumns + 2 * t + i % 2];
-  cuda::multiply_add(own, left, right[0], right[1]);
+  if constexpr (std::is_same_v<Right, std::uint8_t>) {
+    cuda::multiply_add_unsigned(own, left, right[0], right[1]);
+  } else {
+    cuda::multiply_add(own, left, right[0], right[1]);
+  }
   for (unsigned i = 0; i < 4; ++i) sums[(g + i / 2 * 8) * kColumns + 2 * t + i % 2] = own[i];
 }
 
@@ -83,7 +87,7 @@ std::vector<Value> random_values(std::size_t count, std::uint64_t seed) {
   for (Value& value : values) {
     const auto integer = static_cast<std::int8_t>(static_cast<int>(rng.below(256)) - 128);
     if constexpr (sizeof(Value) == 1) {
-      value = integer;
+      value = static_cast<Value>(integer);
     } else {
       value = to_bfloat16(integer);  // sums are exact in f32
     }
@@ -92,11 +96,12 @@ std::vector<Value> random_values(std::size_t count, std::uint64_t seed) {
 }
 
 double number(std::int8_t value) { return value; }
+double number(std::uint8_t value) { return value; }
 double number(BFloat16 value) { return double{to_float(value)}; }
 
-template <typename Sum, typename Value>
+template <typename Sum, typename Value, typename Right>
 std::vector<Sum> expected_sums(const std::vector<Sum>& before, const std::vector<Value>& a,
-                               const std::vector<Value>& b) {
+                               const std::vector<Right>& b) {
   std::vector<Sum> sums = before;
   for (unsigned i = 0; i < kRows; ++i) {
     for (unsigned j = 0; j < kColumns; ++j) {
@@ -121,7 +126,7 @@ void expect_products_of_plain_loops() {
   const std::vector<Sum> wanted = expected_sums(before, a, b);
   const DeviceArray<Value> left(a), right(b);
   const DeviceArray<Sum> by_hand(before), by_matrices(before);
-  launch(warp(), product_by_hand<Sum, Value>, by_hand.get(), left.get(), right.get());
+  launch(warp(), product_by_hand<Sum, Value, Value>, by_hand.get(), left.get(), right.get());
   EXPECT_EQ(by_hand.values(), wanted);
   launch(warp(), product_by_matrices<Sum, Value>, by_matrices.get(), left.get(), right.get(),
          false);
@@ -130,6 +135,18 @@ void expect_products_of_plain_loops() {
 
 TEST(TensorCore, ProductsOfIntegersAreThoseOfPlainLoops) {
   expect_products_of_plain_loops<std::int32_t, std::int8_t>();
+}
+
+TEST(TensorCore, ProductsWithUnsignedIntegersAreThoseOfPlainLoops) {
+  const auto a = random_values<std::int8_t>(kRows * 32, 1);
+  const auto b = random_values<std::uint8_t>(kColumns * 32, 2);
+  const std::vector<std::int32_t> before(kRows * kColumns, 7);
+  const DeviceArray<std::int8_t> left(a);
+  const DeviceArray<std::uint8_t> right(b);
+  const DeviceArray<std::int32_t> sums(before);
+  launch(warp(), product_by_hand<std::int32_t, std::int8_t, std::uint8_t>, sums.get(), left.get(),
+         right.get());
+  EXPECT_EQ(sums.values(), expected_sums(before, a, b));
 }
 
 TEST(TensorCore, ProductsOfBf16AreThoseOfPlainLoops) {
@@ -153,7 +170,8 @@ TEST(TensorCore, IntegerSumsWrap) {
   const std::vector<std::int8_t> ones(kRows * 32, 1);
   const DeviceArray<std::int8_t> left(ones), right(ones);
   const DeviceArray<std::int32_t> sums(std::vector<std::int32_t>(kRows * kColumns, 0x7fffffff));
-  launch(warp(), product_by_hand<std::int32_t, std::int8_t>, sums.get(), left.get(), right.get());
+  launch(warp(), product_by_hand<std::int32_t, std::int8_t, std::int8_t>, sums.get(), left.get(),
+         right.get());
   for (const std::int32_t sum : sums.values()) EXPECT_EQ(sum, INT32_MIN + 31);
 }
 
@@ -167,8 +185,8 @@ __global__ void copy_rounds(std::uint8_t* to, const std::uint8_t* from, const in
   constexpr int kStages = 3;
   const auto begin = [&](int round) {
     if (round < rounds) {
-      cuda::copy_async(stages + round % kStages * size + 16 * thread,
-                       from + round * size + 16 * thread, counts[thread]);
+      cuda::copy_async<16>(stages + round % kStages * size + 16 * thread,
+                           from + round * size + 16 * thread, counts[thread]);
     }
     cuda::commit_copies();
   };

@@ -1,6 +1,6 @@
 // CudaBackend: products with packed weights.
+#include "backend/cuda/code_product_launch.h"
 #include "backend/cuda/packed_kernels.cuh"
-#include "backend/cuda/products.h"
 #include "backend/cuda/quantize_launch.h"
 
 namespace quest {
@@ -21,25 +21,58 @@ dim3 packed_grid(std::int64_t rows, std::int64_t columns) {
 void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const PackedRows& w,
                                 Write write) {
   const std::int64_t count = w.codes.rows();
+  const cuda::WriteQuantized write_sum{cuda::rows_of(y),
+                                       write == Write::kAdd,
+                                       cuda::data_of<float>(x.steps),
+                                       cuda::data_of<float>(w.steps),
+                                       cuda::data_of<std::int32_t>(x.code_sums),
+                                       cuda::data_of<std::int32_t>(w.code_sums),
+                                       w.columns};
   if (y.rows() <= cuda::kPackedRows) {
     launch(on("packed_matmul", packed_grid(y.rows(), count), 256), cuda::packed_codes_kernel,
-           cuda::words_of(x.codes), codes_of(w),
-           cuda::WriteQuantized{cuda::rows_of(y), write == Write::kAdd,
-                                cuda::data_of<float>(x.steps), cuda::data_of<float>(w.steps),
-                                cuda::data_of<std::int32_t>(x.code_sums),
-                                cuda::data_of<std::int32_t>(w.code_sums), w.columns},
-           y.rows(), count, w.columns);
+           cuda::words_of(x.codes), codes_of(w), write_sum, y.rows(), count, w.columns);
     return;
   }
-  auto* const codes =
-      workspace_.take<std::int8_t>(cuda::Workspace::Slot::kOperand, count * w.columns);
-  for_each("unpack", count, (w.columns + 7) / 8, cuda::Unpack{codes, codes_of(w), w.columns});
+  if (multiply_packed(y, x.codes, w, write_sum)) return;
+  const std::int64_t stride = (w.columns + cuda::kChunk - 1) / cuda::kChunk * cuda::kChunk;
+  auto* const codes = workspace_.take<std::int8_t>(cuda::Workspace::Slot::kOperand, count * stride);
+  for_each("unpack", count, (w.columns + 7) / 8, cuda::Unpack{codes, codes_of(w), stride});
   QuantizedRows plain;
-  plain.codes = Tensor(codes, {count, w.columns}, DType::kI8, Place::kCuda);
+  plain.codes = Tensor(codes, {count, stride}, DType::kI8, Place::kCuda).columns(0, w.columns);
   plain.steps = w.steps;
   plain.code_sums = w.code_sums;
   plain.bits = w.bits;
   quantized_matmul(y, x, plain, write);
+}
+
+bool CudaBackend::multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
+                                  cuda::WriteQuantized write_sum) {
+  if (!cuda::rows_begin_at(x_codes, cuda::kChunk) || w.columns > 32768) return false;
+  const auto product = [&]<typename Right>(std::size_t alignment, const Right& right) {
+    if (!cuda::rows_begin_at(w.codes, alignment)) return false;
+    // Packed codes are unsigned: too large by half their range.
+    write_sum.code_offset = 1u << (w.bits - 1);
+    cuda::code_product("packed_matmul", stream_, multiprocessors_,
+                       cuda::code_factor<cuda::CodeRows>(x_codes, y.rows()), right, write_sum, y,
+                       w.columns);
+    return true;
+  };
+  const auto* const bytes = cuda::data_of<std::uint8_t>(w.codes);
+  const std::int64_t count = y.cols(), row_bytes = w.codes.cols();
+  const std::int64_t stride = count <= 1 ? 0 : w.codes.row_stride;
+  switch (w.bits) {
+    case 1:
+      return product(4, cuda::PackedCodeRows<1>{bytes, stride, count, row_bytes});
+    case 2:
+      return product(4, cuda::PackedCodeRows<2>{bytes, stride, count, row_bytes});
+    case 4:
+      return product(8, cuda::PackedCodeRows<4>{bytes, stride, count, row_bytes});
+    case 8:
+      return product(cuda::kChunk, cuda::UnsignedCodeRows{
+                                       reinterpret_cast<const std::int8_t*>(bytes), stride, count});
+    default:
+      return false;
+  }
 }
 
 void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,

@@ -28,15 +28,16 @@ struct PackedCodes {
   }
 };
 
-/// codes = the rows of `packed`; column = u, for eight codes.
+/// codes = the rows of `packed`, `stride` bytes apart, a multiple of 8; column = u, for eight
+/// codes.
 struct Unpack {
   std::int8_t* codes;
   PackedCodes packed;
-  std::int64_t columns;
+  std::int64_t stride;
   __device__ void operator()(std::int64_t row, std::int64_t u) const {
     const std::uint64_t word = packed.eight(row, u);
-    for (int i = 0; i < 8 && 8 * u + i < columns; ++i) {
-      codes[row * columns + 8 * u + i] = static_cast<std::int8_t>(packed.code(word, i));
+    for (int i = 0; i < 8; ++i) {
+      codes[row * stride + 8 * u + i] = static_cast<std::int8_t>(packed.code(word, i));
     }
   }
 };
