@@ -106,8 +106,9 @@ class CudaBackend : public Backend {
   // out (= or +=) the product of two float tensors; `name` is for errors.
   void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
                 Write write);
-  // packed_matmul of many rows with weights as they are; false, and nothing done, where their bits
-  // or their alignment do not allow it.
+  // packed_matmul of few rows, and of many, with weights as they are; false, and nothing done,
+  // where their bits or their alignment do not allow it.
+  bool decode_packed(Tensor y, Tensor x_codes, const PackedRows& w, cuda::WriteQuantized write_sum);
   bool multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
                        cuda::WriteQuantized write_sum);
   // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.

@@ -1,5 +1,8 @@
 // CudaBackend: products with packed weights.
+#include <algorithm>
+
 #include "backend/cuda/code_product_launch.h"
+#include "backend/cuda/packed_decode_kernels.cuh"
 #include "backend/cuda/packed_kernels.cuh"
 #include "backend/cuda/quantize_launch.h"
 
@@ -9,6 +12,18 @@ namespace {
 cuda::PackedCodes codes_of(const PackedRows& rows) {
   return {cuda::data_of<std::uint8_t>(rows.codes), rows.codes.row_stride, rows.codes.cols(),
           rows.bits};
+}
+
+// Up to 16 rows of x with weights that come 16 bytes a load. Fewer warps where a sum is short.
+template <int kBits>
+void decode(Launch how, const cuda::DecodeFactors& factors, const cuda::WriteQuantized& write) {
+  how.grid = dim3(blocks_of(factors.columns, cuda::kDecodeColumns));
+  how.threads = 32 * std::clamp(blocks_of(factors.chunks, 4), 1u, unsigned{cuda::kDecodeWarps});
+  if (factors.rows <= 8) {
+    launch(how, cuda::packed_decode_kernel<kBits, 1>, factors, write);
+  } else {
+    launch(how, cuda::packed_decode_kernel<kBits, 2>, factors, write);
+  }
 }
 
 // Warps of eight columns, blocks of sixteen rows.
@@ -28,6 +43,7 @@ void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const Pac
                                        cuda::data_of<std::int32_t>(x.code_sums),
                                        cuda::data_of<std::int32_t>(w.code_sums),
                                        w.columns};
+  if (y.rows() <= cuda::kDecodeRows && decode_packed(y, x.codes, w, write_sum)) return;
   if (y.rows() <= cuda::kPackedRows) {
     launch(on("packed_matmul", packed_grid(y.rows(), count), 256), cuda::packed_codes_kernel,
            cuda::words_of(x.codes), codes_of(w), write_sum, y.rows(), count, w.columns);
@@ -43,6 +59,42 @@ void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const Pac
   plain.code_sums = w.code_sums;
   plain.bits = w.bits;
   quantized_matmul(y, x, plain, write);
+}
+
+bool CudaBackend::decode_packed(Tensor y, Tensor x_codes, const PackedRows& w,
+                                cuda::WriteQuantized write_sum) {
+  constexpr std::size_t kLoad = 16;
+  const std::int64_t row_bytes = w.codes.cols();
+  // The last load of a row must not read codes of x that are not there.
+  const bool whole = row_bytes % kLoad == 0 && row_bytes * 8 == w.columns * w.bits;
+  if (!whole || !cuda::rows_begin_at(x_codes, kLoad) || !cuda::rows_begin_at(w.codes, kLoad)) {
+    return false;
+  }
+  write_sum.code_offset = 1u << (w.bits - 1);
+  const cuda::DecodeFactors factors{cuda::data_of<std::int8_t>(x_codes),
+                                    cuda::data_of<std::uint8_t>(w.codes),
+                                    x_codes.row_stride,
+                                    w.codes.row_stride,
+                                    static_cast<int>(y.rows()),
+                                    static_cast<int>(row_bytes / std::int64_t{kLoad}),
+                                    y.cols()};
+  const Launch how = on("packed_decode", dim3(), 0);
+  switch (w.bits) {
+    case 1:
+      decode<1>(how, factors, write_sum);
+      return true;
+    case 2:
+      decode<2>(how, factors, write_sum);
+      return true;
+    case 4:
+      decode<4>(how, factors, write_sum);
+      return true;
+    case 8:
+      decode<8>(how, factors, write_sum);
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool CudaBackend::multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
