@@ -106,9 +106,11 @@ class CudaBackend : public Backend {
   // out (= or +=) the product of two float tensors; `name` is for errors.
   void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
                 Write write);
-  // packed_matmul of few rows, and of many, with weights as they are; false, and nothing done,
-  // where their bits or their alignment do not allow it.
-  bool decode_packed(Tensor y, Tensor x_codes, const PackedRows& w, cuda::WriteQuantized write_sum);
+  // packed_matmul of few rows, packed_dense_matmul, and packed_matmul of many rows, with weights as
+  // they are; false, and nothing done, where their bits or their alignment do not allow it.
+  bool decode_packed(Tensor x_codes, const PackedRows& w, cuda::WriteQuantized write_sum);
+  template <int kDigits>
+  bool multiply_fixed_point(Tensor y, Tensor x, const PackedRows& w, bool add);
   bool multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
                        cuda::WriteQuantized write_sum);
   // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.

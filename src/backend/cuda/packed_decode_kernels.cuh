@@ -1,5 +1,6 @@
-// Products of up to 16 rows of codes with packed weights of 1, 2, 4 or 8 bits: what decoding waits
-// for. Weights go from memory to registers, 16 bytes a load, and are multiplied there.
+// Products of a few rows with packed weights of 1, 2, 4 or 8 bits: what decoding waits for. Weights
+// go from memory to registers, 16 bytes a load, and are multiplied there. The rows are codes, or
+// floats as whole numbers of two or three digits, each a row of codes to itself.
 #pragma once
 
 #include "backend/cuda/product_outputs.cuh"
@@ -7,7 +8,7 @@
 
 namespace quest::cuda {
 
-inline constexpr int kDecodeRows = 16;
+inline constexpr int kDecodeRows = 16;  // of codes, of a block
 inline constexpr int kDecodeTiles = 2;  // of eight columns, of a warp
 inline constexpr int kDecodeColumns = 8 * kDecodeTiles;
 inline constexpr int kDecodeWarps = 8;   // of a block, at most: they divide the sum among them
@@ -18,9 +19,10 @@ struct DecodeFactors {
   const std::int8_t* x;
   const std::uint8_t* w;
   std::int64_t x_stride, w_stride;
-  int rows;              ///< of x, at most kDecodeRows
-  int chunks;            ///< of 16 bytes, of a row of w
   std::int64_t columns;  ///< rows of w
+  std::int64_t rows;     ///< of x
+  int rows_a_block;      ///< of those, at most kDecodeRows, all digits of a row together
+  int chunks;            ///< of 16 bytes, of a row of w
 };
 
 /// w[b] = byte b of the four words.
@@ -86,10 +88,11 @@ __device__ inline uint4 load_if(bool inside, const void* from) {
 /// rows g and g + 8 of x (kHalves = 2) and of column g of each tile.
 template <int kBits, int kHalves>
 __device__ __forceinline__ void multiply_chunk(DecodeSums<kBits>& sums, const DecodeFactors& f,
+                                               const std::int8_t* x_rows, int rows,
                                                const uint4 (&weights)[kDecodeTiles], int chunk) {
   using Units = DecodeUnits<kBits>;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4;
-  const std::int8_t* const codes = f.x + g * f.x_stride + std::int64_t{chunk} * (16 * 8 / kBits);
+  const std::int8_t* const codes = x_rows + g * f.x_stride + std::int64_t{chunk} * (16 * 8 / kBits);
   unsigned words[kDecodeTiles][4];
 #pragma unroll
   for (int tile = 0; tile < kDecodeTiles; ++tile) {
@@ -103,7 +106,7 @@ __device__ __forceinline__ void multiply_chunk(DecodeSums<kBits>& sums, const De
     unsigned x[2][Units::kPieceWords] = {};
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      const bool inside = chunk < f.chunks && g + 8 * half < f.rows;
+      const bool inside = chunk < f.chunks && g + 8 * half < rows;
 #pragma unroll
       for (int i = 0; i < Units::kPieceWords; i += 4) {
         const uint4 four =
@@ -134,16 +137,46 @@ __device__ __forceinline__ void multiply_chunk(DecodeSums<kBits>& sums, const De
   }
 }
 
-/// write(i, n, sum over the codes of x and the unsigned codes of w) for all rows i of x and 16
-/// columns n a block. kHalves: eights of rows of x. Grid: sixteens of columns.
-template <int kBits, int kHalves>
+/// A float output from a row of x that is unit * (256^(kDigits - 1) d + ...), where d are its
+/// digits from the highest on: step_n unit_i * sum over k of (the number)(q + 1/2), for one
+/// rounding.
+template <int kDigits_>
+struct WriteFixedPoint {
+  static constexpr int kDigits = kDigits_;
+  FloatRows out;
+  bool add;
+  const float* w_steps;
+  const double* units;       ///< NaN for a broken row
+  const std::int64_t* sums;  ///< of the numbers of a row
+  double offset;             ///< 1/2 less what the codes that are multiplied are too large by
+
+  __device__ void operator()(std::int64_t i, std::int64_t n,
+                             const std::int32_t (&digits)[kDigits]) const {
+    double sum = 0;
+    for (const std::int32_t digit : digits) sum = sum * 256.0 + digit;
+    sum += offset * static_cast<double>(sums[i]);
+    out.write(i, n, static_cast<float>(units[i] * w_steps[n] * sum), add);
+  }
+};
+
+/// write(i, n, {sum over the codes of x and the unsigned codes of w, for each digit}) for the rows
+/// of x and 16 columns n a block. kHalves: eights of rows of x. Grid: sixteens of columns, then the
+/// next rows.
+template <int kBits, int kHalves, typename Write>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
-    packed_decode_kernel(DecodeFactors f, WriteQuantized write) {
+    packed_decode_kernel(DecodeFactors f, Write write) {
   using Units = DecodeUnits<kBits>;
+  constexpr int kDigits = Write::kDigits;
   __shared__ std::int32_t parts[kDecodeWarps][8 * kHalves][kDecodeColumns + 1];
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
-  const std::int64_t first = std::int64_t{blockIdx.x} * kDecodeColumns;
+  const auto column_blocks =
+      static_cast<unsigned>((f.columns + kDecodeColumns - 1) / kDecodeColumns);
+  const std::int64_t first = std::int64_t{blockIdx.x % column_blocks} * kDecodeColumns;
+  const std::int64_t first_row = std::int64_t{blockIdx.x / column_blocks} * f.rows_a_block;
+  const std::int64_t rows_left = f.rows - first_row;
+  const int rows = rows_left < f.rows_a_block ? static_cast<int>(rows_left) : f.rows_a_block;
+  const std::int8_t* const x_rows = f.x + first_row * f.x_stride;
   const int groups = (f.chunks + 3) / 4;
   DecodeSums<kBits> sums = {};
   for (int group = warp; group < groups; group += kDecodeGroups * warps) {
@@ -160,8 +193,9 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
     }
 #pragma unroll
     for (int ahead = 0; ahead < kDecodeGroups; ++ahead) {
+      const int chunk = 4 * (group + ahead * warps) + t;
       if (group + ahead * warps < groups) {
-        multiply_chunk<kBits, kHalves>(sums, f, weights[ahead], 4 * (group + ahead * warps) + t);
+        multiply_chunk<kBits, kHalves>(sums, f, x_rows, rows, weights[ahead], chunk);
       }
     }
   }
@@ -176,13 +210,51 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
     }
   }
   __syncthreads();
-  for (int output = static_cast<int>(threadIdx.x); output < f.rows * kDecodeColumns;
+  for (int output = static_cast<int>(threadIdx.x); output < rows / kDigits * kDecodeColumns;
        output += static_cast<int>(blockDim.x)) {
     const int row = output / kDecodeColumns, column = output % kDecodeColumns;
     if (first + column >= f.columns) continue;
-    std::int32_t sum = 0;
-    for (int i = 0; i < warps; ++i) sum += parts[i][row][column];
-    write(row, first + column, sum);
+    std::int32_t digits[kDigits] = {};
+    for (int i = 0; i < warps; ++i) {
+#pragma unroll
+      for (int digit = 0; digit < kDigits; ++digit) {
+        digits[digit] += parts[i][kDigits * row + digit][column];
+      }
+    }
+    write(first_row / kDigits + row, first + column, digits);
+  }
+}
+
+/// Rows of floats as whole numbers of kDigits signed bytes, highest first: digits[i kDigits + d].
+/// A row's largest magnitude is the largest number of so many digits. A block a row.
+template <int kDigits>
+__global__ void __launch_bounds__(256)
+    fixed_point_rows_kernel(FloatRows x, std::int8_t* digits, double* units, std::int64_t* sums,
+                            std::int64_t columns, std::int64_t stride) {
+  const std::int64_t i = blockIdx.x;
+  float largest = 0.0f;
+  for (std::int64_t k = threadIdx.x; k < columns; k += blockDim.x) {
+    largest = Larger()(largest, fabsf(x.load(i, k)));
+  }
+  largest = block_join(largest, Larger());
+  constexpr double kMost = kDigits == 2 ? 127 * 256 + 127 : (127 * 256 + 127) * 256 + 127;
+  const bool finite = largest <= 3.402823466e38f;
+  const double unit = static_cast<double>(largest) / kMost;
+  const double per_unit = finite && largest > 0.0f ? 1.0 / unit : 0.0;
+  std::int64_t sum = 0;
+  for (std::int64_t k = threadIdx.x; k < columns; k += blockDim.x) {
+    auto value = per_unit == 0.0 ? 0 : static_cast<std::int32_t>(rint(x.load(i, k) * per_unit));
+    sum += value;
+    for (int digit = kDigits - 1; digit >= 0; --digit) {
+      const auto low = static_cast<std::int8_t>(value & 0xff);
+      digits[(i * kDigits + digit) * stride + k] = low;
+      value = (value - low) >> 8;
+    }
+  }
+  sum = block_join(sum, Plus());
+  if (threadIdx.x == 0) {
+    units[i] = finite ? unit : static_cast<double>(nanf(""));
+    sums[i] = sum;
   }
 }
 

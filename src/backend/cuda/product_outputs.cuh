@@ -19,6 +19,7 @@ struct WriteSum {
 /// for K <= 32768, though four times the sum of products alone may not: hence unsigned.
 struct WriteQuantized {
   static constexpr bool kNeedsLeftSums = false;
+  static constexpr int kDigits = 1;
   FloatRows out;
   bool add;
   const float* x_steps;
@@ -47,6 +48,9 @@ struct WriteQuantized {
   }
   __device__ void operator()(std::int64_t i, std::int64_t j, std::int32_t sum) const {
     out.write(i, j, value(row(i, 0), column(j), sum), add);
+  }
+  __device__ void operator()(std::int64_t i, std::int64_t j, const std::int32_t (&sum)[1]) const {
+    (*this)(i, j, sum[0]);
   }
 };
 

@@ -77,7 +77,7 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], const void* r
 /// Begins a copy of `bytes` (0..kSize) bytes and of zeros after them: kSize (4, 8 or 16) in shared
 /// memory, which must not be touched until a wait. Both ends at multiples of kSize bytes; `global`
 /// is not read where bytes is 0. Copies of 16 bytes pass the first-level cache by.
-template <int kSize>
+template <int kSize = 16>
 __device__ void copy_async(void* shared, const void* global, int bytes) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const std::size_t from = __cvta_generic_to_global(global);

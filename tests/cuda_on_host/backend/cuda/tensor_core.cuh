@@ -56,7 +56,7 @@ inline void load_matrices_transposed(
     const std::source_location& where = std::source_location::current()) {
   cuda_on_host::load_matrices(to, row, true, where);
 }
-template <int kSize>
+template <int kSize = 16>
 void copy_async(void* shared, const void* global, int bytes,
                 const std::source_location& where = std::source_location::current()) {
   static_assert(kSize == 4 || kSize == 8 || kSize == 16);
