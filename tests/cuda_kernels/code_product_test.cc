@@ -5,7 +5,7 @@
 #include "backend/cuda/code_product_launch.h"
 #include "backend/kernel_cases.h"
 #include "quant/packing.h"
-#include "tests/cuda_on_host/device_array.h"
+#include "tests/cuda_kernels/kernel_runs.h"
 
 namespace quest {
 namespace {
@@ -66,10 +66,16 @@ void expect_output(const Size& size, const Output& how, const std::string& what,
   const DeviceArray<std::byte> got(std::vector<std::byte>(bytes, bytes + all.bytes()));
   const Tensor on_device(got.get(), all.shape, how.type, Place::kCuda);
   run(on_device.columns(how.before, how.before + size.columns));
-  const FloatRows rows{all.data, stride, how.type == DType::kBF16};
   for (std::int64_t i = 0; i < size.rows; ++i) {
     for (std::int64_t j = 0; j < size.columns; ++j) {
-      rows.write(i, how.before + j, value(i, j), how.add);
+      const std::int64_t column = how.before + j;
+      const auto before = static_cast<float>(element(all, i, column));
+      const float sum = how.add ? before + value(i, j) : value(i, j);
+      if (how.type == DType::kBF16) {
+        all.row<BFloat16>(i)[column] = to_bfloat16(sum);
+      } else {
+        all.row<float>(i)[column] = sum;
+      }
     }
   }
   EXPECT_EQ(std::memcmp(got.values().data(), all.data, all.bytes()), 0)
@@ -113,7 +119,9 @@ template <typename Shape, typename Right, typename Code>
 void expect_quantized(const Size& size, const Bytes& left, const Right& right, unsigned offset,
                       const Code& code, const std::string& what) {
   const ByRow left_code{left};
-  const auto sums = sums_of(size, left_code, code);
+  const auto odd_left = [&](std::int64_t i, std::int64_t s) { return 2 * left_code(i, s) + 1; };
+  const auto odd_right = [&](std::int64_t j, std::int64_t s) { return 2 * code(j, s) + 1; };
+  const auto sums = sums_of(size, odd_left, odd_right);
   const auto x_steps = random_scales(size.rows, 1), w_steps = random_scales(size.columns, 2);
   const auto x_sums = line_sums(size.rows, size.summed, left_code);
   const auto w_sums = line_sums(size.columns, size.summed, code);
@@ -121,8 +129,6 @@ void expect_quantized(const Size& size, const Bytes& left, const Right& right, u
   const DeviceArray<float> x_scales(x_steps), w_scales(w_steps);
   const DeviceArray<std::int32_t> x_line_sums(x_sums), w_line_sums(w_sums);
   for (const Output& how : kOutputs) {
-    const WriteQuantized on_host{
-        {}, false, x_steps.data(), w_steps.data(), x_sums.data(), w_sums.data(), size.summed};
     expect_output(
         size, how, what,
         [&](Tensor out) {
@@ -139,8 +145,9 @@ void expect_quantized(const Size& size, const Bytes& left, const Right& right, u
               {size.rows, size.columns, size.summed, rows_begin_at(out, 16)});
         },
         [&](std::int64_t i, std::int64_t j) {
-          return WriteQuantized::value(on_host.row(i, 0), on_host.column(j),
-                                       sums[static_cast<std::size_t>(i * size.columns + j)]);
+          return static_cast<float>(sums[static_cast<std::size_t>(i * size.columns + j)]) *
+                 (x_steps[static_cast<std::size_t>(i)] *
+                  (w_steps[static_cast<std::size_t>(j)] * 0.25f));
         });
   }
 }
@@ -225,43 +232,26 @@ constexpr Size kSmallSizes[] = {
 constexpr Size kMiddleSizes[] = {{128, 128, 64}, {129, 127, 271}};
 constexpr Size kLargeSizes[] = {{256, 128, 128}, {257, 129, 330}};
 
-class CodeProduct : public testing::TestWithParam<cuda_on_host::Order> {
- protected:
-  void SetUp() override {
-    cuda_on_host::set_order(GetParam());
-    cuda_on_host::take_matrix_loads();
-  }
-  void TearDown() override {
-    const cuda_on_host::MatrixLoads loads = cuda_on_host::take_matrix_loads();
-    EXPECT_GT(loads.all, 0);
-    EXPECT_EQ(loads.conflicting, 0);
-  }
-};
-
-TEST_P(CodeProduct, OfRowsHasTheBitsOfPlainLoopsInEveryShape) {
-  for (const Size& size : kSmallSizes) expect_products_by_row<SmallCodeProduct>(size);
-  for (const Size& size : kMiddleSizes) expect_products_by_row<MiddleCodeProduct>(size);
-  for (const Size& size : kLargeSizes) expect_products_by_row<LargeCodeProduct>(size);
+TEST(CodeProduct, OfRowsHasTheBitsOfPlainLoopsInEveryShape) {
+  on_every_kernel_run([] {
+    for (const Size& size : kSmallSizes) expect_products_by_row<SmallCodeProduct>(size);
+    for (const Size& size : kMiddleSizes) expect_products_by_row<MiddleCodeProduct>(size);
+    for (const Size& size : kLargeSizes) expect_products_by_row<LargeCodeProduct>(size);
+  });
 }
 
-TEST_P(CodeProduct, OfColumnsHasTheBitsOfPlainLoopsInEveryShape) {
-  for (const Size& size : kSmallSizes) expect_products_by_column<SmallCodeProduct>(size);
-  for (const Size& size : kMiddleSizes) expect_products_by_column<MiddleCodeProduct>(size);
-  for (const Size& size : kLargeSizes) expect_products_by_column<LargeCodeProduct>(size);
+TEST(CodeProduct, OfColumnsHasTheBitsOfPlainLoopsInEveryShape) {
+  on_every_kernel_run([] {
+    for (const Size& size : kSmallSizes) expect_products_by_column<SmallCodeProduct>(size);
+    for (const Size& size : kMiddleSizes) expect_products_by_column<MiddleCodeProduct>(size);
+    for (const Size& size : kLargeSizes) expect_products_by_column<LargeCodeProduct>(size);
+  });
 }
 
 // More than one group of eight tiles of rows, the last one not full.
-TEST_P(CodeProduct, EveryTileOfALargeGridIsWritten) {
-  expect_products_by_column<SmallCodeProduct>({64 * 11, 64 * 2, 16});
+TEST(CodeProduct, EveryTileOfALargeGridIsWritten) {
+  on_every_kernel_run([] { expect_products_by_column<SmallCodeProduct>({64 * 11, 64 * 2, 16}); });
 }
-
-INSTANTIATE_TEST_SUITE_P(InBothOrders, CodeProduct,
-                         testing::Values(cuda_on_host::Order::kForwards,
-                                         cuda_on_host::Order::kBackwards),
-                         [](const auto& test) {
-                           return test.param == cuda_on_host::Order::kForwards ? "forwards"
-                                                                               : "backwards";
-                         });
 
 }  // namespace
 }  // namespace quest
