@@ -28,8 +28,10 @@ template <int kBits, typename Write>
 void decode(Launch how, const Tensor& x, const PackedRows& w, const Write& write) {
   constexpr int kDigits = Write::kDigits;
   const auto chunks = static_cast<int>(w.codes.cols() / std::int64_t{kLoad});
-  const std::int64_t most = cuda::kDecodeRows / kDigits * kDigits;
-  const auto rows_a_block = static_cast<int>(std::min(x.rows(), most));
+  const unsigned row_blocks =
+      std::max(1u, blocks_of(x.rows(), cuda::kDecodeRows / kDigits * kDigits));
+  const auto rows_a_block =
+      static_cast<int>(blocks_of(x.rows() / kDigits, row_blocks)) * kDigits;  // about equal ones
   const cuda::DecodeFactors factors{cuda::data_of<std::int8_t>(x),
                                     cuda::data_of<std::uint8_t>(w.codes),
                                     x.row_stride,
@@ -86,7 +88,7 @@ void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const Pac
                                        cuda::data_of<std::int32_t>(x.code_sums),
                                        cuda::data_of<std::int32_t>(w.code_sums),
                                        w.columns};
-  if (y.rows() <= cuda::kDecodeRows && decode_packed(x.codes, w, write_sum)) return;
+  if (y.rows() <= cuda::kMostDecodeRows && decode_packed(x.codes, w, write_sum)) return;
   if (y.rows() <= cuda::kPackedRows) {
     launch(on("packed_matmul", packed_grid(y.rows(), count), 256), cuda::packed_codes_kernel,
            cuda::words_of(x.codes), codes_of(w), write_sum, y.rows(), count, w.columns);

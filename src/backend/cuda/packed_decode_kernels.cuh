@@ -8,8 +8,9 @@
 
 namespace quest::cuda {
 
-inline constexpr int kDecodeRows = 16;  // of codes, of a block
-inline constexpr int kDecodeTiles = 2;  // of eight columns, of a warp
+inline constexpr int kDecodeRows = 16;      // of codes, of a block
+inline constexpr int kMostDecodeRows = 64;  // beyond which tiles of 64 columns are as many blocks
+inline constexpr int kDecodeTiles = 2;      // of eight columns, of a warp
 inline constexpr int kDecodeColumns = 8 * kDecodeTiles;
 inline constexpr int kDecodeWarps = 8;   // of a block, at most: they divide the sum among them
 inline constexpr int kDecodeGroups = 2;  // of four chunks, whose weights a warp loads at once
@@ -160,8 +161,8 @@ struct WriteFixedPoint {
 };
 
 /// write(i, n, {sum over the codes of x and the unsigned codes of w, for each digit}) for the rows
-/// of x and 16 columns n a block. kHalves: eights of rows of x. Grid: sixteens of columns, then the
-/// next rows.
+/// of x and 16 columns n a block. kHalves: eights of rows of x. Grid: blocks of rows, which share
+/// weights, then the next sixteen columns.
 template <int kBits, int kHalves, typename Write>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
     packed_decode_kernel(DecodeFactors f, Write write) {
@@ -170,10 +171,9 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   __shared__ std::int32_t parts[kDecodeWarps][8 * kHalves][kDecodeColumns + 1];
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
-  const auto column_blocks =
-      static_cast<unsigned>((f.columns + kDecodeColumns - 1) / kDecodeColumns);
-  const std::int64_t first = std::int64_t{blockIdx.x % column_blocks} * kDecodeColumns;
-  const std::int64_t first_row = std::int64_t{blockIdx.x / column_blocks} * f.rows_a_block;
+  const auto row_blocks = static_cast<unsigned>((f.rows + f.rows_a_block - 1) / f.rows_a_block);
+  const std::int64_t first = std::int64_t{blockIdx.x / row_blocks} * kDecodeColumns;
+  const std::int64_t first_row = std::int64_t{blockIdx.x % row_blocks} * f.rows_a_block;
   const std::int64_t rows_left = f.rows - first_row;
   const int rows = rows_left < f.rows_a_block ? static_cast<int>(rows_left) : f.rows_a_block;
   const std::int8_t* const x_rows = f.x + first_row * f.x_stride;
