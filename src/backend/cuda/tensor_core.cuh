@@ -76,13 +76,15 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], const void* r
 
 /// Begins a copy of `bytes` (0..kSize) bytes and of zeros after them: kSize (4, 8 or 16) in shared
 /// memory, which must not be touched until a wait. Both ends at multiples of kSize bytes; `global`
-/// is not read where bytes is 0. Copies of 16 bytes pass the first-level cache by.
+/// is not read where bytes is 0. Copies of 16 bytes pass the first-level cache by, and bring whole
+/// lines of 128 bytes to the second.
 template <int kSize = 16>
 __device__ void copy_async(void* shared, const void* global, int bytes) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const std::size_t from = __cvta_generic_to_global(global);
   if constexpr (kSize == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(bytes)
                  : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kSize),
