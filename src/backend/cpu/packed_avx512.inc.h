@@ -134,15 +134,9 @@ inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
 template <int bits, int rows>
 constexpr int kChunksOfTurn = 4 <= Cut<bits>::kPlaces* rows ? 1 : 4 / (Cut<bits>::kPlaces * rows);
 
-/// How far ahead to ask, in bytes. Loops that take several chunks of a row a turn need little of it
-/// where the hardware follows, and are slowed down by more.
+/// How far ahead to ask, in bytes.
 template <int bits, int rows>
-inline std::int64_t bytes_ahead(const PackedDot& d) {
-  constexpr std::int64_t kNear = 1024, kFar = 12288;
-  if constexpr (bits == 8 && rows == 1) return kNear;
-  if constexpr (kChunksOfTurn<bits, rows> == 1) return kFar;
-  return d.asks_far ? kFar : kNear;
-}
+constexpr std::int64_t kBytesAhead = bits == 8 && rows == 1 ? 1024 : 12288;
 
 inline __attribute__((always_inline)) void ask_ahead(const std::uint8_t* at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
@@ -180,11 +174,13 @@ struct FourRows {
 template <int bits, int kRows, int cell, typename Sums>
 inline __attribute__((always_inline)) void add_cell(Sums& sums, const PackedDot& d,
                                                     const std::uint8_t* w, const std::uint8_t* x,
-                                                    __mmask64 valid, std::int64_t ahead) {
+                                                    __mmask64 valid) {
   constexpr int kVector = cell / kRows;
   constexpr int kPlace = kVector % Cut<bits>::kPlaces;
   const std::uint8_t* const chunk = w + kVector / Cut<bits>::kPlaces * Cut<bits>::kBytes;
-  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) ask_ahead(chunk + ahead);
+  if constexpr (cell % (kRows * Cut<bits>::kPlaces) == 0) {
+    ask_ahead(chunk + kBytesAhead<bits, kRows>);
+  }
   dot_bytes(sums.template at<cell>(),
             field_in_place<bits, kPlace>(_mm512_maskz_loadu_epi8(valid, chunk)),
             _mm512_loadu_si512(x + cell % kRows * d.x_row_bytes + 64 * kVector));
@@ -201,17 +197,16 @@ inline __attribute__((always_inline)) void dot_row(__m512i (&totals)[kRows], con
   constexpr int kChunks = sizeof...(cells) / (kPlaces * kRows);
   constexpr __mmask64 kWhole = kBytes == 64 ? ~__mmask64{0} : (__mmask64{1} << (kBytes % 64)) - 1;
   Accumulators<sizeof...(cells)> sums;
-  const std::int64_t ahead = bytes_ahead<bits, kRows>(d);
   std::int64_t bytes = (d.k * bits + 7) / 8;
   for (; bytes >= kChunks * kBytes; bytes -= kChunks * kBytes) {
-    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole, ahead), ...);
+    (add_cell<bits, kRows, cells>(sums, d, w, x, kWhole), ...);
     w += kChunks * kBytes;
     x += kChunks * Cut<bits>::kCodes;
   }
   for (; bytes > 0; bytes -= kBytes) {
     const __mmask64 valid = bytes >= kBytes ? kWhole : first_bytes(bytes);
     ((cells < kRows * kPlaces
-          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid, ahead)
+          ? add_cell<bits, kRows, cells % (kRows * kPlaces)>(sums, d, w, x, valid)
           : void()),
      ...);
     w += kBytes;
@@ -240,76 +235,218 @@ inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i
   }
 }
 
-/// A place of the fields of four chunks of w against `rows` rows of x, an accumulator a pair.
-template <int bits, int place, int rows, int... cells>
-inline __attribute__((always_inline)) void add_place(Accumulators<4 * rows>& sums,
+// Four rows of w side by side share x and the end of their sums, but leave the order of memory;
+// what comes later is fetched in that order beside them.
+
+enum class Fetch : std::uint8_t { kLoads, kAsksFirstLevel, kAsksSecondLevel };
+
+/// How far ahead of the rows at hand, in bytes.
+template <Fetch fetch>
+constexpr std::int64_t kFetchedAhead = fetch == Fetch::kLoads            ? 8192
+                                       : fetch == Fetch::kAsksFirstLevel ? 4096
+                                                                         : 12288;
+
+/// Four lines. A load of a byte a line is what a Zen 4 follows best, while few others wait with it.
+template <Fetch fetch>
+inline __attribute__((always_inline)) void fetch_lines(const std::uint8_t* at) {
+  if constexpr (fetch == Fetch::kLoads) {
+    std::uint8_t byte;
+    asm volatile("movb (%1), %0\n movb 64(%1), %0\n movb 128(%1), %0\n movb 192(%1), %0"
+                 : "=&q"(byte)
+                 : "r"(at));
+  } else {
+    constexpr auto kHint = fetch == Fetch::kAsksFirstLevel ? _MM_HINT_T0 : _MM_HINT_T1;
+    for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(at + 64 * c), kHint);
+  }
+}
+
+/// Places whose sums stay apart, with fields left where they lie, while registers last; where it
+/// is 1, fields are moved to the lowest bits.
+template <int bits, int rows>
+constexpr int kPlacesApart = 4 * rows* Cut<bits>::kPlaces <= 16 ? Cut<bits>::kPlaces : 1;
+
+/// Accumulator 4 * (rows * place + row of x) + row of w.
+template <int bits, int rows>
+using SumsOfFour = Accumulators<4 * rows * kPlacesApart<bits, rows>>;
+
+/// A place of the fields of four chunks of w against `rows` rows of x.
+template <int bits, int place, int rows, int... pairs>
+inline __attribute__((always_inline)) void add_place(SumsOfFour<bits, rows>& sums,
                                                      const __m512i (&chunks)[4],
                                                      const std::uint8_t* x, std::int64_t stride,
-                                                     Indices<int, cells...>) {
-  const __m512i fields[4] = {
-      field_moved<bits, place>(chunks[0]), field_moved<bits, place>(chunks[1]),
-      field_moved<bits, place>(chunks[2]), field_moved<bits, place>(chunks[3])};
-  (dot_bytes(sums.template at<cells>(), fields[cells % 4],
-             _mm512_loadu_si512(x + cells / 4 * stride + 64 * place)),
+                                                     Indices<int, pairs...>) {
+  constexpr bool kApart = kPlacesApart < bits, rows >> 1;
+  const auto field = [](__m512i chunk) __attribute__((always_inline)) {
+    return kApart ? field_in_place<bits, place>(chunk) : field_moved<bits, place>(chunk);
+  };
+  const __m512i fields[4] = {field(chunks[0]), field(chunks[1]), field(chunks[2]),
+                             field(chunks[3])};
+  (dot_bytes(sums.template at<(kApart ? 4 * rows * place : 0) + pairs>(), fields[pairs % 4],
+             _mm512_loadu_si512(x + pairs / 4 * stride + 64 * place)),
    ...);
 }
 
 /// The same of all places of the chunks at byte `at` of their rows.
 template <int bits, int rows, int... places>
-inline __attribute__((always_inline)) void add_chunks(Accumulators<4 * rows>& sums,
+inline __attribute__((always_inline)) void add_chunks(SumsOfFour<bits, rows>& sums,
                                                       const FourRows& w, std::int64_t at,
                                                       __mmask64 valid, const std::uint8_t* x,
                                                       std::int64_t stride,
                                                       Indices<int, places...>) {
   constexpr QUEST_INDICES(4 * rows) kPairs;
-  const __m512i chunks[4] = {
+  __m512i chunks[4] = {
       _mm512_maskz_loadu_epi8(valid, w.row[0] + at), _mm512_maskz_loadu_epi8(valid, w.row[1] + at),
       _mm512_maskz_loadu_epi8(valid, w.row[2] + at), _mm512_maskz_loadu_epi8(valid, w.row[3] + at)};
+  // Or g++ 12 loads them anew for each place, and loads that wait for memory are few.
+  asm("" : "+v"(chunks[0]), "+v"(chunks[1]), "+v"(chunks[2]), "+v"(chunks[3]));
   (add_place<bits, places, rows>(sums, chunks, x, stride, kPairs), ...);
 }
 
-/// sums[r][0..4) = the sums over the lanes of the accumulators of row r.
-template <int rows, int... each>
-inline __attribute__((always_inline)) void put_sums(Accumulators<4 * rows>& sums, std::int32_t* out,
+/// The sum over places of pair `pair`.
+template <int bits, int rows, int pair, int... places>
+inline __attribute__((always_inline)) __m512i total_of(SumsOfFour<bits, rows>& sums,
+                                                       Indices<int, 0, places...>) {
+  __m512i total = sums.template at<pair>();
+  ((total = _mm512_add_epi32(
+        total, _mm512_srai_epi32(sums.template at<4 * rows * places + pair>(), bits * places))),
+   ...);
+  return total;
+}
+
+/// out[r][0..4) = the sums over the lanes of the accumulators of row r.
+template <int bits, int rows, int... each>
+inline __attribute__((always_inline)) void put_sums(SumsOfFour<bits, rows>& sums, std::int32_t* out,
                                                     std::int64_t stride, Indices<int, each...>) {
-  (_mm_storeu_si128(
-       reinterpret_cast<__m128i*>(out + each * stride),
-       sums_of_four(sums.template at<4 * each>(), sums.template at<4 * each + 1>(),
-                    sums.template at<4 * each + 2>(), sums.template at<4 * each + 3>())),
+  constexpr QUEST_INDICES((kPlacesApart<bits, rows>)) kPlaces;
+  (_mm_storeu_si128(reinterpret_cast<__m128i*>(out + each * stride),
+                    sums_of_four(total_of<bits, rows, 4 * each>(sums, kPlaces),
+                                 total_of<bits, rows, 4 * each + 1>(sums, kPlaces),
+                                 total_of<bits, rows, 4 * each + 2>(sums, kPlaces),
+                                 total_of<bits, rows, 4 * each + 3>(sums, kPlaces))),
    ...);
 }
 
 /// `rows` rows of x from row i on, four rows of w side by side.
-template <int bits, int rows>
+template <int bits, int rows, Fetch fetch>
 inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t i,
                              std::int64_t j) {
   constexpr int kBytes = Cut<bits>::kBytes;
   constexpr QUEST_INDICES(Cut<bits>::kPlaces) kPlaces;
   constexpr QUEST_INDICES(rows) kRows;
-  Accumulators<4 * rows> sums;
+  SumsOfFour<bits, rows> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
-  const std::int64_t ahead = bytes_ahead<bits, 4>(d);
+  const std::uint8_t* ahead = w.row[0] + kFetchedAhead<fetch>;
   std::int64_t at = 0;
-  for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes) {
-    for (int c = 0; c < 4; ++c) ask_ahead(w.row[0] + 4 * at + 64 * c + ahead);
+  for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes, ahead += 4 * kBytes) {
+    fetch_lines<fetch>(ahead);
     add_chunks<bits, rows>(sums, w, at, first_bytes(kBytes), x, d.x_row_bytes, kPlaces);
   }
   if (at < bytes) {
     add_chunks<bits, rows>(sums, w, at, first_bytes(bytes - at), x, d.x_row_bytes, kPlaces);
   }
-  put_sums<rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
+  put_sums<bits, rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
+}
+
+/// Whether dot_four_columns may fetch ahead beside the rows of w from row j on: a load must find
+/// memory.
+template <Fetch fetch>
+inline bool may_fetch(const PackedDot& d, std::int64_t j) {
+  if (fetch != Fetch::kLoads || d.loads_end == nullptr) return d.loads_end != nullptr;
+  constexpr std::int64_t kRounded = 4 * 64;  // of each row to whole lines
+  return d.loads_end - (d.w + j * d.w_row_bytes) >=
+         kFetchedAhead<fetch> + 4 * d.w_row_bytes + kRounded;
+}
+
+/// Fewer than four rows of x from row i on, the four rows of w from row j on. Where a line of w
+/// takes one product or is spread by many instructions, one row after another is as fast.
+template <int bits, int rows>
+inline void dot_few(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
+  if constexpr (bits == 4 || (bits == 8 && rows > 1)) {
+    constexpr int kProducts = Cut<bits>::kPlaces * rows;  // of a line
+    constexpr Fetch kFetch = kProducts < 4 ? Fetch::kLoads : Fetch::kAsksFirstLevel;
+    if (may_fetch<kFetch>(d, j)) return dot_four_columns<bits, rows, kFetch>(d, w, i, j);
+  }
+  dot_row_by_row<bits, rows>(d, w, i, j);
+}
+
+// --- One short row of x, held in registers ---
+
+// w is then read once and in its order, one load a line: nothing goes faster, in caches or memory.
+
+constexpr int kHeldVectors = 16;
+
+template <int... each>
+inline __attribute__((always_inline)) void hold(Accumulators<kHeldVectors>& held,
+                                                const std::uint8_t* x, std::int64_t bytes,
+                                                Indices<int, each...>) {
+  ((held.template at<each>() =
+        64 * each < bytes ? _mm512_loadu_si512(x + 64 * each) : _mm512_setzero_si512()),
+   ...);
+}
+
+/// A row of `chunks` chunks of w against x; the sum over the lanes is their product.
+template <int bits, int... each>
+inline __attribute__((always_inline)) __m512i dot_held_row(Accumulators<kHeldVectors>& held,
+                                                           const std::uint8_t* w,
+                                                           std::int64_t chunks,
+                                                           Indices<int, each...>) {
+  constexpr int kPlaces = Cut<bits>::kPlaces;
+  static_assert(4 % kPlaces == 0);
+  Accumulators<4> sums;
+  __m512i chunk = _mm512_loadu_si512(w);
+  (((each > 0 && each % kPlaces == 0 && each / kPlaces < chunks
+         ? static_cast<void>(chunk = _mm512_loadu_si512(w + 64 * (each / kPlaces)))
+         : static_cast<void>(0)),
+    (each / kPlaces < chunks
+         ? dot_bytes(sums.template at<each % 4>(), field_in_place<bits, each % kPlaces>(chunk),
+                     held.template at<each>())
+         : static_cast<void>(0))),
+   ...);
+  const auto moved = [](__m512i sum, int place) __attribute__((always_inline)) {
+    return _mm512_srai_epi32(sum, static_cast<unsigned>(bits * (place % kPlaces)));
+  };
+  return _mm512_add_epi32(
+      _mm512_add_epi32(sums.template at<0>(), moved(sums.template at<1>(), 1)),
+      _mm512_add_epi32(moved(sums.template at<2>(), 2), moved(sums.template at<3>(), 3)));
+}
+
+template <int bits>
+void dot_held(const PackedDot& d) {
+  constexpr QUEST_INDICES(kHeldVectors) kAll;
+  Accumulators<kHeldVectors> held;
+  hold(held, d.x, d.x_row_bytes, kAll);
+  const std::int64_t chunks = d.k * bits / 512;
+  for (std::int64_t j = 0; j < d.columns; j += 4) {
+    const FourRows w(d, j);
+    const __m512i a = dot_held_row<bits>(held, w.row[0], chunks, kAll);
+    const __m512i b = dot_held_row<bits>(held, w.row[1], chunks, kAll);
+    const __m512i c = dot_held_row<bits>(held, w.row[2], chunks, kAll);
+    const __m512i e = dot_held_row<bits>(held, w.row[3], chunks, kAll);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + j), sums_of_four(a, b, c, e));
+  }
+}
+
+/// Whether dot_held can do it: whole lines of w, 2 or 4 bits, and registers for x.
+inline bool may_hold(const PackedDot& d) {
+  return d.loads_end != nullptr && d.rows == 1 && d.k * d.bits % 512 == 0 &&
+         d.k <= 64 * kHeldVectors;
 }
 
 template <int bits>
 void dot_bits(const PackedDot& d) {
+  if constexpr (bits == 2 || bits == 4) {
+    if (may_hold(d)) return dot_held<bits>(d);
+  }
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     std::int64_t i = 0;
-    for (; i + 4 <= d.rows; i += 4) dot_four_columns<bits, 4>(d, w, i, j);
-    if (d.rows - i == 3) dot_row_by_row<bits, 3>(d, w, i, j);
-    if (d.rows - i == 2) dot_row_by_row<bits, 2>(d, w, i, j);
-    if (d.rows - i == 1) dot_row_by_row<bits, 1>(d, w, i, j);
+    for (; i + 4 <= d.rows; i += 4) {
+      dot_four_columns<bits, 4, Fetch::kAsksSecondLevel>(d, w, i, j);
+    }
+    if (d.rows - i == 3) dot_few<bits, 3>(d, w, i, j);
+    if (d.rows - i == 2) dot_few<bits, 2>(d, w, i, j);
+    if (d.rows - i == 1) dot_few<bits, 1>(d, w, i, j);
   }
 }
 using Dot = void (*)(const PackedDot&);
