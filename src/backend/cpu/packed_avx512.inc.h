@@ -163,10 +163,9 @@ inline __m512i field_moved(__m512i w) {
 struct FourRows {
   const std::uint8_t* row[4];
   FourRows(const PackedDot& d, std::int64_t j) {
-    for (int c = 0; c < 4; ++c) {
-      const std::int64_t at = j + c < d.columns ? j + c : d.columns - 1;
-      row[c] = d.w + at * d.w_row_bytes;
-    }
+    const std::int64_t last = d.columns - 1 - j;
+    row[0] = d.w + j * d.w_row_bytes;
+    for (int c = 1; c < 4; ++c) row[c] = row[c - 1] + (c <= last ? d.w_row_bytes : 0);
   }
 };
 
