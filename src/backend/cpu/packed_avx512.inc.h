@@ -347,14 +347,13 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   put_sums<bits, rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
 }
 
-/// Whether dot_four_columns may fetch ahead beside the rows of w from row j on: a load must find
-/// memory.
+/// Whether dot_four_columns may fetch ahead beside the four rows of w from row j on: a load must
+/// find memory, and of rows that are no whole lines some would be fetched twice, out of order.
 template <Fetch fetch>
 inline bool may_fetch(const PackedDot& d, std::int64_t j) {
-  if (fetch != Fetch::kLoads || d.loads_end == nullptr) return d.loads_end != nullptr;
-  constexpr std::int64_t kRounded = 4 * 64;  // of each row to whole lines
-  return d.loads_end - (d.w + j * d.w_row_bytes) >=
-         kFetchedAhead<fetch> + 4 * d.w_row_bytes + kRounded;
+  if (d.loads_end == nullptr || d.w_row_bytes % 64 != 0) return false;
+  return fetch != Fetch::kLoads ||
+         d.loads_end - (d.w + j * d.w_row_bytes) >= kFetchedAhead<fetch> + 4 * d.w_row_bytes;
 }
 
 /// Fewer than four rows of x from row i on, the four rows of w from row j on. Where a line of w
