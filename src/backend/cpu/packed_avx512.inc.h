@@ -245,7 +245,8 @@ constexpr std::int64_t kFetchedAhead = fetch == Fetch::kLoads            ? 8192
                                        : fetch == Fetch::kAsksFirstLevel ? 4096
                                                                          : 12288;
 
-/// Four lines. A load of a byte a line is what a Zen 4 follows best, while few others wait with it.
+/// Four lines. Loads of a byte a line are what a Zen 4 follows best beside few products; loads of
+/// more than a byte of the register are slower (docs/log.md).
 template <Fetch fetch>
 inline __attribute__((always_inline)) void fetch_lines(const std::uint8_t* at) {
   if constexpr (fetch == Fetch::kLoads) {
@@ -356,8 +357,9 @@ inline bool may_fetch(const PackedDot& d, std::int64_t j) {
          d.loads_end - (d.w + j * d.w_row_bytes) >= kFetchedAhead<fetch> + 4 * d.w_row_bytes;
 }
 
-/// Fewer than four rows of x from row i on, the four rows of w from row j on. Where a line of w
-/// takes one product or is spread by many instructions, one row after another is as fast.
+/// Fewer than four rows of x from row i on, the four rows of w from row j on. 8 bits by one row of
+/// x and long rows of 2 bits read from memory as well one row after another; others were not
+/// measured.
 template <int bits, int rows>
 inline void dot_few(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
   if constexpr (bits == 4 || (bits == 8 && rows > 1)) {
