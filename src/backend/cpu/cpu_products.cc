@@ -29,7 +29,7 @@ void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, x.dtype, x.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
-        {rows_source(x, tiles->pack_rows), rows_source(w, tiles->pack_transposed), y, write});
+        {first_rows(*tiles, x), rows_source(w, tiles->pack_transposed), y, write});
   }
   products_.multiply(y, {x}, {w, true}, write, workspace_);
 }
@@ -75,7 +75,7 @@ void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     return multiply_tiles(
         {workspace_, threads_, tiles->multiply},
-        {rows_source(d_y, tiles->pack_rows), columns_source(w, tiles->pack_pairs), d_x, write});
+        {first_rows(*tiles, d_y), columns_source(w, tiles->pack_pairs), d_x, write});
   }
   products_.multiply(d_x, {d_y}, {w}, write, workspace_);
 }

@@ -32,6 +32,9 @@ constexpr std::int64_t kRowsAtOnce = 4;
 /// Bytes of an output that is larger than what caches keep for its reader: written past them, so
 /// that its lines are not read first.
 constexpr std::int64_t kStreamedBytes = 32 << 20;
+/// Rows whose distance is a multiple of this meet in one or two sets of the first-level cache.
+constexpr std::int64_t kCrowdedBytes = 2048;
+constexpr std::int64_t kValuesInGroup = kTileDepthBytes / 2;  // of bf16
 constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kLargePageBytes = 2 << 20;
 /// Multiplications below which a thread of its own does not pay.
@@ -130,20 +133,9 @@ struct Cut {
   }
 };
 
-/// Bundles one after the other, in an order that follows the rows of memory.
 void pack(std::uint8_t* out, const TileSource& source, Range bundles, Range groups) {
-  const std::int64_t bytes = groups.count() * kTileGroupBytes;
-  if (source.lanes_are_rows) {
-    for (std::int64_t i = bundles.begin; i < bundles.end; ++i, out += bytes) {
-      source.pack(out, source, i * kTileLanes, groups.begin, groups.count());
-    }
-    return;
-  }
-  for (std::int64_t g = groups.begin; g < groups.end; ++g, out += kTileGroupBytes) {
-    for (std::int64_t i = 0; i < bundles.count(); ++i) {
-      source.pack(out + i * bytes, source, (bundles.begin + i) * kTileLanes, g, 1);
-    }
-  }
+  source.pack(out, source,
+              {bundles.begin * kTileLanes, bundles.count(), groups.begin, groups.count()});
 }
 
 /// The memory of bundles of a source whose values have `bytes` bytes.
@@ -184,17 +176,24 @@ class ThreadProduct {
         partial_(b_ + (packed != nullptr ? 0 : cut.columns_in_block * cut.pass_bytes())) {}
 
   void compute(const std::vector<Block>& blocks) {
+    const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : kRowsAtOnce;
+    const auto rows_from = [&](const Block& block, std::int64_t row) {
+      return Range{row, std::min(row + at_once, block.rows.end)};
+    };
     const Block* before = nullptr;
     for (const Block& block : blocks) {
+      const Block* const after = &block + 1 == blocks.data() + blocks.size() ? &block : &block + 1;
       if (packed_ == nullptr && (before == nullptr || !same_columns(*before, block))) {
         pack(b_, product_.b, block.columns, block.groups);
       }
-      const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : kRowsAtOnce;
       for (std::int64_t row = block.rows.begin; row < block.rows.end; row += at_once) {
-        const Range rows{row, std::min(row + at_once, block.rows.end)};
-        pack(a_, product_.a, rows, block.groups);
-        const Range next{rows.end, std::min(rows.end + at_once, block.rows.end)};
-        LinesAhead ahead = lines_of(product_.a, value_bytes(), next, block.groups);
+        const Range rows = rows_from(block, row);
+        if (product_.a.pack != nullptr) pack(a_, product_.a, rows, block.groups);
+        LinesAhead ahead =
+            rows.end < block.rows.end
+                ? lines_of(product_.a, value_bytes(), rows_from(block, rows.end), block.groups)
+                : lines_of(product_.a, value_bytes(), rows_from(*after, after->rows.begin),
+                           after->groups);
         const std::int64_t share = divide_up(ahead.rows, rows.count());
         for (std::int64_t i = rows.begin; i < rows.end; ++i) {
           LinesAhead part = ahead;
@@ -221,6 +220,12 @@ class ThreadProduct {
     const std::int64_t j = block.columns.begin * kTileLanes;
     TileStrip strip{};
     strip.a = a;
+    strip.a_lanes_are_rows = product_.a.lanes_are_rows;
+    if (product_.a.pack == nullptr) {
+      strip.a_row_bytes = product_.a.stride * value_bytes();
+      strip.a = static_cast<const std::uint8_t*>(product_.a.data) + i * strip.a_row_bytes +
+                block.groups.begin * kTileDepthBytes;
+    }
     strip.b =
         packed_ == nullptr ? b_ : packed_ + cut_.packed_offset(block.columns.begin, block.groups);
     strip.groups = block.groups.count();
@@ -302,6 +307,12 @@ const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows) {
 
 TileSource rows_source(Tensor x, PackTiles pack) {
   return {x.data, x.row_stride, x.rows(), x.cols(), true, nullptr, pack};
+}
+
+TileSource first_rows(const Bf16TileKernels& tiles, Tensor x) {
+  const bool in_place =
+      tiles.reads_rows && x.cols() % kValuesInGroup == 0 && x.row_stride * 2 % kCrowdedBytes != 0;
+  return rows_source(x, in_place ? nullptr : tiles.pack_rows);
 }
 
 TileSource columns_source(Tensor x, PackTiles pack) {

@@ -46,6 +46,8 @@ const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows);
 
 /// A TileSource whose lanes are the rows of a matrix.
 TileSource rows_source(Tensor x, PackTiles pack);
+/// The same for the first operand of a product of bf16, read where it lies where that is faster.
+TileSource first_rows(const Bf16TileKernels& tiles, Tensor x);
 /// A TileSource whose lanes are the columns of a matrix.
 TileSource columns_source(Tensor x, PackTiles pack);
 
