@@ -184,6 +184,9 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
       expect(c.m, c.n, rows_source(x, tiles.pack_rows), rows_source(w, tiles.pack_transposed),
              sum_bound(c.k, row_norms(x), row_norms(w)),
              [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
+      expect(c.m, c.n, first_rows(tiles, x), rows_source(w, tiles.pack_transposed),
+             sum_bound(c.k, row_norms(x), row_norms(w)),
+             [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
       expect(c.m, c.k, rows_source(d_y, tiles.pack_rows), columns_source(w, tiles.pack_pairs),
              sum_bound(c.n, row_norms(d_y), column_norms(w)),
              [&](Tensor d_x) { reference->matmul_grad_input(d_x, d_y, w, Write::kSet); });

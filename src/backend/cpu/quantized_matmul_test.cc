@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
@@ -202,6 +203,30 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
           }
         }
       }
+    }
+  }
+}
+
+// Whether the backend knows how few bits codes have, or not.
+TEST_P(QuantizedMatmul, GradientsThroughCodesOfFewBitsHaveTheBitsOfThoseOfEight) {
+  for (const ProductCase& size : {ProductCase{260, 35, 67}, {33, 260, 67}, {161, 192, 288}}) {
+    OwnedTensor d_y({size.m, size.n}, DType::kBF16);
+    fill_normal(d_y, 9);
+    for (int bits = 1; bits < 8; ++bits) {
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, bits, 3);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, bits, 4);
+      const auto gradients = [&](int known_bits) {
+        QuantizedRows of_x = x.view(), of_w = w.view();
+        of_x.bits = of_w.bits = known_bits;
+        OwnedTensor d_z({size.m, size.k}, DType::kBF16), d_w({size.n, size.k}, DType::kF32);
+        backend_->quantized_matmul_grad_input(d_z, d_y, of_w, Write::kSet);
+        backend_->quantized_matmul_grad_weight(d_w, d_y, of_x, Write::kSet);
+        return std::pair{std::move(d_z), std::move(d_w)};
+      };
+      const auto known = gradients(bits), unknown = gradients(8);
+      EXPECT_TRUE(known.first.same_bytes(unknown.first)) << bits << " bits, " << size.m << " rows";
+      EXPECT_TRUE(known.second.same_bytes(unknown.second))
+          << bits << " bits, " << size.m << " rows";
     }
   }
 }
