@@ -28,7 +28,7 @@ void CpuBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
   if (x.rows() <= kFewRows) return multiply_by_dots(y, x, w, write);
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, x.dtype, x.rows())) {
     return multiply_tiles(
-        {workspace_, threads_, tiles->multiply},
+        {workspace_, threads_, tiles->multiply, tiles->in_vectors},
         {first_rows(*tiles, x), rows_source(w, tiles->pack_transposed), y, write});
   }
   products_.multiply(y, {x}, {w, true}, write, workspace_);
@@ -74,7 +74,7 @@ void CpuBackend::multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write) {
 void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     return multiply_tiles(
-        {workspace_, threads_, tiles->multiply},
+        {workspace_, threads_, tiles->multiply, tiles->in_vectors},
         {first_rows(*tiles, d_y), columns_source(w, tiles->pack_pairs), d_x, write});
   }
   products_.multiply(d_x, {d_y}, {w}, write, workspace_);
@@ -82,7 +82,7 @@ void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write
 
 void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.cols())) {
-    return multiply_tiles({workspace_, threads_, tiles->multiply},
+    return multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
                           {columns_source(d_y, tiles->pack_columns),
                            columns_source(x, tiles->pack_pairs), d_w, write});
   }

@@ -122,7 +122,7 @@ void multiply(const TileStrip& strip) {
 
 const Bf16TileKernels kBf16TilesAmx = {
     .least_rows = 1,
-    .reads_rows = false,
+    .in_vectors = false,
     .pack_rows = each_bundle<pack_rows<2>>,
     .pack_columns = each_group<pack_columns_bf16>,
     .pack_transposed = each_bundle<pack_transposed<2>>,

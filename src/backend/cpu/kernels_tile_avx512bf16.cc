@@ -141,7 +141,7 @@ void multiply(const TileStrip& strip) {
 
 const Bf16TileKernels kBf16TilesAvx512 = {
     .least_rows = 128,
-    .reads_rows = true,
+    .in_vectors = true,
     .pack_rows = each_bundle<pack_rows<2>>,
     .pack_columns = each_group<pack_row_pairs>,
     .pack_transposed = each_bundle<pack_transposed<2>>,

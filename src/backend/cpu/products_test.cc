@@ -171,7 +171,7 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
       const Sliced x(c.m, c.k, DType::kBF16, 1), w(c.n, c.k, DType::kBF16, 2);
       const Sliced d_y(c.m, c.n, DType::kBF16, 3);
       Workspace workspace;
-      const TileContext context{workspace, 2, tiles.multiply};
+      const TileContext context{workspace, 2, tiles.multiply, tiles.in_vectors};
       const std::string what =
           std::string(isa_name(isa)) + ", " + describe(c, DType::kBF16, DType::kF32);
       const auto expect = [&](std::int64_t rows, std::int64_t cols, const TileSource& a,

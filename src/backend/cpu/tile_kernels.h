@@ -79,8 +79,9 @@ struct TileStrip {
 struct Bf16TileKernels {
   /// Rows of the first operand from which packing the second pays.
   std::int64_t least_rows;
-  /// Whether `multiply` can read rows of the first operand where they lie.
-  bool reads_rows;
+  /// Whether `multiply` has no tile registers, and can read rows of the first operand where they
+  /// lie.
+  bool in_vectors;
   // Packers of the first operand: memory rows are its rows, or its columns.
   PackTiles pack_rows;
   PackTiles pack_columns;

@@ -11,14 +11,13 @@
 namespace quest {
 namespace {
 
-// Measured on AMX; in vectors on a Zen 4, whose second level holds 1 MiB, 32 to 128 groups in a
-// pass change nothing (docs/log.md).
-
 /// Groups of a packed bundle of rows. Sums between passes cost up to 10 ns a step of 25; where more
 /// groups than these are one pass, too few columns fit beside each other, and rows are packed too
-/// often. More are cut into passes that leave room for the sums.
+/// often. More are cut into passes that leave room for the sums. Measured on AMX.
 constexpr std::int64_t kMostGroupsInOnePass = 34;
 constexpr std::int64_t kMostGroups = 16;
+/// The same in vectors, for which columns may come from the third level; measured on a Zen 4.
+constexpr std::int64_t kMostGroupsInVectors = 64;
 /// Bytes of packed columns, in one pass and in several, and of these with the sums between passes.
 /// Of 2 MiB of second-level cache 1.25 MiB are read at full speed, and what streams through takes a
 /// part of them.
@@ -27,8 +26,9 @@ constexpr std::int64_t kColumnBytes = 640 << 10;
 constexpr std::int64_t kCacheBytes = 1280 << 10;
 constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
 /// Bundles of rows that are packed together where they are columns in memory, so that whole lines
-/// are read.
+/// are read; in vectors, whose passes are longer, only as many as fill a line.
 constexpr std::int64_t kRowsAtOnce = 4;
+constexpr std::int64_t kRowsAtOnceInVectors = 1;
 /// Bytes of an output that is larger than what caches keep for its reader: written past them, so
 /// that its lines are not read first.
 constexpr std::int64_t kStreamedBytes = 32 << 20;
@@ -68,6 +68,7 @@ struct Cut {
   bool splits_rows;                    ///< among threads, else columns
   std::int64_t grain;                  ///< bundles of that side that are worth a thread
   bool one_pass;
+  std::int64_t rows_at_once;  ///< bundles that are packed together where they are columns
   std::int64_t groups_in_pass, columns_in_block, rows_in_block;
   bool packs_ahead;  ///< all columns, which several blocks of rows would otherwise pack again
 
@@ -77,8 +78,11 @@ struct Cut {
         groups(divide_up(shape.summed * shape.value_bytes, kTileDepthBytes)),
         // The shorter side is packed by every thread, so the longer one is split.
         splits_rows(rows >= columns),
-        one_pass(groups <= kMostGroupsInOnePass),
-        groups_in_pass(one_pass ? groups : even_part(groups, kMostGroups)) {
+        one_pass(groups <= (shape.in_vectors ? kMostGroupsInVectors : kMostGroupsInOnePass)),
+        rows_at_once(shape.in_vectors ? kRowsAtOnceInVectors : kRowsAtOnce),
+        groups_in_pass(
+            one_pass ? groups
+                     : even_part(groups, shape.in_vectors ? kMostGroupsInVectors : kMostGroups)) {
     const std::int64_t side = splits_rows ? rows : columns;
     grain = divide_up(kProductsPerThread * side, shape.rows * shape.columns * shape.summed);
     const std::int64_t part = divide_up(side, parallel_parts(threads, side, grain));
@@ -104,7 +108,7 @@ struct Cut {
   std::int64_t thread_bytes() const {
     const std::int64_t partial = one_pass ? 0 : rows_in_block * columns_in_block * kBlockBytes;
     const std::int64_t bytes =
-        (kRowsAtOnce + (packs_ahead ? 0 : columns_in_block)) * pass_bytes() + partial;
+        (rows_at_once + (packs_ahead ? 0 : columns_in_block)) * pass_bytes() + partial;
     const std::int64_t page = bytes > kLargePageBytes / 2 ? kLargePageBytes : kPageBytes;
     return divide_up(bytes, page) * page;
   }
@@ -172,11 +176,11 @@ class ThreadProduct {
         multiply_(multiply),
         streams_(may_stream(product)),
         a_(scratch),
-        b_(a_ + kRowsAtOnce * cut.pass_bytes()),
+        b_(a_ + cut.rows_at_once * cut.pass_bytes()),
         partial_(b_ + (packed != nullptr ? 0 : cut.columns_in_block * cut.pass_bytes())) {}
 
   void compute(const std::vector<Block>& blocks) {
-    const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : kRowsAtOnce;
+    const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : cut_.rows_at_once;
     const auto rows_from = [&](const Block& block, std::int64_t row) {
       return Range{row, std::min(row + at_once, block.rows.end)};
     };
@@ -279,7 +283,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product) {
   assert(product.out.rows() == product.a.lanes && product.out.cols() == product.b.lanes);
   if (product.out.numel() == 0) return;
   const TileShape shape{product.a.lanes, product.b.lanes, product.a.summed,
-                        product.scales != nullptr ? 1 : 2};
+                        product.scales != nullptr ? 1 : 2, context.in_vectors};
   const Cut cut(shape, context.threads);
   const TileScratch bytes = tile_scratch(shape, context.threads);
   const auto scratch = [&](Workspace::Slot slot, std::int64_t size) {
@@ -311,7 +315,7 @@ TileSource rows_source(Tensor x, PackTiles pack) {
 
 TileSource first_rows(const Bf16TileKernels& tiles, Tensor x) {
   const bool in_place =
-      tiles.reads_rows && x.cols() % kValuesInGroup == 0 && x.row_stride * 2 % kCrowdedBytes != 0;
+      tiles.in_vectors && x.cols() % kValuesInGroup == 0 && x.row_stride * 2 % kCrowdedBytes != 0;
   return rows_source(x, in_place ? nullptr : tiles.pack_rows);
 }
 

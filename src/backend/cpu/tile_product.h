@@ -13,6 +13,7 @@ struct TileContext {
   Workspace& workspace;
   int threads;
   void (*multiply)(const TileStrip& strip);
+  bool in_vectors = false;  ///< as in Bf16TileKernels
 };
 
 /// out [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
@@ -32,6 +33,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product);
 struct TileShape {
   std::int64_t rows, columns, summed;
   std::int64_t value_bytes;  ///< of operands
+  bool in_vectors = false;   ///< as in Bf16TileKernels
 };
 /// Bytes of scratch memory.
 struct TileScratch {
