@@ -10,6 +10,10 @@ namespace {
   fail("the device '{}' cannot run packed models; use --device cpu", backend.name());
 }
 
+void turn(Backend& backend, Tensor y, const Rotary& r) {
+  backend.rope(y.columns(0, r.columns), r.cos, r.sin, r.layout, 0, r.length, false);
+}
+
 }  // namespace
 
 void Backend::packed_matmul(Tensor, const QuantizedRows&, int, const PackedRows&, Write) {
@@ -21,6 +25,16 @@ void Backend::packed_dense_matmul(Tensor, Tensor, const PackedRows&, std::int64_
 void Backend::stored_matmul(Tensor, Tensor, Tensor, Write) { fail_packed(*this); }
 void Backend::packed_embedding(Tensor, Tensor, const PackedRows&, std::int64_t) {
   fail_packed(*this);
+}
+
+void Backend::matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) {
+  matmul(y, x, w, Write::kSet);
+  turn(*this, y, rotary);
+}
+void Backend::quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                    const Rotary& rotary) {
+  quantized_matmul(y, x, w, Write::kSet);
+  turn(*this, y, rotary);
 }
 
 void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,

@@ -70,10 +70,13 @@ class TimingBackend : public Backend {
   void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
                           const RowQuantizer& quantizer) override;
   void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) override;
   void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
   void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) override;
   void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                         Write write) override;
+  void quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                             const Rotary& rotary) override;
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,

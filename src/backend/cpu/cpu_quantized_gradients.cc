@@ -52,7 +52,7 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
     TileSource values = columns_source(w.codes, tiles->pack_pairs_codes);
     values.steps = w.steps.as<float>();
     multiply_tiles({workspace_, threads_, tiles->multiply},
-                   {rows_source(d_y, tiles->pack_rows), values, d_z, write});
+                   {rows_source(d_y, tiles->pack_rows), values, {d_z, write}});
     return;
   }
   const Tensor values =
@@ -70,7 +70,7 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
     TileSource values = columns_source(x.codes, tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
     multiply_tiles({workspace_, threads_, tiles->multiply},
-                   {columns_source(d_y, tiles->pack_columns), values, d_z, write});
+                   {columns_source(d_y, tiles->pack_columns), values, {d_z, write}});
     return;
   }
   const float* const steps = x.steps.as<float>();
