@@ -15,6 +15,7 @@
 #include <string>
 
 #include "backend/cache_rows.h"
+#include "backend/stopwatch.h"
 #include "core/tensor.h"
 #include "quant/gradient_rounding.h"
 #include "quant/row_quantizer.h"
@@ -105,6 +106,8 @@ class Backend {
   virtual void deallocate(void* data, std::size_t bytes) noexcept = 0;
   /// Waits for everything that was asked for.
   virtual void synchronize() = 0;
+  /// The backend outlives it. One that works while its caller goes on has marks that do not wait.
+  virtual std::unique_ptr<Stopwatch> make_stopwatch();
 
   // --- Moving and filling ---
 

@@ -70,11 +70,24 @@ double WorkTimes::total_bound_seconds() const {
   return std::accumulate(bound_seconds.begin(), bound_seconds.end(), 0.0);
 }
 
-void TimingBackend::book(Work kind, const KernelWork& work, double seconds) {
-  const auto i = static_cast<std::size_t>(kind);
-  times_.seconds[i] += seconds;
-  times_.operations[i] += work.operations;
-  if (roofline_) times_.bound_seconds[i] += roofline_->bound(work).seconds;
+const WorkTimes& TimingBackend::times() {
+  inner_.synchronize();
+  for (std::size_t run = 0; run < runs_.size(); ++run) {
+    const auto& [kind, work] = runs_[run];
+    const auto i = static_cast<std::size_t>(kind);
+    times_.seconds[i] += stopwatch_->seconds(2 * run, 2 * run + 1);
+    times_.operations[i] += work.operations;
+    if (roofline_) times_.bound_seconds[i] += roofline_->bound(work).seconds;
+  }
+  runs_.clear();
+  stopwatch_->clear();
+  return times_;
+}
+
+void TimingBackend::reset_times() {
+  runs_.clear();
+  stopwatch_->clear();
+  times_ = {};
 }
 
 void TimingBackend::copy(Tensor dst, Tensor src) {
