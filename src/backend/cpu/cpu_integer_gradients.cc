@@ -75,7 +75,7 @@ void multiply_on_tiles(const TileContext& context, const ByteTileKernels& kernel
   const TileScales scales{1, p.g.sums, plain.biases, p.g.scales, plain.scales};
   const TileSource lines{p.g.codes, 0, p.g.lines, p.g.summed, true, nullptr, copy_groups};
   multiply_tiles(context,
-                 {lines, columns_source(p.codes, kernels.pack_quads), p.out, p.write, &scales});
+                 {lines, columns_source(p.codes, kernels.pack_quads), {p.out, p.write}, &scales});
 }
 
 /// The same product by the kernels of quantized_matmul, which take lines of summed values.

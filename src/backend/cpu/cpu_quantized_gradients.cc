@@ -53,7 +53,7 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
     values.steps = w.steps.as<float>();
     values.bits = w.bits;
     multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
-                   {first_rows(*tiles, d_y), values, d_z, write});
+                   {first_rows(*tiles, d_y), values, {d_z, write}});
     return;
   }
   const Tensor values =
@@ -72,7 +72,7 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
     values.steps = x.steps.as<float>();
     values.bits = x.bits;
     multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
-                   {columns_source(d_y, tiles->pack_columns), values, d_z, write});
+                   {columns_source(d_y, tiles->pack_columns), values, {d_z, write}});
     return;
   }
   const float* const steps = x.steps.as<float>();

@@ -178,7 +178,7 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
                               const TileSource& b, const Bound& bound, const auto& product) {
         const OwnedTensor expected({rows, cols}, DType::kF32), actual({rows, cols}, DType::kF32);
         product(expected);
-        multiply_tiles(context, {a, b, actual, Write::kSet});
+        multiply_tiles(context, {a, b, {actual, Write::kSet}});
         expect_close(actual, expected, bound, what);
       };
       expect(c.m, c.n, rows_source(x, tiles.pack_rows), rows_source(w, tiles.pack_transposed),

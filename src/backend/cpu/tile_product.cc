@@ -50,11 +50,7 @@ FloatRow element_address(Tensor x, std::int64_t i, std::int64_t j) {
   return {x.row<float>(i) + j, false};
 }
 
-struct Range {
-  std::int64_t begin, end;
-  std::int64_t count() const { return end - begin; }
-  bool operator==(const Range&) const = default;
-};
+using Range = IndexRange;
 
 /// Bundles of rows and columns, and the groups of summed values over which sums are taken at once.
 struct Block {
@@ -158,8 +154,8 @@ LinesAhead lines_of(const TileSource& s, std::int64_t bytes, Range bundles, Rang
 }
 
 bool may_stream(const TileProduct& product) {
-  const Tensor& out = product.out;
-  return product.write == Write::kSet && out.dtype == DType::kF32 &&
+  const Tensor& out = product.out.y;
+  return product.out.write == Write::kSet && out.dtype == DType::kF32 &&
          out.bytes() >= std::size_t{kStreamedBytes} && out.row_stride % 16 == 0 &&
          reinterpret_cast<std::uintptr_t>(out.data) % 64 == 0;
 }
@@ -238,9 +234,9 @@ class ThreadProduct {
     strip.partial = partial_ + (row - block.rows.begin) * block.columns.count() * kBlockBytes;
     strip.reads_partial = block.groups.begin > 0;
     strip.writes_partial = block.groups.end < cut_.groups;
-    strip.out = element_address(product_.out, i, j);
-    strip.out_stride = product_.out.row_stride;
-    strip.add = product_.write == Write::kAdd;
+    strip.out = element_address(product_.out.y, i, j);
+    strip.out_stride = product_.out.y.row_stride;
+    strip.add = product_.out.write == Write::kAdd;
     strip.streams = streams_;
     strip.ahead = ahead;
     if (product_.scales != nullptr) {
@@ -249,6 +245,9 @@ class ThreadProduct {
                       s.column_scales + j};
     }
     multiply_(strip);
+    if (cut_.splits_rows && !strip.writes_partial) {
+      product_.out.wrote({i, i + strip.rows}, {j, j + strip.columns});
+    }
   }
 
   const TileProduct& product_;
@@ -280,8 +279,9 @@ TileScratch tile_scratch(const TileShape& shape, int threads) {
 
 void multiply_tiles(const TileContext& context, const TileProduct& product) {
   assert(product.a.summed == product.b.summed);
-  assert(product.out.rows() == product.a.lanes && product.out.cols() == product.b.lanes);
-  if (product.out.numel() == 0) return;
+  const Tensor& y = product.out.y;
+  assert(y.rows() == product.a.lanes && y.cols() == product.b.lanes);
+  if (y.numel() == 0) return;
   const TileShape shape{product.a.lanes, product.b.lanes, product.a.summed,
                         product.scales != nullptr ? 1 : 2, context.in_vectors};
   const Cut cut(shape, context.threads);
@@ -302,6 +302,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product) {
                                     own + thread * cut.thread_bytes(), packed);
                  part.compute(cut.blocks({begin, end}));
                });
+  if (!cut.splits_rows) product.out.wrote_all(context.threads);
 }
 
 const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows) {

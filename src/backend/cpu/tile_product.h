@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/product_output.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/workspace.h"
 
@@ -16,13 +17,12 @@ struct TileContext {
   bool in_vectors = false;  ///< as in Bf16TileKernels
 };
 
-/// out [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
+/// out.y [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
 /// depends on the number of summed values only.
 struct TileProduct {
   TileSource a;
   TileSource b;
-  Tensor out;
-  Write write;
+  ProductOutput out;
   /// For products of bytes: arrays as long as out has rows and columns.
   const TileScales* scales = nullptr;
 };
