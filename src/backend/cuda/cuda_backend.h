@@ -29,6 +29,7 @@ class CudaBackend : public Backend {
   void* allocate(std::size_t bytes) override;
   void deallocate(void* data, std::size_t bytes) noexcept override;
   void synchronize() override;
+  std::unique_ptr<Stopwatch> make_stopwatch() override;
 
   void copy(Tensor dst, Tensor src) override;
   void zero(Tensor dst) override;
