@@ -88,10 +88,15 @@ RunPlan run_plan(const TrainSettings& settings, std::int64_t steps) {
   return plan;
 }
 
+RunDevice run_device(const TrainSettings& settings) {
+  if (settings.run.device == "cpu") return RunDevice::kCpu;
+  return settings.run.device == "reference" ? RunDevice::kReference : RunDevice::kCuda;
+}
+
 RunConditions run_conditions(const TrainSettings& settings, const TokenDataset* train,
                              const TokenDataset* validation) {
   RunConditions conditions;
-  conditions.cpu_backend = settings.run.device == "cpu";
+  conditions.device = run_device(settings);
   conditions.threads = settings.run.threads > 0 ? static_cast<int>(settings.run.threads)
                                                 : describe_machine().threads;
   for (const TokenDataset* data : {train, validation}) {

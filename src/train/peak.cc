@@ -10,7 +10,7 @@ namespace quest {
 namespace {
 
 constexpr std::int64_t kSize = 1024;
-constexpr std::int64_t kMostSize = 8192;
+constexpr std::int64_t kMostSize = 4096;
 constexpr double kShortSeconds = 1e-3;
 constexpr int kRepeats = 8;
 constexpr double kLongEnoughSeconds = 0.3;

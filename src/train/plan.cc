@@ -11,6 +11,8 @@
 #include "backend/cpu/tile_product.h"
 #include "core/division.h"
 #include "model/kv_cache.h"
+#include "train/plan_cuda.h"
+#include "train/plan_products.h"
 
 namespace quest {
 namespace {
@@ -177,47 +179,29 @@ int64_t widened_blocks(int64_t rows, int64_t outputs, int64_t columns) {
 }
 
 ProductScratch product_scratch(const TrainerConfig& config, int threads) {
-  const int64_t all_rows = config.batch_size * config.seq_len;
   ProductScratch most;
-  const auto include = [&](const LinearLayout& layout, const LinearScheme& fallback, int64_t rows) {
-    // Neighbouring parts of one scheme are one product.
-    int64_t outputs = 0;
-    for (std::size_t i = 0; i < layout.parts.size(); ++i) {
-      const LinearScheme scheme = config.scheme.for_layer(layout.parts[i].name, fallback);
-      outputs += layout.parts[i].rows;
-      const bool last = i + 1 == layout.parts.size() ||
-                        !(config.scheme.for_layer(layout.parts[i + 1].name, fallback) == scheme);
-      if (!last) continue;
-      const bool float_products =
-          !scheme.integer_product() || config.backward == GradientProducts::kFloat;
-      if (float_products && config.compute == DType::kBF16 && choose_isa() < Isa::kAvx512) {
-        most.wide = std::max(most.wide, widened_blocks(rows, outputs, layout.columns));
-      }
-      if (scheme.integer_product()) {
-        const int64_t columns = layout.columns;
-        most.include(integer_product(rows, outputs, columns, scheme, threads));
-        most.include(config.backward == GradientProducts::kInt8
-                         ? integer_gradients(rows, outputs, columns, threads)
-                         : float_gradients(rows, outputs, columns, config.compute, threads));
-      } else {
+  for_each_product(
+      config, [&](int64_t rows, int64_t outputs, int64_t columns, const LinearScheme& scheme) {
+        const bool float_products =
+            !scheme.integer_product() || config.backward == GradientProducts::kFloat;
+        if (float_products && config.compute == DType::kBF16 && choose_isa() < Isa::kAvx512) {
+          most.wide = std::max(most.wide, widened_blocks(rows, outputs, columns));
+        }
+        if (scheme.integer_product()) {
+          most.include(integer_product(rows, outputs, columns, scheme, threads));
+          most.include(config.backward == GradientProducts::kInt8
+                           ? integer_gradients(rows, outputs, columns, threads)
+                           : float_gradients(rows, outputs, columns, config.compute, threads));
+          return;
+        }
         if (in_bf16_tiles(config.compute, rows)) {
-          most.include(bf16_shape(rows, outputs, layout.columns), threads);
-          most.include(bf16_shape(rows, layout.columns, outputs), threads);
+          most.include({rows, outputs, columns, 2}, threads);
+          most.include({rows, columns, outputs, 2}, threads);
         }
         if (in_bf16_tiles(config.compute, outputs)) {
-          most.include(bf16_shape(outputs, layout.columns, rows), threads);
+          most.include({outputs, columns, rows, 2}, threads);
         }
-      }
-      outputs = 0;
-    }
-  };
-  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
-    include(qkv_layout(config.model, layer), config.scheme.base(), all_rows);
-    include(out_layout(config.model, layer), config.scheme.base(), all_rows);
-    include(gate_up_layout(config.model, layer), config.scheme.base(), all_rows);
-    include(down_layout(config.model, layer), config.scheme.base(), all_rows);
-  }
-  include(head_layout(config.model), LinearScheme(), head_chunk_rows(config.model, all_rows));
+      });
   return most;
 }
 
@@ -264,17 +248,24 @@ std::size_t sampling_bytes(const TrainerConfig& config) {
 
 std::size_t RunMemory::total() const {
   const std::size_t training = trainer.total() + workspace + sampling + data + program;
-  return std::max(training, kStartBytes + data + loading);
+  return std::max(training, start + data + loading);
 }
 
 RunMemory predict_run_memory(const TrainerConfig& config, const RunConditions& conditions) {
   RunMemory memory;
   memory.trainer = Trainer::measure(config);
-  if (conditions.cpu_backend) memory.workspace = workspace_bytes(config, conditions.threads);
   if (conditions.samples) memory.sampling = sampling_bytes(config);
+  if (conditions.device == RunDevice::kCuda) {
+    memory.workspace = cuda_workspace_bytes(config);
+    return memory;
+  }
+  if (conditions.device == RunDevice::kCpu) {
+    memory.workspace = workspace_bytes(config, conditions.threads);
+  }
   memory.data = conditions.data_bytes;
   memory.loading = conditions.loading_bytes;
   memory.program = kProgramBytes;
+  memory.start = kStartBytes;
   return memory;
 }
 

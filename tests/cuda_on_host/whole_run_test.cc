@@ -17,6 +17,7 @@
 #include "model/model_file.h"
 #include "tests/golden_files.h"
 #include "train/checkpoint.h"
+#include "train/plan.h"
 #include "train/tiny_run_for_test.h"
 
 namespace quest {
@@ -67,6 +68,41 @@ TEST(WholeRun, TrainingHasTheCpusLossesUnderEverySchemeAndOption) {
   config.recompute = Recompute::kBlock;
   config.optimizer.moment_bits = 8;
   expect_cpu_losses(config, "int8 gradients, 8-bit moments, recomputing");
+}
+
+// Of a step that is large enough for scratch memory to matter.
+TEST(WholeRun, AStepTakesTheDevicesMemoryThatIsPredicted) {
+  std::size_t total = 0;
+  const auto free_bytes = [&] {
+    std::size_t bytes = 0;
+    cudaMemGetInfo(&bytes, &total);
+    return bytes;
+  };
+  for (const char* scheme : {"none", "w4a4", "w1a1 int8"}) {
+    for (const DType compute : {DType::kF32, DType::kBF16}) {
+      const std::string text = scheme;
+      TrainerConfig config = tiny_run_config(text.substr(0, text.find(" int8")), compute);
+      if (text.ends_with(" int8")) config.backward = GradientProducts::kInt8;
+      config.model.width = 64;
+      config.model.hidden = 192;
+      config.model.head_dim = 32;
+      config.model.max_positions = config.seq_len = 64;
+      config.grad_accum = 1;
+      config.batch_size = 4;
+      const std::size_t before = free_bytes();
+      const auto device = cuda();
+      Trainer trainer(*device, config, tiny_batches(config));
+      trainer.step();
+      const auto taken = static_cast<double>(before - free_bytes());
+      // The library of the emulation asks for no memory; an allocation takes whole pages.
+      constexpr double kLibraryBytes = 32 << 20, kPagesBytes = 12 * 4096;
+      const RunMemory memory = predict_run_memory(config, {.device = RunDevice::kCuda});
+      EXPECT_NEAR(static_cast<double>(memory.workspace) - kLibraryBytes,
+                  taken - static_cast<double>(memory.trainer.total()), kPagesBytes)
+          << scheme << ' ' << name(compute);
+      EXPECT_EQ(memory.total(), memory.trainer.total() + memory.workspace);
+    }
+  }
 }
 
 TEST(WholeRun, TheSameSeedGivesTheSameBitsAgain) {

@@ -1,0 +1,42 @@
+// A model of the CUDA backend's workspace: the most that any kernel of a step asks for, by slot.
+#include "train/plan_cuda.h"
+
+#include <algorithm>
+
+#include "core/division.h"
+#include "train/plan_products.h"
+
+namespace quest {
+namespace {
+
+// What cuBLASLt may ask for (LtProducts).
+constexpr std::int64_t kLibraryBytes = 32 << 20;
+// Rows whose shares of a norm's weight gradient are summed at once.
+constexpr std::int64_t kNormRows = 64;
+// Rounded gradients lie in lines of whole chunks.
+constexpr std::int64_t kChunkBytes = 16;
+
+}  // namespace
+
+std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
+  const std::int64_t rows = config.batch_size * config.seq_len;
+  const auto element = static_cast<std::int64_t>(size_bytes(config.compute));
+  const std::int64_t norm_sums = divide_up(rows, kNormRows) * config.model.width * 4;
+  const std::int64_t attention_corrections = rows * config.model.heads * 4;
+  std::int64_t operands = 0, gradients = 0, lines = 0;
+  for_each_product(config, [&](std::int64_t count, std::int64_t outputs, std::int64_t columns,
+                               const LinearScheme& scheme) {
+    if (!scheme.integer_product()) return;
+    if (config.backward == GradientProducts::kInt8) {
+      gradients = std::max(gradients, count * round_up(outputs, kChunkBytes));
+      lines = std::max(lines, 2 * 4 * std::max(count, outputs));
+    } else {
+      operands = std::max(operands, std::max(count, outputs) * columns * element);
+      gradients = std::max(gradients, count * outputs * element);
+    }
+  });
+  return static_cast<std::size_t>(std::max(norm_sums, attention_corrections) + operands +
+                                  gradients + lines + kLibraryBytes);
+}
+
+}  // namespace quest
