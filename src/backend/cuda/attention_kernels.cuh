@@ -1,18 +1,18 @@
-// Kernels of causal attention over blocks of 32 keys: 16 queries of one head a block of threads,
-// eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
+// Kernels of causal attention of any rows over blocks of 32 keys: 16 queries of one head a block of
+// threads, eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
 #pragma once
 
-#include "backend/cache_rows.h"
+#include "backend/cuda/attention_order.cuh"
 #include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/tensor_core.cuh"
 
 namespace quest::cuda {
 
-inline constexpr int kMostHeadDim = 128;
+inline constexpr int kMostHeadDim = 256;
 inline constexpr int kQueryTile = 16;
 inline constexpr int kKeyTile = 32;
 inline constexpr int kRowThreads = 8;  // of one query
 inline constexpr int kAttentionThreads = kQueryTile * kRowThreads;
-inline constexpr int kValuesAThread = kMostHeadDim / kRowThreads;
 
 /// Keys or values: floats, or codes with a scale for each row and head.
 struct KeyRows {
@@ -27,25 +27,14 @@ struct KeyRows {
   }
 };
 
-/// The sequences of a call: a list, or equal ones at equal distances.
-struct Spans {
-  const SequenceSpan* list;  ///< null: equal ones
-  SequenceSpan first;
-  std::int64_t row_step, cache_step;
-  __device__ SequenceSpan at(std::int64_t i) const {
-    if (list != nullptr) return list[i];
-    return {first.first_row + i * row_step, first.count, first.position,
-            first.cache_row + i * cache_step};
-  }
-};
-
 struct Attention {
   FloatRows out, q;
   KeyRows k, v;
   float* log_sums;  ///< [span, H, count of the span], for equal spans; null: none
   Spans spans;
   HeadShape shape;
-  float scale;  ///< 1 / sqrt(D)
+  float scale;      ///< 1 / sqrt(D)
+  TileOrder order;  ///< line: span * H + head
 };
 
 /// Joins the eight threads of a row.
@@ -58,8 +47,8 @@ __device__ float row_join(float value, Op op) {
 }
 
 /// tile[i][d] = rows first + i, i < count, of a head; zeros after them.
-template <int kRows, typename Load>
-__device__ void load_head_tile(float (&tile)[kRows][kMostHeadDim + 1], std::int64_t count,
+template <int kRows, int kPitch, typename Load>
+__device__ void load_head_tile(float (&tile)[kRows][kPitch], std::int64_t count,
                                std::int64_t head_dim, Load load) {
   for (std::int64_t t = threadIdx.x; t < kRows * head_dim; t += blockDim.x) {
     const std::int64_t i = t / head_dim, d = t % head_dim;
@@ -96,16 +85,24 @@ struct RunningSoftmax {
   }
 };
 
-/// Grid: tiles of queries, heads, spans.
+/// Shared memory of the kernel for heads of up to kDim values.
+template <int kDim>
+struct AttentionMemory {
+  float queries[kQueryTile][kDim + 1], keys[kKeyTile][kDim + 1], values[kKeyTile][kDim + 1];
+  float weights[kQueryTile][kKeyTile + 1];
+};
+
+template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
-  __shared__ float queries[kQueryTile][kMostHeadDim + 1];
-  __shared__ float keys[kKeyTile][kMostHeadDim + 1];
-  __shared__ float values[kKeyTile][kMostHeadDim + 1];
-  __shared__ float weights[kQueryTile][kKeyTile + 1];
-  const SequenceSpan span = a.spans.at(blockIdx.z);
-  const std::int64_t first = std::int64_t{blockIdx.x} * kQueryTile;
-  if (first >= span.count) return;
-  const std::int64_t head = blockIdx.y, kv_head = head / (a.shape.heads / a.shape.kv_heads);
+  auto& [queries, keys, values, weights] =
+      *reinterpret_cast<AttentionMemory<kDim>*>(dynamic_shared());
+  const TileOrder::Place place = a.order.at(blockIdx.x);
+  const std::int64_t head = place.line % a.shape.heads, span_index = place.line / a.shape.heads;
+  const SequenceSpan span = a.spans.at(span_index);
+  const std::int64_t first =
+      ((span.count + kQueryTile - 1) / kQueryTile - 1 - place.rank) * kQueryTile;
+  if (first < 0) return;
+  const std::int64_t kv_head = head / (a.shape.heads / a.shape.kv_heads);
   const std::int64_t dim = a.shape.head_dim;
   const std::int64_t count = span.count - first < kQueryTile ? span.count - first : kQueryTile;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
@@ -116,7 +113,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
   });
 
   RunningSoftmax softmax;
-  float sums[kValuesAThread] = {};
+  float sums[kDim / kRowThreads] = {};
   const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
   for (std::int64_t key = 0; key < last; key += kKeyTile) {
     __syncthreads();
@@ -148,8 +145,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
                 sums[i] / denominator);
   }
   if (a.log_sums != nullptr && part == 0) {
-    a.log_sums[(blockIdx.z * a.shape.heads + head) * span.count + first + row] =
-        softmax.largest + logf(denominator);
+    a.log_sums[place.line * span.count + first + row] = softmax.largest + logf(denominator);
   }
 }
 
@@ -157,14 +153,17 @@ struct CacheAppend {
   KeyRows cache;  ///< its memory is written
   FloatRows x;
   Spans spans;
+  TileOrder order;  ///< line: span * heads + head; a tile is a row
+  unsigned heads;
 };
 
-/// Grid: rows of a span, heads, spans; one warp.
+/// A warp has a row of a head.
 __global__ void cache_append_kernel(CacheAppend a) {
-  const SequenceSpan span = a.spans.at(blockIdx.z);
-  if (blockIdx.x >= span.count) return;
-  const std::int64_t from = span.first_row + blockIdx.x, head = blockIdx.y;
-  const std::int64_t to = span.cache_row + span.position + blockIdx.x;
+  const auto [line, row] = a.order.at(blockIdx.x);
+  const SequenceSpan span = a.spans.at(line / a.heads);
+  if (row >= span.count) return;
+  const std::int64_t from = span.first_row + row, head = line % a.heads;
+  const std::int64_t to = span.cache_row + span.position + row;
   const std::int64_t dim = a.cache.head_dim, first = head * dim;
   if (a.cache.codes == nullptr) {
     for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {

@@ -4,12 +4,20 @@
 
 #include "backend/cuda/attention_backward_kernels.cuh"
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/tensor_attention_backward_kernels.cuh"
+#include "backend/cuda/tensor_attention_kernels.cuh"
 
 namespace quest {
 namespace {
 
+using cuda::Bf16Rows;
 using cuda::KeyRows;
 using cuda::rows_of;
+using cuda::TileOrder;
+
+/// Two for each multiprocessor of an H100 or H200. It is the same on every device, so that the
+/// device changes no bit where it decides how sums are cut.
+constexpr std::int64_t kEnoughBlocks = 2 * 132;
 
 void check_heads(std::int64_t head_dim) {
   if (head_dim > cuda::kMostHeadDim) {
@@ -39,25 +47,135 @@ std::int64_t longest(std::span<const SequenceSpan> spans) {
   return count;
 }
 
+std::int64_t most_keys(std::span<const SequenceSpan> spans) {
+  std::int64_t count = 0;
+  for (const SequenceSpan& span : spans) count = std::max(count, span.key_length());
+  return count;
+}
+
+/// Whether heads of these rows can be copied in pieces of 16 bytes.
+bool in_pieces(std::int64_t head_dim, std::initializer_list<Tensor> tensors) {
+  return head_dim % 8 == 0 && std::all_of(tensors.begin(), tensors.end(), [](const Tensor& x) {
+           return x.dtype == DType::kBF16 && x.row_stride % 8 == 0 &&
+                  reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+         });
+}
+
+Bf16Rows bf16_rows(const Tensor& x) {
+  return {static_cast<const std::uint16_t*>(rows_of(x).data), x.row_stride};
+}
+
+/// All tiles at once: for kernels that do not use the second-level cache well anyway.
+TileOrder plain_order(std::int64_t lines, unsigned tiles) {
+  return {narrow(lines), tiles, narrow(lines)};
+}
+
+/// Lines of heads that each read `keys` keys and values in bf16, which `sharing` heads share.
+TileOrder order_in_cache(std::int64_t lines, unsigned tiles, std::int64_t keys,
+                         std::int64_t head_dim, std::int64_t sharing) {
+  constexpr std::int64_t kCacheBytes = std::int64_t{24} << 20;  // about half of an H100's
+  const std::int64_t bytes = std::max<std::int64_t>(1, 4 * keys * head_dim);
+  const std::int64_t section = std::max<std::int64_t>(1, kCacheBytes / bytes) * sharing;
+  return {narrow(lines), tiles, narrow(std::min(lines, section))};
+}
+
+/// A launch of one block a tile.
+Launch with_blocks(Launch how, const TileOrder& order, int threads, int shared_bytes) {
+  how.grid = dim3(order.lines * order.tiles);
+  how.threads = narrow(threads);
+  how.shared_bytes = shared_bytes;
+  return how;
+}
+
+void attend_any_rows(const Launch& how, cuda::Attention task, std::int64_t spans,
+                     std::int64_t longest_span) {
+  task.order = plain_order(spans * task.shape.heads, blocks_of(longest_span, cuda::kQueryTile));
+  const auto run = [&](auto kernel, std::size_t bytes) {
+    launch(with_blocks(how, task.order, cuda::kAttentionThreads, static_cast<int>(bytes)), kernel,
+           task);
+  };
+  if (task.shape.head_dim <= 128) {
+    run(cuda::attention_kernel<128>, sizeof(cuda::AttentionMemory<128>));
+  } else {
+    run(cuda::attention_kernel<256>, sizeof(cuda::AttentionMemory<256>));
+  }
+}
+
+template <int kWidth, int kRowTiles>
+void attend_tiles(const Launch& how, cuda::TensorAttention& task, std::int64_t spans,
+                  std::int64_t longest_span, std::int64_t keys) {
+  using Sizes = cuda::TensorAttentionSizes<kWidth, kRowTiles>;
+  const HeadShape& shape = task.shape;
+  task.order = order_in_cache(spans * shape.heads, blocks_of(longest_span, Sizes::kQueries), keys,
+                              shape.head_dim, shape.heads / shape.kv_heads);
+  launch(with_blocks(how, task.order, cuda::kTileThreads, Sizes::kSharedBytes),
+         cuda::tensor_attention_kernel<kWidth, kRowTiles>, task);
+}
+
+/// Tiles of 128 queries read keys half as often, those of 64 fill the device sooner. A query's bits
+/// are the same.
+void attend_bf16_rows(const Launch& how, cuda::TensorAttention task, std::int64_t spans,
+                      std::int64_t longest_span, std::int64_t keys) {
+  const std::int64_t dim = task.shape.head_dim;
+  const bool large = spans * task.shape.heads * blocks_of(longest_span, 128) >= kEnoughBlocks;
+  const auto run = dim > 128   ? attend_tiles<256, 1>
+                   : dim <= 64 ? (large ? attend_tiles<64, 2> : attend_tiles<64, 1>)
+                               : (large ? attend_tiles<128, 2> : attend_tiles<128, 1>);
+  run(how, task, spans, longest_span, keys);
+}
+
+template <int kWidth>
+void make_tensor_gradient(const Launch& how, cuda::TensorGradient& task, std::int64_t batch) {
+  const HeadShape& shape = task.shape;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  using OfQueries = cuda::TensorDQSizes<kWidth>;
+  task.order = order_in_cache(batch * shape.heads, blocks_of(task.length, OfQueries::kQueries),
+                              task.length, shape.head_dim, group);
+  launch(with_blocks(how, task.order, cuda::kTileThreads, OfQueries::kSharedBytes),
+         cuda::tensor_d_q_kernel<kWidth>, task);
+  using OfKeys = cuda::TensorDKvSizes<kWidth>;
+  task.order = order_in_cache(batch * shape.kv_heads, blocks_of(task.length, OfKeys::kKeys),
+                              group * task.length, shape.head_dim, 1);
+  launch(with_blocks(how, task.order, cuda::kTileThreads, OfKeys::kSharedBytes),
+         cuda::tensor_d_kv_kernel<kWidth>, task);
+}
+
+template <int kDim>
+void make_gradient(const Launch& how, cuda::AttentionGradient& task, std::int64_t batch) {
+  const int bytes = static_cast<int>(sizeof(cuda::GradientMemory<kDim>));
+  const unsigned tiles = blocks_of(task.length, cuda::kPairTile);
+  task.order = plain_order(batch * task.shape.heads, tiles);
+  launch(with_blocks(how, task.order, cuda::kAttentionThreads, bytes),
+         cuda::attention_d_q_kernel<kDim>, task);
+  task.order = plain_order(batch * task.shape.kv_heads, tiles);
+  launch(with_blocks(how, task.order, cuda::kAttentionThreads, bytes),
+         cuda::attention_d_kv_kernel<kDim>, task);
+}
+
 }  // namespace
 
 void CudaBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                             const AttentionShape& shape) {
   check_heads(shape.head_dim);
-  const cuda::Attention task{rows_of(out),
-                             rows_of(q),
-                             keys_of({k, {}}, shape.head_dim),
-                             keys_of({v, {}}, shape.head_dim),
-                             cuda::data_of<float>(log_sums),
-                             {nullptr,
-                              {0, shape.query_length, shape.key_length - shape.query_length, 0},
-                              shape.query_length,
-                              shape.key_capacity},
-                             {shape.heads, shape.kv_heads, shape.head_dim},
-                             score_scale(shape.head_dim)};
-  const dim3 grid(blocks_of(shape.query_length, cuda::kQueryTile), narrow(shape.heads),
-                  narrow(shape.batch));
-  launch(on("attention", grid, cuda::kAttentionThreads), cuda::attention_kernel, task);
+  const Launch how = on("attention", dim3(), 0);
+  const cuda::Spans spans{nullptr,
+                          {0, shape.query_length, shape.key_length - shape.query_length, 0},
+                          shape.query_length,
+                          shape.key_capacity};
+  const HeadShape heads{shape.heads, shape.kv_heads, shape.head_dim};
+  const float scale = score_scale(shape.head_dim);
+  float* const sums = cuda::data_of<float>(log_sums);
+  if (in_pieces(shape.head_dim, {q, k, v})) {
+    attend_bf16_rows(how,
+                     {rows_of(out), bf16_rows(q), bf16_rows(k), bf16_rows(v), sums, spans, heads,
+                      scale, 0, TileOrder()},
+                     shape.batch, shape.query_length, shape.key_length);
+    return;
+  }
+  attend_any_rows(how,
+                  {rows_of(out), rows_of(q), keys_of({k, {}}, shape.head_dim),
+                   keys_of({v, {}}, shape.head_dim), sums, spans, heads, scale, TileOrder()},
+                  shape.batch, shape.query_length);
 }
 
 void CudaBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
@@ -66,19 +184,35 @@ void CudaBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor 
   check_heads(shape.head_dim);
   const std::int64_t length = shape.query_length, rows = shape.batch * length;
   const HeadShape heads{shape.heads, shape.kv_heads, shape.head_dim};
+  const float scale = score_scale(shape.head_dim);
+  const auto* const sums = cuda::data_of<float>(log_sums);
+  if (shape.head_dim <= 128 && in_pieces(shape.head_dim, {d_out, q, k, v, out})) {
+    const std::int64_t line_length =
+        blocks_of(length, cuda::kLineMultiple) * std::int64_t{cuda::kLineMultiple};
+    const std::int64_t lines = shape.batch * shape.heads * line_length;
+    auto* const made = workspace_.take<cuda::QueryLine>(cuda::Workspace::Slot::kSums, lines);
+    constexpr int kLinesABlock = cuda::kTileThreads / cuda::kLineThreads;
+    launch(
+        on("attention_query_lines", dim3(blocks_of(lines, kLinesABlock)), cuda::kTileThreads),
+        cuda::query_lines_kernel,
+        cuda::QueryLines{made, sums, bf16_rows(d_out), bf16_rows(out), length, line_length, heads});
+    cuda::TensorGradient task{rows_of(d_q), rows_of(d_k), rows_of(d_v), bf16_rows(d_out),
+                              bf16_rows(q), bf16_rows(k), bf16_rows(v), made,
+                              length,       line_length,  heads,        scale,
+                              TileOrder()};
+    const auto run = shape.head_dim <= 64 ? make_tensor_gradient<64> : make_tensor_gradient<128>;
+    run(on("attention_backward", dim3(), 0), task, shape.batch);
+    return;
+  }
   float* const corrections =
       workspace_.take<float>(cuda::Workspace::Slot::kSums, rows * shape.heads);
   for_each("attention_corrections", rows, shape.heads,
            cuda::Corrections{corrections, rows_of(d_out), rows_of(out), length, heads});
-  const cuda::AttentionGradient task{
-      rows_of(d_q), rows_of(d_k), rows_of(d_v), rows_of(d_out),
-      rows_of(q),   rows_of(k),   rows_of(v),   cuda::data_of<float>(log_sums),
-      corrections,  length,       heads,        score_scale(shape.head_dim)};
-  const unsigned tiles = blocks_of(length, cuda::kPairTile), batch = narrow(shape.batch);
-  launch(on("attention_d_q", dim3(tiles, narrow(shape.heads), batch), cuda::kAttentionThreads),
-         cuda::attention_d_q_kernel, task);
-  launch(on("attention_d_kv", dim3(tiles, narrow(shape.kv_heads), batch), cuda::kAttentionThreads),
-         cuda::attention_d_kv_kernel, task);
+  cuda::AttentionGradient task{rows_of(d_q), rows_of(d_k), rows_of(d_v), rows_of(d_out), rows_of(q),
+                               rows_of(k),   rows_of(v),   sums,         corrections,    length,
+                               heads,        scale,        TileOrder()};
+  const auto run = shape.head_dim <= 128 ? make_gradient<128> : make_gradient<256>;
+  run(on("attention_backward", dim3(), 0), task, shape.batch);
 }
 
 const SequenceSpan* CudaBackend::on_device(std::span<const SequenceSpan> spans) {
@@ -104,27 +238,33 @@ void CudaBackend::cache_append(const CacheRows& cache, Tensor x,
   if (spans.empty()) return;
   // Rows of floats are copied in one piece; codes have a scale a head.
   const std::int64_t heads = cache.scales ? cache.scales.cols() : 1;
-  const cuda::CacheAppend task{
-      keys_of(cache, cache.values.cols() / heads), rows_of(x), {on_device(spans), {}, 0, 0}};
-  const dim3 grid(narrow(longest(spans)), narrow(heads), narrow(std::ssize(spans)));
-  launch(on("cache_append", grid, cuda::kWarp), cuda::cache_append_kernel, task);
+  const cuda::CacheAppend task{keys_of(cache, cache.values.cols() / heads),
+                               rows_of(x),
+                               {on_device(spans), {}, 0, 0},
+                               plain_order(std::ssize(spans) * heads, narrow(longest(spans))),
+                               narrow(heads)};
+  launch(with_blocks(on("cache_append", dim3(), 0), task.order, cuda::kWarp, 0),
+         cuda::cache_append_kernel, task);
 }
 
 void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                    std::span<const SequenceSpan> spans, const HeadShape& shape) {
   if (spans.empty()) return;
   check_heads(shape.head_dim);
-  const cuda::Attention task{rows_of(out),
-                             rows_of(q),
-                             keys_of(k, shape.head_dim),
-                             keys_of(v, shape.head_dim),
-                             nullptr,
-                             {on_device(spans), {}, 0, 0},
-                             shape,
-                             score_scale(shape.head_dim)};
-  const dim3 grid(blocks_of(longest(spans), cuda::kQueryTile), narrow(shape.heads),
-                  narrow(std::ssize(spans)));
-  launch(on("cached_attention", grid, cuda::kAttentionThreads), cuda::attention_kernel, task);
+  const Launch how = on("cached_attention", dim3(), 0);
+  const cuda::Spans list{on_device(spans), {}, 0, 0};
+  const float scale = score_scale(shape.head_dim);
+  if (!k.scales && in_pieces(shape.head_dim, {q, k.values, v.values})) {
+    attend_bf16_rows(how,
+                     {rows_of(out), bf16_rows(q), bf16_rows(k.values), bf16_rows(v.values), nullptr,
+                      list, shape, scale, 0, TileOrder()},
+                     std::ssize(spans), longest(spans), most_keys(spans));
+    return;
+  }
+  attend_any_rows(how,
+                  {rows_of(out), rows_of(q), keys_of(k, shape.head_dim), keys_of(v, shape.head_dim),
+                   nullptr, list, shape, scale, TileOrder()},
+                  std::ssize(spans), longest(spans));
 }
 
 }  // namespace quest

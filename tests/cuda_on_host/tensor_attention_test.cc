@@ -1,0 +1,177 @@
+// Attention on tensor cores against the reference, at sizes around the edges of its tiles: tensors
+// in bf16 whose heads can be copied in pieces of 16 bytes.
+#include <gtest/gtest.h>
+
+#include "backend/backends_under_test.h"
+#include "backend/cpu/closeness.h"
+#include "backend/cuda/tensor_core.cuh"
+
+namespace quest {
+namespace {
+
+constexpr double kTolerance = 0.02;  // as in attention_test.cc: weights are rounded to bf16
+
+std::string describe(const AttentionShape& s, const std::string& label) {
+  return fmt::format(" B {} queries {} keys {} of {} H {} Hkv {} D {} on {}", s.batch,
+                     s.query_length, s.key_length, s.key_capacity, s.heads, s.kv_heads, s.head_dim,
+                     label);
+}
+
+AttentionShape causal(std::int64_t length, std::int64_t head_dim, std::int64_t heads = 2,
+                      std::int64_t kv_heads = 1, std::int64_t batch = 1) {
+  return {batch, length, length, length, heads, kv_heads, head_dim};
+}
+
+// q, k and v as column slices of one buffer of `key_capacity` rows a sequence; q in one of its own
+// where there are fewer queries.
+struct Inputs {
+  OwnedTensor qkv, queries, d_out;
+  Tensor q, k, v;
+
+  explicit Inputs(const AttentionShape& s)
+      : qkv({s.batch * s.key_capacity, (s.heads + 2 * s.kv_heads) * s.head_dim}, DType::kBF16),
+        queries({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16),
+        d_out({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16) {
+    fill_normal(qkv, 1);
+    fill_normal(queries, 2);
+    fill_normal(d_out, 3);
+    const std::int64_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
+    q = s.query_length == s.key_capacity ? qkv.view().columns(0, width) : queries.view();
+    k = qkv.view().columns(width, width + key_width);
+    v = qkv.view().columns(width + key_width, width + 2 * key_width);
+  }
+};
+
+// That tensor cores were used, and that no rows of a matrix shared banks of shared memory.
+void expect_matrix_loads_without_conflicts(const std::string& what) {
+  const cuda_on_host::MatrixLoads loads = cuda_on_host::take_matrix_loads();
+  EXPECT_GT(loads.all, 0) << what;
+  EXPECT_EQ(loads.conflicting, 0) << what;
+}
+
+void expect_forward(const AttentionShape& s) {
+  const Inputs in(s);
+  const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
+  const OwnedTensor out({rows, width}, DType::kBF16);
+  const OwnedTensor log_sums({s.batch * s.heads, s.query_length}, DType::kF32);
+  make_reference_backend()->attention(out, log_sums, in.q, in.k, in.v, s);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({rows, width}, DType::kBF16), again({rows, width}, DType::kBF16);
+    const OwnedTensor got_sums({s.batch * s.heads, s.query_length}, DType::kF32);
+    cuda_on_host::take_matrix_loads();
+    backend.attention(got, got_sums, in.q, in.k, in.v, s);
+    expect_matrix_loads_without_conflicts(describe(s, label));
+    expect_close(got, out, kTolerance, "attention" + describe(s, label));
+    expect_close(got_sums, log_sums, 1e-5, "log sums" + describe(s, label));
+    backend.attention(again, Tensor(), in.q, in.k, in.v, s);
+    EXPECT_TRUE(again.same_bytes(got)) << describe(s, label);
+  });
+}
+
+TEST(TensorAttention, ForwardIsTheReferencesAroundTheEdgesOfTiles) {
+  for (const std::int64_t length : {1, 63, 64, 65, 127, 129, 200}) {
+    expect_forward(causal(length, 64));
+    expect_forward(causal(length, 128));
+  }
+  for (const std::int64_t head_dim : {8, 16, 40, 96, 136, 256}) {
+    expect_forward(causal(70, head_dim));
+  }
+  expect_forward(causal(100, 64, 6, 2, 2));
+}
+
+TEST(TensorAttention, QueriesMayBeTheLastOfLongerSequences) {
+  expect_forward({2, 70, 100, 128, 2, 1, 64});
+  expect_forward({2, 1, 150, 160, 4, 4, 128});
+}
+
+TEST(TensorAttention, OutputsMayBeFloatsOrBeginAnywhere) {
+  const AttentionShape s = causal(33, 64);
+  const Inputs in(s);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Sliced out(33, 128, dtype, 5);
+    make_reference_backend()->attention(out, Tensor(), in.q, in.k, in.v, s);
+    on_every_backend([&](Backend& backend, const std::string& label) {
+      Sliced got(33, 128, dtype, 5);
+      backend.attention(got, Tensor(), in.q, in.k, in.v, s);
+      expect_close(got, out, kTolerance, "attention" + describe(s, label));
+      EXPECT_TRUE(got.same_margins(out)) << describe(s, label);
+    });
+  }
+}
+
+// Many sequences are given to blocks of twice as many queries.
+TEST(TensorAttention, ABatchHasTheBitsOfItsSequencesAlone) {
+  for (const AttentionShape& s : {causal(5, 64, 4, 2, 70), causal(5, 128, 4, 2, 70)}) {
+    const Inputs in(s);
+    const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
+    on_every_backend([&](Backend& backend, const std::string& label) {
+      const OwnedTensor together({rows, width}, DType::kBF16), alone({rows, width}, DType::kBF16);
+      backend.attention(together, Tensor(), in.q, in.k, in.v, s);
+      const OwnedTensor expected({rows, width}, DType::kBF16);
+      make_reference_backend()->attention(expected, Tensor(), in.q, in.k, in.v, s);
+      expect_close(together, expected, kTolerance, "attention" + describe(s, label));
+      AttentionShape single = s;
+      single.batch = 1;
+      for (const std::int64_t b : {std::int64_t{0}, s.batch - 1}) {
+        const auto part = [&](Tensor x) {
+          return x.rows_slice(b * s.query_length, (b + 1) * s.query_length);
+        };
+        backend.attention(part(alone), Tensor(), part(in.q), part(in.k), part(in.v), single);
+        expect_close(part(alone), part(together), 0.0, "alone" + describe(s, label));
+      }
+    });
+  }
+}
+
+struct Gradients {
+  OwnedTensor d_qkv;
+  Tensor d_q, d_k, d_v;
+
+  explicit Gradients(const AttentionShape& s)
+      : d_qkv({s.batch * s.key_length, (s.heads + 2 * s.kv_heads) * s.head_dim}, DType::kBF16) {
+    fill_normal(d_qkv, 9);  // To be replaced, not added to.
+    const std::int64_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
+    d_q = d_qkv.view().columns(0, width);
+    d_k = d_qkv.view().columns(width, width + key_width);
+    d_v = d_qkv.view().columns(width + key_width, width + 2 * key_width);
+  }
+};
+
+void expect_backward(const AttentionShape& s) {
+  const Inputs in(s);
+  const OwnedTensor out({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16);
+  const OwnedTensor log_sums({s.batch * s.heads * s.query_length}, DType::kF32);
+  const auto reference = make_reference_backend();
+  reference->attention(out, log_sums, in.q, in.k, in.v, s);
+  const Gradients expected(s);
+  reference->attention_backward(expected.d_q, expected.d_k, expected.d_v, in.d_out, in.q, in.k,
+                                in.v, out, log_sums, s);
+  // As in attention_test.cc.
+  const double bound = kTolerance * (std::sqrt(static_cast<double>(s.head_dim)) + 4);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const Gradients got(s), again(s);
+    cuda_on_host::take_matrix_loads();
+    backend.attention_backward(got.d_q, got.d_k, got.d_v, in.d_out, in.q, in.k, in.v, out, log_sums,
+                               s);
+    expect_matrix_loads_without_conflicts(describe(s, label));
+    expect_close(got.d_q, expected.d_q, bound, "d_q" + describe(s, label));
+    expect_close(got.d_k, expected.d_k, bound, "d_k" + describe(s, label));
+    expect_close(got.d_v, expected.d_v, bound, "d_v" + describe(s, label));
+    backend.attention_backward(again.d_q, again.d_k, again.d_v, in.d_out, in.q, in.k, in.v, out,
+                               log_sums, s);
+    EXPECT_TRUE(again.d_qkv.same_bytes(got.d_qkv)) << "again" << describe(s, label);
+  });
+}
+
+TEST(TensorAttention, GradientIsTheReferencesAroundTheEdgesOfTiles) {
+  for (const std::int64_t length : {1, 31, 64, 65, 127, 129, 200}) {
+    expect_backward(causal(length, 64));
+    expect_backward(causal(length, 128));
+  }
+  for (const std::int64_t head_dim : {8, 40, 96}) expect_backward(causal(70, head_dim));
+  expect_backward(causal(100, 64, 6, 2, 2));
+  expect_backward(causal(67, 128, 4, 4, 2));
+}
+
+}  // namespace
+}  // namespace quest
