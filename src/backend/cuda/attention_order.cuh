@@ -7,6 +7,10 @@
 
 namespace quest::cuda {
 
+/// Two for each multiprocessor of an H100 or H200. It is the same on every device, so that the
+/// device changes no bit where it decides how sums are cut.
+inline constexpr std::int64_t kEnoughBlocks = 2 * 132;
+
 /// The sequences of a call: a list, or equal ones at equal distances.
 struct Spans {
   const SequenceSpan* list;  ///< null: equal ones

@@ -61,9 +61,9 @@ struct Bf16Tile {
   }
 };
 
-/// Copies of kRows rows into tiles by all threads of a block: each has one piece of every kStep-th
-/// row.
-template <int kWidth, int kRows>
+/// Copies of kRows rows into tiles by kThreads threads, a block or a warp: each has one piece of
+/// every kStep-th row.
+template <int kWidth, int kRows, int kThreads = kTileThreads>
 class TileCopy {
  public:
   /// `first` is row 0 of the first tile.
@@ -88,10 +88,11 @@ class TileCopy {
 
  private:
   using Tile = Bf16Tile<kWidth>;
-  static constexpr int kStep = kTileThreads / Tile::kPieces;
+  static constexpr int kStep = kThreads / Tile::kPieces;
   static_assert(kRows % kStep == 0);
-  __device__ static int own_piece() { return static_cast<int>(threadIdx.x) % Tile::kPieces; }
-  __device__ static int own_row() { return static_cast<int>(threadIdx.x) / Tile::kPieces; }
+  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+  __device__ static int own_piece() { return thread() % Tile::kPieces; }
+  __device__ static int own_row() { return thread() / Tile::kPieces; }
 
   const std::uint16_t* from_;
   std::int64_t stride_;

@@ -1,11 +1,12 @@
 // CudaBackend: attention, its gradient, and attention over kept keys and values.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "backend/cuda/attention_backward_kernels.cuh"
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/split_attention_kernels.cuh"
 #include "backend/cuda/tensor_attention_backward_kernels.cuh"
-#include "backend/cuda/tensor_attention_kernels.cuh"
 
 namespace quest {
 namespace {
@@ -14,10 +15,6 @@ using cuda::Bf16Rows;
 using cuda::KeyRows;
 using cuda::rows_of;
 using cuda::TileOrder;
-
-/// Two for each multiprocessor of an H100 or H200. It is the same on every device, so that the
-/// device changes no bit where it decides how sums are cut.
-constexpr std::int64_t kEnoughBlocks = 2 * 132;
 
 void check_heads(std::int64_t head_dim) {
   if (head_dim > cuda::kMostHeadDim) {
@@ -59,6 +56,14 @@ bool in_pieces(std::int64_t head_dim, std::initializer_list<Tensor> tensors) {
            return x.dtype == DType::kBF16 && x.row_stride % 8 == 0 &&
                   reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
          });
+}
+
+/// The same of a cache.
+bool in_pieces(std::int64_t head_dim, const CacheRows& cache) {
+  const Tensor& x = cache.values;
+  if (!cache.scales) return in_pieces(head_dim, {x});
+  return head_dim % 16 == 0 && x.row_stride % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
 }
 
 Bf16Rows bf16_rows(const Tensor& x) {
@@ -117,11 +122,63 @@ void attend_tiles(const Launch& how, cuda::TensorAttention& task, std::int64_t s
 void attend_bf16_rows(const Launch& how, cuda::TensorAttention task, std::int64_t spans,
                       std::int64_t longest_span, std::int64_t keys) {
   const std::int64_t dim = task.shape.head_dim;
-  const bool large = spans * task.shape.heads * blocks_of(longest_span, 128) >= kEnoughBlocks;
+  const bool large = spans * task.shape.heads * blocks_of(longest_span, 128) >= cuda::kEnoughBlocks;
   const auto run = dim > 128   ? attend_tiles<256, 1>
                    : dim <= 64 ? (large ? attend_tiles<64, 2> : attend_tiles<64, 1>)
                                : (large ? attend_tiles<128, 2> : attend_tiles<128, 1>);
   run(how, task, spans, longest_span, keys);
+}
+
+template <int kWidth, bool kCodes>
+void attend_parts(Launch how, const cuda::SplitAttention& task) {
+  using Sizes = cuda::SplitSizes<kWidth, kCodes>;
+  how.threads = narrow(Sizes::kThreads);
+  how.shared_bytes = Sizes::kSharedBytes;
+  launch(how, cuda::split_attention_kernel<kWidth, kCodes>, task);
+}
+
+/// Kept rows in pieces of 16 bytes; `values` are bf16 or codes, which are named by their pairs.
+cuda::CacheValues cache_values(const CacheRows& cache) {
+  if (!cache.scales) return {bf16_rows(cache.values), nullptr, 0};
+  return {{reinterpret_cast<const std::uint16_t*>(cuda::data_of<std::int8_t>(cache.values)),
+           cache.values.row_stride / 2},
+          cuda::data_of<float>(cache.scales),
+          cache.scales.row_stride};
+}
+
+/// Attention of the spans that `task` takes, if any.
+void attend_spans(Launch how, cuda::Workspace& workspace, cuda::SplitAttention task,
+                  std::span<const SequenceSpan> spans) {
+  const HeadShape& shape = task.shape;
+  std::int64_t rows = 0, parts = 0, slots = 0, joined_queries = 0;
+  for (const SequenceSpan& span : spans) {
+    if (!task.takes(span)) continue;
+    const cuda::KeySplit split(span, shape);
+    rows = std::max(rows, span.count * (shape.heads / shape.kv_heads));
+    parts = std::max(parts, split.parts);
+    if (split.parts == 1) continue;
+    slots = std::max(slots, span.count * split.parts);
+    joined_queries = std::max(joined_queries, span.count);
+  }
+  if (rows == 0) return;
+  const std::int64_t states = std::ssize(spans) * slots * shape.heads;
+  task.states = workspace.take<cuda::PartState>(cuda::Workspace::Slot::kSums,
+                                                states * (1 + shape.head_dim / 2));
+  task.sums = reinterpret_cast<float*>(task.states + states);
+  task.slots = narrow(slots);
+  task.parts = narrow(parts);
+  task.row_tiles = blocks_of(rows, cuda::kSplitRows);
+  how.grid = dim3(narrow(parts * task.row_tiles * shape.kv_heads * std::ssize(spans)));
+  const bool codes = task.k.scales != nullptr;
+  const auto run = shape.head_dim <= 64 ? (codes ? attend_parts<64, true> : attend_parts<64, false>)
+                   : shape.head_dim <= 128
+                       ? (codes ? attend_parts<128, true> : attend_parts<128, false>)
+                       : (codes ? attend_parts<256, true> : attend_parts<256, false>);
+  run(how, task);
+  how.name = "join_parts";
+  how.grid = dim3(narrow(joined_queries * shape.heads * std::ssize(spans)));
+  how.threads = cuda::kJoinThreads;
+  launch(how, cuda::join_parts_kernel, task, narrow(joined_queries));
 }
 
 template <int kWidth>
@@ -254,10 +311,36 @@ void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, con
   const Launch how = on("cached_attention", dim3(), 0);
   const cuda::Spans list{on_device(spans), {}, 0, 0};
   const float scale = score_scale(shape.head_dim);
-  if (!k.scales && in_pieces(shape.head_dim, {q, k.values, v.values})) {
+  const bool codes = static_cast<bool>(k.scales);
+  if (in_pieces(shape.head_dim, {q}) && in_pieces(shape.head_dim, k) &&
+      in_pieces(shape.head_dim, v)) {
+    // Few queries and, over codes, many. They go apart, so that neither makes the other's grid
+    // large.
+    cuda::SplitAttention task{rows_of(out),
+                              bf16_rows(q),
+                              cache_values(k),
+                              cache_values(v),
+                              nullptr,
+                              nullptr,
+                              list,
+                              shape,
+                              scale,
+                              1,
+                              cuda::kFewQueries,
+                              0,
+                              0,
+                              0};
+    attend_spans(how, workspace_, task, spans);
+    task.least_count = cuda::kFewQueries + 1;
+    task.most_count = std::numeric_limits<std::int64_t>::max();
+    if (longest(spans) <= cuda::kFewQueries) return;
+    if (codes) {
+      attend_spans(how, workspace_, task, spans);
+      return;
+    }
     attend_bf16_rows(how,
                      {rows_of(out), bf16_rows(q), bf16_rows(k.values), bf16_rows(v.values), nullptr,
-                      list, shape, scale, 0, TileOrder()},
+                      list, shape, scale, cuda::kFewQueries, TileOrder()},
                      std::ssize(spans), longest(spans), most_keys(spans));
     return;
   }

@@ -55,7 +55,7 @@ struct TileSoftmax {
       const float growth = (most - base[half]) * factor;
       shrink[half] = growth > kSlack ? fast_exp2(-growth) : 1.0f;
       base[half] = growth > kSlack ? most : base[half];
-      const float offset = -base[half] * factor;
+      const float offset = base[half] == -HUGE_VALF ? 0.0f : -base[half] * factor;
       float sum = 0.0f;
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
