@@ -2,8 +2,7 @@
 // threads, eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
 #pragma once
 
-#include "backend/cuda/attention_order.cuh"
-#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/key_parts.cuh"
 #include "backend/cuda/tensor_core.cuh"
 
 namespace quest::cuda {
@@ -35,6 +34,8 @@ struct Attention {
   HeadShape shape;
   float scale;      ///< 1 / sqrt(D)
   TileOrder order;  ///< line: span * H + head
+  PartSums parts;   ///< states null: keys are not cut
+  unsigned most_parts;
 };
 
 /// Joins the eight threads of a row.
@@ -96,7 +97,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
   auto& [queries, keys, values, weights] =
       *reinterpret_cast<AttentionMemory<kDim>*>(dynamic_shared());
-  const TileOrder::Place place = a.order.at(blockIdx.x);
+  const TileOrder::Place place = a.order.at(blockIdx.x / a.most_parts);
   const std::int64_t head = place.line % a.shape.heads, span_index = place.line / a.shape.heads;
   const SequenceSpan span = a.spans.at(span_index);
   const std::int64_t first =
@@ -106,18 +107,27 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
   const std::int64_t dim = a.shape.head_dim;
   const std::int64_t count = span.count - first < kQueryTile ? span.count - first : kQueryTile;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
-  const int part = static_cast<int>(threadIdx.x) % kRowThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kRowThreads;
   const std::int64_t visible = row < count ? span.position + first + row + 1 : 0;
   load_head_tile(queries, count, dim, [&](std::int64_t i, std::int64_t d) {
     return a.q.load(span.first_row + first + i, head * dim + d);
   });
 
+  const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
+  std::int64_t begin = 0, end = last, parts = 1;
+  const unsigned part = blockIdx.x % a.most_parts;
+  if (a.parts.states != nullptr) {
+    const KeySplit split(span, a.shape);
+    parts = split.parts;
+    begin = part * split.keys;
+    if (begin + split.keys < end) end = begin + split.keys;
+  }
+  if (part >= parts) return;
   RunningSoftmax softmax;
   float sums[kDim / kRowThreads] = {};
-  const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
-  for (std::int64_t key = 0; key < last; key += kKeyTile) {
+  for (std::int64_t key = begin; key < end; key += kKeyTile) {
     __syncthreads();
-    const std::int64_t left = last - key, from = span.cache_row + key;
+    const std::int64_t left = end - key, from = span.cache_row + key;
     load_head_tile(keys, left, dim,
                    [&](std::int64_t i, std::int64_t d) { return a.k.load(from + i, kv_head, d); });
     load_head_tile(values, left, dim,
@@ -125,26 +135,35 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
     __syncthreads();
     float scores[kKeyTile / kRowThreads];
     for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
-      const int j = part + i * kRowThreads;
+      const int j = lane + i * kRowThreads;
       scores[i] = key + j < visible ? a.scale * dot(queries[row], keys[j], dim) : -HUGE_VALF;
     }
-    const float shrink = softmax.take(scores, weights[row], part);
+    const float shrink = softmax.take(scores, weights[row], lane);
     __syncwarp();  // The threads of a row are in one warp.
-    for (int i = 0; part + i * kRowThreads < dim; ++i) {
+    for (int i = 0; lane + i * kRowThreads < dim; ++i) {
       float sum = sums[i] * shrink;
       for (int j = 0; j < kKeyTile; ++j) {
-        sum = fmaf(weights[row][j], values[j][part + i * kRowThreads], sum);
+        sum = fmaf(weights[row][j], values[j][lane + i * kRowThreads], sum);
       }
       sums[i] = sum;
     }
   }
   const float denominator = row_join(softmax.denominator, Plus());
   if (row >= count) return;
-  for (int i = 0; part + i * kRowThreads < dim; ++i) {
-    a.out.store(span.first_row + first + row, head * dim + part + i * kRowThreads,
+  if (parts > 1) {
+    const std::int64_t at =
+        a.parts.slot(span_index, first + row, parts, part) * a.shape.heads + head;
+    for (int i = 0; lane + i * kRowThreads < dim; ++i) {
+      a.parts.sums[at * dim + lane + i * kRowThreads] = sums[i];
+    }
+    if (lane == 0) a.parts.states[at] = {softmax.largest * kLog2E, denominator};
+    return;
+  }
+  for (int i = 0; lane + i * kRowThreads < dim; ++i) {
+    a.out.store(span.first_row + first + row, head * dim + lane + i * kRowThreads,
                 sums[i] / denominator);
   }
-  if (a.log_sums != nullptr && part == 0) {
+  if (a.log_sums != nullptr && lane == 0) {
     a.log_sums[place.line * span.count + first + row] = softmax.largest + logf(denominator);
   }
 }

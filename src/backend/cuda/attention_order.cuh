@@ -7,6 +7,8 @@
 
 namespace quest::cuda {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 /// Two for each multiprocessor of an H100 or H200. It is the same on every device, so that the
 /// device changes no bit where it decides how sums are cut.
 inline constexpr std::int64_t kEnoughBlocks = 2 * 132;

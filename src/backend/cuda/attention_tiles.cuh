@@ -12,7 +12,6 @@ namespace quest::cuda {
 /// Of a block; each warp has rows of its own.
 inline constexpr int kTileWarps = 4;
 inline constexpr int kTileThreads = kTileWarps * static_cast<int>(kWarp);
-inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// Rows of bf16 that begin at multiples of 16 bytes.
 struct Bf16Rows {

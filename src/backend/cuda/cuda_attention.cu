@@ -92,12 +92,14 @@ Launch with_blocks(Launch how, const TileOrder& order, int threads, int shared_b
   return how;
 }
 
-void attend_any_rows(const Launch& how, cuda::Attention task, std::int64_t spans,
+void attend_any_rows(Launch how, cuda::Attention task, std::int64_t spans,
                      std::int64_t longest_span) {
   task.order = plain_order(spans * task.shape.heads, blocks_of(longest_span, cuda::kQueryTile));
+  how.grid = dim3(task.order.lines * task.order.tiles * task.most_parts);
+  how.threads = cuda::kAttentionThreads;
   const auto run = [&](auto kernel, std::size_t bytes) {
-    launch(with_blocks(how, task.order, cuda::kAttentionThreads, static_cast<int>(bytes)), kernel,
-           task);
+    how.shared_bytes = static_cast<int>(bytes);
+    launch(how, kernel, task);
   };
   if (task.shape.head_dim <= 128) {
     run(cuda::attention_kernel<128>, sizeof(cuda::AttentionMemory<128>));
@@ -146,39 +148,55 @@ cuda::CacheValues cache_values(const CacheRows& cache) {
           cache.scales.row_stride};
 }
 
+/// How the keys of those spans of a list that `taken` has are cut.
+struct CutKeys {
+  cuda::PartSums parts{};
+  std::int64_t most_parts = 1, most_rows = 0;  ///< rows: queries times heads of a key head
+  std::int64_t joined_queries = 0;             ///< of a span of several parts, at most
+
+  CutKeys(cuda::Workspace& workspace, std::span<const SequenceSpan> spans, const HeadShape& shape,
+          const cuda::CountRange& taken) {
+    for (const SequenceSpan& span : spans) {
+      if (!taken.has(span)) continue;
+      const cuda::KeySplit split(span, shape);
+      most_rows = std::max(most_rows, span.count * (shape.heads / shape.kv_heads));
+      most_parts = std::max(most_parts, split.parts);
+      if (split.parts == 1) continue;
+      parts.slots = std::max(parts.slots, span.count * split.parts);
+      joined_queries = std::max(joined_queries, span.count);
+    }
+    const std::int64_t states = std::ssize(spans) * parts.slots * shape.heads;
+    static_assert(sizeof(cuda::PartState) == 2 * sizeof(float));
+    parts.states = workspace.take<cuda::PartState>(cuda::Workspace::Slot::kSums,
+                                                   states + (states * shape.head_dim + 1) / 2);
+    parts.sums = reinterpret_cast<float*>(parts.states + states);
+  }
+};
+
+void join_parts(Launch how, const CutKeys& cut, const cuda::PartJoin& task, std::int64_t spans) {
+  how.name = "join_parts";
+  how.grid = dim3(narrow(cut.joined_queries * task.shape.heads * spans));
+  how.threads = cuda::kJoinThreads;
+  launch(how, cuda::join_parts_kernel, task, narrow(cut.joined_queries));
+}
+
 /// Attention of the spans that `task` takes, if any.
 void attend_spans(Launch how, cuda::Workspace& workspace, cuda::SplitAttention task,
                   std::span<const SequenceSpan> spans) {
   const HeadShape& shape = task.shape;
-  std::int64_t rows = 0, parts = 0, slots = 0, joined_queries = 0;
-  for (const SequenceSpan& span : spans) {
-    if (!task.takes(span)) continue;
-    const cuda::KeySplit split(span, shape);
-    rows = std::max(rows, span.count * (shape.heads / shape.kv_heads));
-    parts = std::max(parts, split.parts);
-    if (split.parts == 1) continue;
-    slots = std::max(slots, span.count * split.parts);
-    joined_queries = std::max(joined_queries, span.count);
-  }
-  if (rows == 0) return;
-  const std::int64_t states = std::ssize(spans) * slots * shape.heads;
-  task.states = workspace.take<cuda::PartState>(cuda::Workspace::Slot::kSums,
-                                                states * (1 + shape.head_dim / 2));
-  task.sums = reinterpret_cast<float*>(task.states + states);
-  task.slots = narrow(slots);
-  task.parts = narrow(parts);
-  task.row_tiles = blocks_of(rows, cuda::kSplitRows);
-  how.grid = dim3(narrow(parts * task.row_tiles * shape.kv_heads * std::ssize(spans)));
+  const CutKeys cut(workspace, spans, shape, task.taken);
+  task.parts = cut.parts;
+  task.most_parts = narrow(cut.most_parts);
+  task.row_tiles = blocks_of(cut.most_rows, cuda::kSplitRows);
+  how.grid = dim3(narrow(cut.most_parts * task.row_tiles * shape.kv_heads * std::ssize(spans)));
   const bool codes = task.k.scales != nullptr;
-  const auto run = shape.head_dim <= 64 ? (codes ? attend_parts<64, true> : attend_parts<64, false>)
+  const auto of_width = [&](auto with_codes, auto without) { return codes ? with_codes : without; };
+  const auto run = shape.head_dim <= 64 ? of_width(attend_parts<64, true>, attend_parts<64, false>)
                    : shape.head_dim <= 128
-                       ? (codes ? attend_parts<128, true> : attend_parts<128, false>)
-                       : (codes ? attend_parts<256, true> : attend_parts<256, false>);
+                       ? of_width(attend_parts<128, true>, attend_parts<128, false>)
+                       : of_width(attend_parts<256, true>, attend_parts<256, false>);
   run(how, task);
-  how.name = "join_parts";
-  how.grid = dim3(narrow(joined_queries * shape.heads * std::ssize(spans)));
-  how.threads = cuda::kJoinThreads;
-  launch(how, cuda::join_parts_kernel, task, narrow(joined_queries));
+  join_parts(how, cut, {task.out, task.parts, task.spans, shape, task.taken}, std::ssize(spans));
 }
 
 template <int kWidth>
@@ -229,10 +247,11 @@ void CudaBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Ten
                      shape.batch, shape.query_length, shape.key_length);
     return;
   }
-  attend_any_rows(how,
-                  {rows_of(out), rows_of(q), keys_of({k, {}}, shape.head_dim),
-                   keys_of({v, {}}, shape.head_dim), sums, spans, heads, scale, TileOrder()},
-                  shape.batch, shape.query_length);
+  attend_any_rows(
+      how,
+      {rows_of(out), rows_of(q), keys_of({k, {}}, shape.head_dim), keys_of({v, {}}, shape.head_dim),
+       sums, spans, heads, scale, TileOrder(), cuda::PartSums(), 1},
+      shape.batch, shape.query_length);
 }
 
 void CudaBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
@@ -311,30 +330,26 @@ void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, con
   const Launch how = on("cached_attention", dim3(), 0);
   const cuda::Spans list{on_device(spans), {}, 0, 0};
   const float scale = score_scale(shape.head_dim);
-  const bool codes = static_cast<bool>(k.scales);
   if (in_pieces(shape.head_dim, {q}) && in_pieces(shape.head_dim, k) &&
       in_pieces(shape.head_dim, v)) {
     // Few queries and, over codes, many. They go apart, so that neither makes the other's grid
     // large.
+    constexpr std::int64_t kMany = cuda::kFewQueries + 1;
     cuda::SplitAttention task{rows_of(out),
                               bf16_rows(q),
                               cache_values(k),
                               cache_values(v),
-                              nullptr,
-                              nullptr,
+                              {},
                               list,
                               shape,
                               scale,
+                              {1, cuda::kFewQueries},
                               1,
-                              cuda::kFewQueries,
-                              0,
-                              0,
-                              0};
+                              1};
     attend_spans(how, workspace_, task, spans);
-    task.least_count = cuda::kFewQueries + 1;
-    task.most_count = std::numeric_limits<std::int64_t>::max();
     if (longest(spans) <= cuda::kFewQueries) return;
-    if (codes) {
+    if (k.scales) {
+      task.taken = {kMany, std::numeric_limits<std::int64_t>::max()};
       attend_spans(how, workspace_, task, spans);
       return;
     }
@@ -344,10 +359,13 @@ void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, con
                      std::ssize(spans), longest(spans), most_keys(spans));
     return;
   }
+  const cuda::CountRange all{1, std::numeric_limits<std::int64_t>::max()};
+  const CutKeys cut(workspace_, spans, shape, all);
   attend_any_rows(how,
                   {rows_of(out), rows_of(q), keys_of(k, shape.head_dim), keys_of(v, shape.head_dim),
-                   nullptr, list, shape, scale, TileOrder()},
+                   nullptr, list, shape, scale, TileOrder(), cut.parts, narrow(cut.most_parts)},
                   std::ssize(spans), longest(spans));
+  join_parts(how, cut, {rows_of(out), cut.parts, list, shape, all}, std::ssize(spans));
 }
 
 }  // namespace quest

@@ -1,45 +1,13 @@
-// Attention of few queries over many kept keys, as in decoding: the keys of a span are cut among
-// blocks (flash-decoding), and a second kernel joins what they found, in order. A block has the
-// queries of all heads that share a key head, up to 16 rows; each of its warps has 16 of every
-// kWarps * 16 keys, and copies them for itself.
+// Attention of few bf16 queries over many kept keys, as in decoding, on tensor cores: the keys of a
+// span are cut into parts (key_parts.cuh), each for a block. It has the queries of all heads that
+// share a key head, up to 16 rows; each of its warps has 16 of every kWarps * 16 keys, and copies
+// them for itself.
 #pragma once
 
+#include "backend/cuda/key_parts.cuh"
 #include "backend/cuda/tensor_attention_kernels.cuh"
 
 namespace quest::cuda {
-
-/// Spans of more queries are left to tiles of queries, where there are such for the cache's type.
-inline constexpr std::int64_t kFewQueries = 16;
-inline constexpr int kSplitRows = 16;
-/// Parts of all queries of a span: what the workspace has to hold.
-inline constexpr std::int64_t kMostParts = 128;
-
-/// How the keys of a span are cut. It depends on the span and on heads alone, so that a sequence
-/// computes the same bits beside any others.
-struct KeySplit {
-  std::int64_t parts, keys;  ///< keys of each part but the last, a multiple of 64
-
-  __host__ __device__ KeySplit(const SequenceSpan& span, const HeadShape& shape) {
-    constexpr std::int64_t kStep = 64;
-    const std::int64_t count = span.count > 0 ? span.count : 1;
-    const std::int64_t rows = count * (shape.heads / shape.kv_heads);
-    const std::int64_t blocks = shape.kv_heads * ((rows + kSplitRows - 1) / kSplitRows);
-    const std::int64_t steps = (span.position + count + kStep - 1) / kStep;
-    std::int64_t most = (kEnoughBlocks + blocks - 1) / blocks;
-    if (most > kMostParts / count) most = kMostParts / count;
-    if (most > steps) most = steps;
-    if (count > kFewQueries) most = 1;
-    const std::int64_t part_steps = (steps + most - 1) / most;
-    parts = (steps + part_steps - 1) / part_steps;
-    keys = part_steps * kStep;
-  }
-};
-
-/// What a part gives of a query and head, beside sums.
-struct alignas(8) PartState {
-  float base;  ///< sums and denominator are relative to 2^base
-  float denominator;
-};
 
 /// Kept keys or values: bf16, or codes of 8 bits as pairs of them.
 struct CacheValues {
@@ -52,17 +20,12 @@ struct SplitAttention {
   FloatRows out;
   Bf16Rows q;
   CacheValues k, v;
-  float* sums;        ///< [span, slots, H, D]; a slot is a part of a query
-  PartState* states;  ///< [span, slots, H]
+  PartSums parts;
   Spans spans;
   HeadShape shape;
-  float scale;                           ///< 1 / sqrt(D)
-  std::int64_t least_count, most_count;  ///< other spans are left alone
-  unsigned slots, parts, row_tiles;
-
-  __host__ __device__ bool takes(const SequenceSpan& span) const {
-    return span.count >= least_count && span.count <= most_count;
-  }
+  float scale;       ///< 1 / sqrt(D)
+  CountRange taken;  ///< other spans are left alone
+  unsigned most_parts, row_tiles;
 };
 
 template <int kWidth, bool kCodes>
@@ -85,12 +48,12 @@ struct SplitPlace {
   SequenceSpan span;
   unsigned span_index, part, kv_head;
   int first, rows, group;
-  int key, end;  ///< the part's first key and the end of those that a row sees
-  bool whole;    ///< there is one part
+  int key, end;        ///< the part's first key and the end of those that a row sees
+  std::int64_t parts;  ///< of the span
 
   __device__ explicit SplitPlace(const SplitAttention& a) {
-    part = blockIdx.x % a.parts;
-    unsigned rest = blockIdx.x / a.parts;
+    part = blockIdx.x % a.most_parts;
+    unsigned rest = blockIdx.x / a.most_parts;
     first = static_cast<int>(rest % a.row_tiles) * kSplitRows;
     rest /= a.row_tiles;
     kv_head = rest % static_cast<unsigned>(a.shape.kv_heads);
@@ -98,9 +61,9 @@ struct SplitPlace {
     span = a.spans.at(span_index);
     group = static_cast<int>(a.shape.heads / a.shape.kv_heads);
     const KeySplit split(span, a.shape);
-    whole = split.parts == 1;
+    parts = split.parts;
     const int left = static_cast<int>(span.count) * group - first;
-    const bool taken = part < split.parts && a.takes(span);
+    const bool taken = part < split.parts && a.taken.has(span);
     rows = !taken ? 0 : left < kSplitRows ? left : kSplitRows;
     key = static_cast<int>(part * split.keys);
     end = key + static_cast<int>(split.keys);
@@ -279,17 +242,16 @@ __device__ void write_split(const SplitAttention& a, const SplitPlace& place,
       joined.denominator = fmaf(by, state.denominator, joined.denominator);
       sum = fmaf(by, all_sums[w][row][d], sum);
     }
-    if (place.whole) {
+    if (place.parts == 1) {
       a.out.store(place.span.first_row + place.query(row), place.head(row) * dim + d,
                   sum / joined.denominator);
       continue;
     }
-    const std::int64_t parts = KeySplit(place.span, a.shape).parts;
     const std::int64_t slot =
-        std::int64_t{place.span_index} * a.slots + place.query(row) * parts + place.part;
+        a.parts.slot(place.span_index, place.query(row), place.parts, place.part);
     const std::int64_t at = slot * a.shape.heads + place.head(row);
-    a.sums[at * dim + d] = sum;
-    if (d == 0) a.states[at] = joined;
+    a.parts.sums[at * dim + d] = sum;
+    if (d == 0) a.parts.states[at] = joined;
   }
 }
 
@@ -352,37 +314,7 @@ __global__ void __launch_bounds__(SplitSizes<kWidth, kCodes>::kThreads)
     warp.take(keys_of(turn), values_of(turn), seen, factor, scale);
   }
   wait_for_copies<0>();
-  write_split(a, place, warp, factor);
-}
-
-inline constexpr int kJoinThreads = 128;
-
-/// A block has a query and head, of most_rows queries a span.
-__global__ void __launch_bounds__(kJoinThreads)
-    join_parts_kernel(SplitAttention a, unsigned most_rows) {
-  const auto heads = static_cast<unsigned>(a.shape.heads);
-  const unsigned head = blockIdx.x % heads, query = blockIdx.x / heads % most_rows;
-  const unsigned span_index = blockIdx.x / heads / most_rows;
-  const SequenceSpan span = a.spans.at(span_index);
-  if (query >= span.count || !a.takes(span)) return;
-  const KeySplit split(span, a.shape);
-  if (split.parts == 1) return;
-  const std::int64_t first = std::int64_t{span_index} * a.slots + query * split.parts;
-  const PartState* const states = a.states + first * heads + head;
-  float base = -HUGE_VALF, denominator = 0.0f;
-  for (int part = 0; part < split.parts; ++part) base = fmaxf(base, states[part * heads].base);
-  for (std::int64_t d = threadIdx.x; d < a.shape.head_dim; d += kJoinThreads) {
-    const float* const sums = a.sums + (first * heads + head) * a.shape.head_dim + d;
-    float sum = 0.0f;
-    denominator = 0.0f;
-    for (int part = 0; part < split.parts; ++part) {
-      const PartState state = states[part * heads];
-      const float by = state.base == -HUGE_VALF ? 0.0f : fast_exp2(state.base - base);
-      denominator = fmaf(by, state.denominator, denominator);
-      sum = fmaf(by, sums[part * heads * a.shape.head_dim], sum);
-    }
-    a.out.store(span.first_row + query, head * a.shape.head_dim + d, sum / denominator);
-  }
+  write_split(a, SplitPlace(a), warp, factor);  // found again: it needs no registers above
 }
 
 }  // namespace quest::cuda
