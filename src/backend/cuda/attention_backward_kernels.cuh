@@ -70,9 +70,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_q_kernel(Attent
       *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
   const TileOrder::Place place = g.order.at(blockIdx.x);
   const std::int64_t first = std::int64_t{g.order.tiles - 1 - place.rank} * kPairTile;
-  const std::int64_t head = place.line % g.shape.heads;
-  const std::int64_t start = place.line / g.shape.heads * g.length;
-  const std::int64_t kv_head = head / (g.shape.heads / g.shape.kv_heads);
+  const auto heads = static_cast<unsigned>(g.shape.heads);
+  const unsigned head = place.line % heads;
+  const std::int64_t start = place.line / heads * g.length;
+  const unsigned kv_head = head / (heads / static_cast<unsigned>(g.shape.kv_heads));
   const std::int64_t dim = g.shape.head_dim, count = g.length - first;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
   const int part = static_cast<int>(threadIdx.x) % kRowThreads;
@@ -116,9 +117,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(Atten
       *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
   const TileOrder::Place place = g.order.at(blockIdx.x);
   const std::int64_t first = std::int64_t{place.rank} * kPairTile;
-  const std::int64_t sequence = place.line / g.shape.kv_heads, start = sequence * g.length;
-  const std::int64_t kv_head = place.line % g.shape.kv_heads;
-  const std::int64_t group = g.shape.heads / g.shape.kv_heads;
+  const auto heads = static_cast<unsigned>(g.shape.heads);
+  const auto kv_heads = static_cast<unsigned>(g.shape.kv_heads);
+  const std::int64_t sequence = place.line / kv_heads, start = sequence * g.length;
+  const unsigned kv_head = place.line % kv_heads, group = heads / kv_heads;
   const std::int64_t dim = g.shape.head_dim, count = g.length - first;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
   const int part = static_cast<int>(threadIdx.x) % kRowThreads;
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(Atten
   load_pair_tile(values, g.v, start + first, count, kv_head * dim, dim);
 
   float key_sums[kDim / kRowThreads] = {}, value_sums[kDim / kRowThreads] = {};
-  for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+  for (unsigned head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     for (std::int64_t query = first; query < g.length; query += kPairTile) {
       __syncthreads();
       load_pair_tile(queries, g.q, start + query, g.length - query, head * dim, dim);
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(Atten
       for (int j = part; j < kPairTile; j += kRowThreads) {
         PairGradient pair{0.0f, 0.0f};
         if (query + j < g.length && key <= query + j) {
-          pair = pair_gradient(g, (sequence * g.shape.heads + head) * g.length + query + j,
+          pair = pair_gradient(g, (sequence * heads + head) * g.length + query + j,
                                dot(queries[j], keys[row], dim), dot(d_outs[j], values[row], dim));
         }
         weights[row][j] = pair.weight;
