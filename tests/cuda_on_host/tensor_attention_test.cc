@@ -9,7 +9,6 @@
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/closeness.h"
-#include "backend/cuda/tensor_core.cuh"
 
 namespace quest {
 namespace {
@@ -57,13 +56,6 @@ bool same_bits(Tensor a, Tensor b) {
   return same;
 }
 
-// That tensor cores were used, and that no rows of a matrix shared banks of shared memory.
-void expect_matrix_loads_without_conflicts(const std::string& what) {
-  const cuda_on_host::MatrixLoads loads = cuda_on_host::take_matrix_loads();
-  EXPECT_GT(loads.all, 0) << what;
-  EXPECT_EQ(loads.conflicting, 0) << what;
-}
-
 void expect_forward(const AttentionShape& s) {
   const Inputs in(s);
   const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
@@ -73,9 +65,7 @@ void expect_forward(const AttentionShape& s) {
   on_every_backend([&](Backend& backend, const std::string& label) {
     const OwnedTensor got({rows, width}, DType::kBF16), again({rows, width}, DType::kBF16);
     const OwnedTensor got_sums({s.batch * s.heads, s.query_length}, DType::kF32);
-    cuda_on_host::take_matrix_loads();
     backend.attention(got, got_sums, in.q, in.k, in.v, s);
-    expect_matrix_loads_without_conflicts(describe(s, label));
     expect_close(got, out, kTolerance, "attention" + describe(s, label));
     expect_close(got_sums, log_sums, 1e-5, "log sums" + describe(s, label));
     backend.attention(again, Tensor(), in.q, in.k, in.v, s);
@@ -165,10 +155,8 @@ void expect_backward(const AttentionShape& s) {
   const double bound = kTolerance * (std::sqrt(static_cast<double>(s.head_dim)) + 4);
   on_every_backend([&](Backend& backend, const std::string& label) {
     const Gradients got(s), again(s);
-    cuda_on_host::take_matrix_loads();
     backend.attention_backward(got.d_q, got.d_k, got.d_v, in.d_out, in.q, in.k, in.v, out, log_sums,
                                s);
-    expect_matrix_loads_without_conflicts(describe(s, label));
     expect_close(got.d_q, expected.d_q, bound, "d_q" + describe(s, label));
     expect_close(got.d_k, expected.d_k, bound, "d_k" + describe(s, label));
     expect_close(got.d_v, expected.d_v, bound, "d_v" + describe(s, label));
@@ -257,12 +245,10 @@ TEST(TensorAttention, OverKeptKeysItIsTheReferences) {
     for (const KeptCase& c : kept_cases(type)) {
       const OwnedTensor wanted = c.attention(*make_reference_backend(), c.spans);
       on_every_backend([&](Backend& backend, const std::string& label) {
-        cuda_on_host::take_matrix_loads();
         const OwnedTensor got = c.attention(backend, c.spans);
         const std::string what =
             fmt::format("H {} Hkv {} D {} over {} on {}", c.shape.heads, c.shape.kv_heads,
                         c.shape.head_dim, type_name(type), label);
-        expect_matrix_loads_without_conflicts(what);
         expect_close(got, wanted, kTolerance, what);
         for (const SequenceSpan& span : c.spans) {
           const OwnedTensor alone = c.attention(backend, {&span, 1});

@@ -78,9 +78,10 @@ __global__ void __launch_bounds__(kTileThreads) query_lines_kernel(QueryLines g)
 template <int kWidth>
 struct TensorDQSizes {
   using Tile = Bf16Tile<kWidth>;
-  static constexpr int kRowTiles = kWidth <= 128 ? 2 : 1;
+  static constexpr int kRowTiles = 2;
   static constexpr int kQueries = kTileWarps * 16 * kRowTiles;
-  static constexpr int kKeys = kWidth == 64 ? 64 : kWidth == 128 ? 32 : 16;
+  static constexpr int kKeys = 32;
+  static constexpr int kStepsAtOnce = 2;  ///< more spill registers
   static constexpr int kStages = 2;
   static constexpr int kSharedBytes = 2 * Tile::bytes(kQueries) + kStages * 2 * Tile::bytes(kKeys);
 };
@@ -142,8 +143,8 @@ __global__ void __launch_bounds__(kTileThreads) tensor_d_q_kernel(TensorGradient
     const int query = first + warp_row - tile * kKeys;
     if (query + 16 * kRowTiles - 1 < 0) continue;
     WarpSums<kRowTiles, kKeys> weights, d_scores;
-    multiply_rows<kWidth / 16>(weights, queries, warp_row, keys_of(tile));
-    multiply_rows<kWidth / 16>(d_scores, d_outs, warp_row, values_of(tile));
+    multiply_rows<Sizes::kStepsAtOnce>(weights, queries, warp_row, keys_of(tile));
+    multiply_rows<Sizes::kStepsAtOnce>(d_scores, d_outs, warp_row, values_of(tile));
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
