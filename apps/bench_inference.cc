@@ -11,7 +11,7 @@
 namespace quest::app {
 namespace {
 
-double product_seconds(const TimingBackend& backend) {
+double product_seconds(TimingBackend& backend) {
   return backend.times().seconds[static_cast<std::size_t>(Work::kForwardProduct)];
 }
 

@@ -7,7 +7,7 @@
 #include "apps/backends.h"
 #include "apps/bench_training.h"
 #include "apps/command.h"
-#include "apps/cpu_roofline.h"
+#include "apps/device_roofline.h"
 #include "apps/machine.h"
 #include "apps/model_settings.h"
 #include "apps/options.h"
@@ -16,6 +16,7 @@
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "apps/train_settings.h"
+#include "backend/cpu/peaks.h"
 #include "data/tokenizer.h"
 #include "train/peak.h"
 
@@ -187,7 +188,7 @@ class BenchTrainCommand : public Command {
         make_backend(settings.run.device, settings.run.threads);
     Progress progress;
     progress.update(0, "peaks");
-    const Roofline roofline = cpu_roofline(measure_peaks(backend->threads()), choose_isa());
+    const Roofline roofline = measure_roofline(*backend);
     peak_ = roofline.rate(compute_dtype(settings) == DType::kBF16 ? Unit::kBF16 : Unit::kF32);
     product_gflops_ = 1e-9 * measure_product_rate(*backend, compute_dtype(settings));
     const std::vector<StepTimes> times = time_training(

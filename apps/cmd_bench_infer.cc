@@ -7,7 +7,7 @@
 #include "apps/backends.h"
 #include "apps/bench_inference.h"
 #include "apps/command.h"
-#include "apps/cpu_roofline.h"
+#include "apps/device_roofline.h"
 #include "apps/machine.h"
 #include "apps/options.h"
 #include "apps/output.h"
@@ -26,12 +26,14 @@ using Json = nlohmann::ordered_json;
 struct InferenceResult {
   std::string preset;
   std::string scheme;
+  std::string device;
   int threads;
   double weight_bytes;  ///< that a decoded token reads
   double linear_flops;  ///< of one token in the linear layers of the blocks
   InferenceTimes times;
   Roofline::UnitRate int8_peak;
-  double read_peak;  ///< 10^9 bytes a second: reads of as many bytes as the weights have
+  double read_peak;  ///< 10^9 bytes a second: reads of as many bytes as the weights have; of a
+                     ///< device that is no CPU, copies (read and written)
 };
 
 class BenchInferCommand : public Command {
@@ -41,6 +43,7 @@ class BenchInferCommand : public Command {
             "Measure packed models on random weights: a prompt at once, tokens one by one",
             {"quest bench infer --preset 100M --scheme w4a4,w1a1",
              "quest bench infer --scheme w4a4 --batch 1,16    # 16 sequences that share passes",
+             "quest bench infer --preset 800M --scheme w4a4,none --dtype bf16 --device cuda",
              "quest bench infer --preset 800M --scheme w4a4 --head-bits 8 --threads 1,2 --json"}};
   }
 
@@ -51,10 +54,15 @@ class BenchInferCommand : public Command {
     app.add_option("--scheme", schemes_, "schemes, likewise [w4a4,w2a2,w1a1]")
         ->type_name("S")
         ->delimiter(',');
-    app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]")
-        ->type_name("N")
-        ->delimiter(',')
-        ->check(whole_from_to("--threads", 1, 1024));
+    CLI::Option* threads =
+        app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]")
+            ->type_name("N")
+            ->delimiter(',')
+            ->check(whole_from_to("--threads", 1, 1024));
+    app.add_option("--device", device_, "cpu, or cuda, cuda:N, where --threads says nothing")
+        ->type_name("DEVICE")
+        ->capture_default_str()
+        ->excludes(threads);
     add_whole(app, "--vocab", vocab_, {.low = 2, .high = 1 << 20}, "vocabulary");
     add_whole(app, "--prefill", prefill_, {.low = 1, .high = 1 << 16}, "tokens of the prompt");
     add_whole(app, "--decode", decode_, {.low = 1, .high = 1 << 16}, "tokens made one by one");
@@ -86,29 +94,31 @@ class BenchInferCommand : public Command {
     for (const std::string& preset : presets_) {
       for (const std::string& scheme : schemes_) models.push_back(describe(preset, scheme));
     }
-    std::map<int, Roofline::UnitRate> peaks;
+    if (device_ != "cpu") threads_ = {1};
+    std::vector<std::unique_ptr<Backend>> backends;
+    std::vector<Roofline> rooflines;
     for (const int threads : threads_) {
-      peaks[threads] = cpu_roofline(measure_peaks(threads), choose_isa()).rate(Unit::kInt8);
+      backends.push_back(make_backend(device_, threads));
+      rooflines.push_back(measure_roofline(*backends.back()));
     }
     Progress progress;
     std::vector<InferenceResult> results;
     const std::size_t total = models.size() * threads_.size();
     for (std::size_t m = 0; m < models.size(); ++m) {
       const RandomPackedTensors weights(models[m]);
-      for (const int threads : threads_) {
+      for (std::size_t b = 0; b < backends.size(); ++b) {
         progress.update(static_cast<double>(results.size()) / static_cast<double>(total),
                         fmt::format("{} of {}", results.size() + 1, total));
-        const auto inner = make_backend("cpu", threads);
-        TimingBackend backend(*inner);
+        TimingBackend backend(*backends[b]);
         const PackedModel model(backend, models[m], weights.view(),
                                 dtype_ == "bf16" ? DType::kBF16 : DType::kF32);
         results.push_back(
-            {presets_[m / schemes_.size()], models[m].scheme.to_string(), threads,
-             weights.decode_bytes(),
+            {presets_[m / schemes_.size()], models[m].scheme.to_string(), backend.name(),
+             threads_[b], weights.decode_bytes(),
              2.0 * static_cast<double>(models[m].config.linear_parameters()),
              time_inference(backend, model, {prefill_, decode_, batches_, repetitions_}),
-             peaks[threads],
-             measure_read_rate(threads, static_cast<std::size_t>(weights.decode_bytes()))});
+             rooflines[b].rate(Unit::kInt8),
+             read_peak(backend, rooflines[b], weights.decode_bytes())});
       }
     }
     progress.finish();
@@ -117,6 +127,11 @@ class BenchInferCommand : public Command {
   }
 
  private:
+  static double read_peak(const Backend& backend, const Roofline& roofline, double bytes) {
+    if (backend.place() != Place::kHost) return 1e-9 * roofline.levels.back().bytes_per_second;
+    return measure_read_rate(backend.threads(), static_cast<std::size_t>(bytes));
+  }
+
   ModelDescription describe(const std::string& preset, const std::string& scheme) const {
     ModelDescription model;
     try {
@@ -164,7 +179,7 @@ class BenchInferCommand : public Command {
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
         "read      weights' bytes a token over the time of products, and the share of the rate at\n"
-        "          which this machine reads as many bytes over and over\n"
+        "          which this machine reads as many bytes over and over (another device copies)\n"
         "products  operations of the quantized layers, two a weight, and the share of {}'s peak\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"
         "\n",
@@ -199,6 +214,7 @@ class BenchInferCommand : public Command {
     Json json;
     json["preset"] = r.preset;
     json["scheme"] = r.scheme;
+    json["device"] = r.device;
     json["threads"] = r.threads;
     json["dtype"] = dtype_;
     json["embedding_bits"] = embedding_bits_;
@@ -229,6 +245,7 @@ class BenchInferCommand : public Command {
   std::vector<std::string> schemes_{"w4a4", "w2a2", "w1a1"};
   std::vector<int> threads_{1, 2};
   std::vector<std::int64_t> batches_;
+  std::string device_ = "cpu";
   std::string dtype_ = "f32";
   std::int64_t vocab_ = 32000;
   std::int64_t prefill_ = 512;

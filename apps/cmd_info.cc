@@ -25,6 +25,9 @@
 namespace quest::app {
 namespace {
 
+// The keys of settings that a model folder has decided.
+const std::vector<std::string> kModelKeys{"model.", "scheme.", "train.seq_len"};
+
 constexpr double kUnquantizedFileBits = 16;
 constexpr double kNormBits = 32;
 // Steps of the rows of a quantized matrix, one f32 each.
@@ -103,9 +106,9 @@ class InfoCommand : public Command {
         app, {"model.", "scheme.", "data.train", "data.valid", "data.tokenizer", "train.batch_size",
               "train.sample_every", "train.seq_len", "run.dtype", "run.device", "run.threads"});
     for (const Setting& setting : all_settings()) {
-      const bool of_model = setting.key.starts_with("model.") ||
-                            setting.key.starts_with("scheme.") || setting.key == "train.seq_len";
-      if (of_model) model->excludes(app.get_option(setting.flag));
+      if (starts_with_one_of(setting.key, kModelKeys)) {
+        model->excludes(app.get_option(setting.flag));
+      }
     }
     CLI::Option* time =
         app.add_flag("--time", time_, "also measure the speed of training it on this machine");
@@ -125,7 +128,8 @@ class InfoCommand : public Command {
       model.config = model_config(settings, load_tokenizer(settings.data.tokenizer)->vocab_size());
       model.scheme = model_scheme(settings, model.config);
     } else {
-      model = load_description(find_model_folder(model_folder_));
+      settings_.refuse_set_arguments(kModelKeys, "--model");
+      model = describe_model_folder(model_folder_);
       settings.train.seq_len = model.config.max_positions;
     }
     Report report;

@@ -420,6 +420,8 @@ check "a command behind -- is refused" refused 2 "quest data synth cannot use th
   data synth --out "$folder/never.txt" --tokens 9 -- info
 check "info --model takes no preset" refused 2 'excludes' \
   info --model "$folder/model" --preset nano
+check "and none of its sizes by --set" refused 2 '--model excludes --set model.width=64' \
+  info --model "$folder/model" --set model.width=64
 check "info --model '' is a usage error" refused 2 '--model names no folder' info --model ''
 check "info --tokens needs --time" refused 2 '--tokens requires --time' \
   info --preset nano --tokens 100
@@ -515,6 +517,10 @@ info = json.load(open('$folder/packed.info'))
 size = os.path.getsize('$folder/packed/model.safetensors')
 sys.exit(not (abs(run['loss'] - packed['loss']) < 1e-4 and run['tokens'] == packed['tokens']
               and info['packed'] and 0 <= size - info['stored_bytes'] < 20000))"
+cp -r "$folder/packed" "$folder/damaged"
+truncate -s -1 "$folder/damaged/model.safetensors"
+printf '~' >>"$folder/damaged/model.safetensors"
+check "info refuses a damaged file" refused 1 'is damaged' info --model "$folder/damaged"
 check "the packed model writes the run's text" cmp -s "$folder/run.text" "$folder/packed.text"
 "$quest" bench infer --preset nano --scheme w4a4,w1a1 --vocab 300 --prefill 20 --decode 3 \
   --threads 1 --repeat 1 --batch 1,5 --json >"$folder/infer.json" 2>/dev/null

@@ -13,13 +13,6 @@
 namespace quest::app {
 namespace {
 
-bool wanted(const Setting& setting, const std::vector<std::string>& prefixes) {
-  if (prefixes.empty()) return true;
-  return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& prefix) {
-    return setting.key.compare(0, prefix.size(), prefix) == 0;
-  });
-}
-
 std::string group_of(const Setting& setting) {
   if (setting.common) return "Options";
   static const std::map<std::string, std::string> kTitles = {{"model", "Model"},
@@ -50,9 +43,14 @@ void check_step_size(const TrainSettings::Train& train) {
 
 }  // namespace
 
+bool starts_with_one_of(std::string_view key, const std::vector<std::string>& prefixes) {
+  return std::any_of(prefixes.begin(), prefixes.end(),
+                     [&](const std::string& prefix) { return key.starts_with(prefix); });
+}
+
 void SettingsFlags::declare(CLI::App& app, const std::vector<std::string>& prefixes) {
   for (const Setting& setting : all_settings()) {
-    if (!wanted(setting, prefixes)) continue;
+    if (!prefixes.empty() && !starts_with_one_of(setting.key, prefixes)) continue;
     const bool is_switch = std::holds_alternative<Setting::Member<bool>>(setting.access);
     const bool is_list =
         std::holds_alternative<Setting::Member<std::vector<std::string>>>(setting.access);
@@ -101,6 +99,16 @@ TrainSettings SettingsFlags::resolve(const PresetLookup& presets,
   check_device(settings.run.device);
   check_step_size(settings.train);
   return settings;
+}
+
+void SettingsFlags::refuse_set_arguments(const std::vector<std::string>& prefixes,
+                                         std::string_view option) const {
+  for (const std::string& argument : set_arguments_) {
+    const std::string key = parse_set_argument(argument).key;
+    if (starts_with_one_of(key, prefixes)) {
+      throw UsageError(fmt::format("{} excludes --set {}", option, argument));
+    }
+  }
 }
 
 }  // namespace quest::app

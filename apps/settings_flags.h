@@ -15,6 +15,9 @@ class Option;
 
 namespace quest::app {
 
+/// Whether `key` starts with one of `prefixes`.
+bool starts_with_one_of(std::string_view key, const std::vector<std::string>& prefixes);
+
 /// Declares the flags of settings on a subcommand and, after parsing, resolves them.
 class SettingsFlags {
  public:
@@ -27,6 +30,11 @@ class SettingsFlags {
   /// `default_config` is read instead, if it is not empty. Throws UsageError, or Error when the
   /// config file cannot be read.
   TrainSettings resolve(const PresetLookup& presets, const std::string& default_config = "") const;
+
+  /// Throws UsageError where --set names a key that starts with one of `prefixes`, because `option`
+  /// says what it would.
+  void refuse_set_arguments(const std::vector<std::string>& prefixes,
+                            std::string_view option) const;
 
   /// Whether --print-config was given: print `print_config(resolve(...))` and stop.
   bool print_config_requested() const { return print_config_; }

@@ -1,6 +1,9 @@
 // Backend: the answers of a device that cannot run packed models or fuses nothing.
 #include "backend/backend.h"
 
+#include <chrono>
+#include <vector>
+
 #include "core/error.h"
 
 namespace quest {
@@ -10,7 +13,35 @@ namespace {
   fail("the device '{}' cannot run packed models; use --device cpu", backend.name());
 }
 
+// Of a backend whose kernels have ended when they return, or end when it is waited for.
+class HostStopwatch : public Stopwatch {
+ public:
+  explicit HostStopwatch(Backend& backend) : backend_(backend) {}
+
+  void mark() override {
+    backend_.synchronize();
+    marks_.push_back(Clock::now());
+  }
+  double seconds(std::size_t from, std::size_t to) const override {
+    return std::chrono::duration<double>(marks_[to] - marks_[from]).count();
+  }
+  void clear() override { marks_.clear(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Backend& backend_;
+  std::vector<Clock::time_point> marks_;
+};
+
+void turn(Backend& backend, Tensor y, const Rotary& r) {
+  backend.rope(y.columns(0, r.columns), r.cos, r.sin, r.layout, 0, r.length, false);
+}
+
 }  // namespace
+
+std::unique_ptr<Stopwatch> Backend::make_stopwatch() {
+  return std::make_unique<HostStopwatch>(*this);
+}
 
 void Backend::packed_matmul(Tensor, const QuantizedRows&, int, const PackedRows&, Write) {
   fail_packed(*this);
@@ -21,6 +52,16 @@ void Backend::packed_dense_matmul(Tensor, Tensor, const PackedRows&, std::int64_
 void Backend::stored_matmul(Tensor, Tensor, Tensor, Write) { fail_packed(*this); }
 void Backend::packed_embedding(Tensor, Tensor, const PackedRows&, std::int64_t) {
   fail_packed(*this);
+}
+
+void Backend::matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) {
+  matmul(y, x, w, Write::kSet);
+  turn(*this, y, rotary);
+}
+void Backend::quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                    const Rotary& rotary) {
+  quantized_matmul(y, x, w, Write::kSet);
+  turn(*this, y, rotary);
 }
 
 void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "backend/cache_rows.h"
+#include "backend/stopwatch.h"
 #include "core/tensor.h"
 #include "quant/gradient_rounding.h"
 #include "quant/row_quantizer.h"
@@ -58,6 +59,15 @@ struct AttentionShape {
 /// Which values a rotary embedding pairs: (2i, 2i+1) or (i, i + D/2).
 enum class RopeLayout : std::uint8_t { kInterleaved, kHalf };
 
+/// What `rope` does to the first values of a product's rows, in sequences that begin at position 0.
+struct Rotary {
+  Tensor cos;  ///< f32 [positions, D/2]
+  Tensor sin;
+  RopeLayout layout;
+  std::int64_t length;   ///< rows of a sequence
+  std::int64_t columns;  ///< values of a row that are turned: whole heads
+};
+
 /// Values of a moment that share a scale where it has 8 bits.
 inline constexpr std::int64_t kMomentBlock = 256;
 
@@ -96,6 +106,8 @@ class Backend {
   virtual void deallocate(void* data, std::size_t bytes) noexcept = 0;
   /// Waits for everything that was asked for.
   virtual void synchronize() = 0;
+  /// The backend outlives it. One that works while its caller goes on has marks that do not wait.
+  virtual std::unique_ptr<Stopwatch> make_stopwatch();
 
   // --- Moving and filling ---
 
@@ -128,6 +140,8 @@ class Backend {
   /// y [M, N] (= or +=) x [M, K] w [N, K]^T. x and w of one float type; y float, may be a column
   /// slice.
   virtual void matmul(Tensor y, Tensor x, Tensor w, Write write) = 0;
+  /// y as matmul(y, x, w, Write::kSet) and then `rope` of its first columns set it, bit for bit.
+  virtual void matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary);
   /// d_x [M, K] (= or +=) d_y [M, N] w [N, K]. d_y and w of one float type, d_y may be a column
   /// slice; d_x float.
   virtual void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) = 0;
@@ -140,6 +154,9 @@ class Backend {
   /// K <= 32768.
   virtual void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                                 Write write) = 0;
+  /// The same for `quantized_matmul` as matmul_rope for `matmul`.
+  virtual void quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                     const Rotary& rotary);
   /// d_z [M, K] (= or +=) d_y [M, N] Zw, where Zw are w's quantized values. d_z float; d_y float,
   /// may be a column slice. With bf16 d_y the implementation may round one factor of each product
   /// to bf16: the value of w, or d_y times w's step.

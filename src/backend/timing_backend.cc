@@ -70,11 +70,24 @@ double WorkTimes::total_bound_seconds() const {
   return std::accumulate(bound_seconds.begin(), bound_seconds.end(), 0.0);
 }
 
-void TimingBackend::book(Work kind, const KernelWork& work, double seconds) {
-  const auto i = static_cast<std::size_t>(kind);
-  times_.seconds[i] += seconds;
-  times_.operations[i] += work.operations;
-  if (roofline_) times_.bound_seconds[i] += roofline_->bound(work).seconds;
+const WorkTimes& TimingBackend::times() {
+  inner_.synchronize();
+  for (std::size_t run = 0; run < runs_.size(); ++run) {
+    const auto& [kind, work] = runs_[run];
+    const auto i = static_cast<std::size_t>(kind);
+    times_.seconds[i] += stopwatch_->seconds(2 * run, 2 * run + 1);
+    times_.operations[i] += work.operations;
+    if (roofline_) times_.bound_seconds[i] += roofline_->bound(work).seconds;
+  }
+  runs_.clear();
+  stopwatch_->clear();
+  return times_;
+}
+
+void TimingBackend::reset_times() {
+  runs_.clear();
+  stopwatch_->clear();
+  times_ = {};
 }
 
 void TimingBackend::copy(Tensor dst, Tensor src) {
@@ -118,6 +131,11 @@ void TimingBackend::matmul(Tensor y, Tensor x, Tensor w, Write write) {
         [&] { inner_.matmul(y, x, w, write); });
 }
 
+void TimingBackend::matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) {
+  timed(Work::kForwardProduct, product(float_unit(x), y, x.cols(), bytes_of({x, w}), Write::kSet),
+        [&] { inner_.matmul_rope(y, x, w, rotary); });
+}
+
 void TimingBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
   timed(Work::kBackwardProduct,
         product(float_unit(d_y), d_x, d_y.cols(), bytes_of({d_y, w}), write),
@@ -135,6 +153,13 @@ void TimingBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Qua
   timed(Work::kForwardProduct,
         integer_product(x.bits, w.bits, y, x.codes.cols(), bytes_of(x) + bytes_of(w), write),
         [&] { inner_.quantized_matmul(y, x, w, write); });
+}
+
+void TimingBackend::quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                          const Rotary& rotary) {
+  timed(Work::kForwardProduct,
+        integer_product(x.bits, w.bits, y, x.codes.cols(), bytes_of(x) + bytes_of(w), Write::kSet),
+        [&] { inner_.quantized_matmul_rope(y, x, w, rotary); });
 }
 
 void TimingBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,

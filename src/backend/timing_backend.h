@@ -2,10 +2,11 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "backend/backend.h"
 #include "backend/roofline.h"
@@ -40,14 +41,14 @@ struct WorkTimes {
   double total_bound_seconds() const;
 };
 
-/// Wraps a backend that outlives it. Waits for each kernel to end, so it is for backends whose
-/// kernels end before they return, or for profiling.
+/// Wraps a backend that outlives it.
 class TimingBackend : public Backend {
  public:
-  explicit TimingBackend(Backend& inner) : inner_(inner) {}
+  explicit TimingBackend(Backend& inner) : inner_(inner), stopwatch_(inner.make_stopwatch()) {}
 
-  const WorkTimes& times() const { return times_; }
-  void reset_times() { times_ = {}; }
+  /// Waits for everything that was asked for.
+  const WorkTimes& times();
+  void reset_times();
   /// From now on the least time of each kernel is booked too.
   void set_roofline(const Roofline& roofline) { roofline_ = roofline; }
 
@@ -70,10 +71,13 @@ class TimingBackend : public Backend {
   void quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
                           const RowQuantizer& quantizer) override;
   void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) override;
   void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
   void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) override;
   void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                         Write write) override;
+  void quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                             const Rotary& rotary) override;
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
@@ -119,19 +123,23 @@ class TimingBackend : public Backend {
              Tensor grad_scale, const AdamWStep& step) override;
 
  private:
-  // Runs `kernel` and books its time, and what it does, under `kind`.
+  struct Run {
+    Work kind;
+    KernelWork work;
+  };
+
+  // Runs `kernel` between two marks; `times` books its time, and what it does, under `kind`.
   template <typename Kernel>
   void timed(Work kind, const KernelWork& work, Kernel kernel) {
-    const auto start = std::chrono::steady_clock::now();
+    stopwatch_->mark();
     kernel();
-    inner_.synchronize();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    book(kind, work, elapsed.count());
+    stopwatch_->mark();
+    runs_.push_back({kind, work});
   }
 
-  void book(Work kind, const KernelWork& work, double seconds);
-
   Backend& inner_;
+  std::unique_ptr<Stopwatch> stopwatch_;
+  std::vector<Run> runs_;  // not booked yet; run i is between marks 2 i and 2 i + 1
   WorkTimes times_;
   std::optional<Roofline> roofline_;
 };

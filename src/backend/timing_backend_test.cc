@@ -50,6 +50,46 @@ TEST(TimingBackend, BooksOperationsAndTheBoundOfAProductUnderItsKind) {
   EXPECT_EQ(backend.times().total_bound_seconds(), 0);
 }
 
+// A device that works while its caller goes on: its marks have times once it has been waited for.
+class QueueingBackend : public TimingBackend {
+ public:
+  explicit QueueingBackend(Backend& inner) : TimingBackend(inner) {}
+  void synchronize() override { ++waits; }
+  std::unique_ptr<Stopwatch> make_stopwatch() override {
+    struct Marks : Stopwatch {
+      explicit Marks(const QueueingBackend& of) : backend(of) {}
+      void mark() override { ++count; }
+      double seconds(std::size_t from, std::size_t to) const override {
+        EXPECT_EQ(backend.waits, 1) << "read before the device was waited for";
+        EXPECT_LT(to, count);
+        return static_cast<double>(to - from) * static_cast<double>(to);
+      }
+      void clear() override { count = 0; }
+      const QueueingBackend& backend;
+      std::size_t count = 0;
+    };
+    return std::make_unique<Marks>(*this);
+  }
+  int waits = 0;
+};
+
+TEST(TimingBackend, WaitsForTheDeviceOnlyWhenTimesAreAskedFor) {
+  const auto reference = make_reference_backend();
+  QueueingBackend device(*reference);
+  TimingBackend backend(static_cast<Backend&>(device));  // not a copy of it
+  const OwnedTensor x({3, 5}, DType::kF32), w({4, 5}, DType::kF32), y({3, 4}, DType::kF32);
+  backend.zero(x);
+  backend.reset_times();
+  backend.matmul(y, x, w, Write::kSet);
+  backend.zero(x);
+  backend.matmul(y, x, w, Write::kSet);
+  EXPECT_EQ(device.waits, 0);
+  const WorkTimes& times = backend.times();
+  EXPECT_EQ(device.waits, 1);
+  EXPECT_EQ(times.seconds[static_cast<std::size_t>(Work::kForwardProduct)], 1.0 + 5.0);
+  EXPECT_EQ(times.seconds[static_cast<std::size_t>(Work::kMove)], 3.0);
+}
+
 TEST(TimingBackend, WithoutARooflineThereAreNoBounds) {
   const auto reference = make_reference_backend();
   TimingBackend backend(*reference);

@@ -1,9 +1,12 @@
 // Reading and writing of safetensors files.
 #include "core/safetensors.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 
@@ -50,6 +53,20 @@ Tensor parse_entry(const Json& entry, std::span<const std::byte> data) {
   return Tensor(const_cast<std::byte*>(data.data() + begin), shape, dtype);
 }
 
+// The header as JSON; null if it is none. A name that stands twice, of which the parser would keep
+// one in silence, is reported in `twice`.
+Json parse_header(const char* text, std::size_t size, std::string& twice) {
+  std::set<std::string> names;
+  const auto note_names = [&](int depth, Json::parse_event_t event, const Json& parsed) {
+    if (depth == 1 && event == Json::parse_event_t::key) {
+      const auto& name = parsed.get_ref<const std::string&>();
+      if (!names.insert(name).second) twice = name;
+    }
+    return true;
+  };
+  return Json::parse(text, text + size, note_names, false);
+}
+
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
@@ -63,8 +80,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
          header_bytes);
   }
   const auto* text = reinterpret_cast<const char*>(bytes.data() + kPrefixBytes);
-  const Json header = Json::parse(text, text + header_bytes, nullptr, false);
+  std::string twice;
+  const Json header = parse_header(text, header_bytes, twice);
   if (!header.is_object()) fail("{}: the safetensors header is not a JSON object", where);
+  if (!twice.empty()) fail("{}: the header has two entries '{}'", where, twice);
   const auto data = bytes.subspan(kPrefixBytes + header_bytes);
   for (const auto& [name, entry] : header.items()) {
     try {
@@ -77,6 +96,22 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
       fail("{}: the header's entry '{}' is malformed", where, name);
     } catch (const Error& error) {
       fail("{}: tensor '{}': {}", where, name, error.what());
+    }
+  }
+  require_no_overlap();
+}
+
+void SafetensorsFile::require_no_overlap() const {
+  std::vector<std::pair<const std::byte*, const std::string*>> begins;
+  for (const auto& [name, tensor] : tensors_) {
+    if (tensor.bytes() > 0) begins.emplace_back(static_cast<const std::byte*>(tensor.data), &name);
+  }
+  std::sort(begins.begin(), begins.end());
+  for (std::size_t i = 1; i < begins.size(); ++i) {
+    const auto& [before, name] = begins[i - 1];
+    if (before + tensors_.at(*name).bytes() > begins[i].first) {
+      fail("{}: the tensors '{}' and '{}' share bytes", file_.path().string(), *name,
+           *begins[i].second);
     }
   }
 }

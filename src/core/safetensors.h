@@ -20,7 +20,8 @@ struct NamedTensor {
 };
 
 /// A memory-mapped safetensors file. Every claim of the header is checked on opening: a file cut
-/// short, an offset outside the data or a shape that disagrees with its size throws Error.
+/// short, an offset outside the data, a shape that disagrees with its size, a name that stands
+/// twice or tensors that share bytes throw Error.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -40,6 +41,8 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:
+  void require_no_overlap() const;
+
   MappedFile file_;
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, std::string> metadata_;

@@ -129,6 +129,13 @@ ModelDescription load_description(const fs::path& folder) {
   return parse_config_json(read_file(file), file.string());
 }
 
+ModelDescription describe_model_folder(const fs::path& path) {
+  const fs::path folder = find_model_folder(path);
+  ModelDescription description = load_description(folder);
+  open_weights(folder, description);
+  return description;
+}
+
 LoadedModel load_model_folder(const fs::path& path, Backend& backend, DType compute,
                               std::int64_t max_positions) {
   const fs::path folder = find_model_folder(path);

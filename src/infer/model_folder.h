@@ -39,6 +39,10 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path);
 /// The description in `folder`'s config.json. Throws Error.
 ModelDescription load_description(const std::filesystem::path& folder);
 
+/// The description of `find_model_folder(path)`, whose weights file is whole and was saved with it.
+/// Throws Error.
+ModelDescription describe_model_folder(const std::filesystem::path& path);
+
 /// Loads `find_model_folder(path)` onto `backend`, which must outlive the result; `compute` is F32
 /// or BF16. Our own folders must carry checksums that hold and the config that they were saved
 /// with; packed ones are read where they lie. Llama folders of other programs load too: F32 or BF16

@@ -260,25 +260,38 @@ void Llama<Linear>::fill_tables(Backend& backend, std::int64_t positions) const 
 }
 
 template <typename Linear>
+void Llama<Linear>::project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                                const PassShape& shape, const KvCache& cache) const {
+  const Linear& qkv = blocks_[static_cast<std::size_t>(layer)].qkv;
+  const RopeLayout layout = config_.rope_layout;
+  const std::int64_t turned = config_.query_width() + config_.kv_width();
+  if (!cache.keeps()) {
+    qkv.multiply_rope(backend, s.qkv, s.qkv_in,
+                      {rope_cos_, rope_sin_, layout, shape.length, turned});
+    return;
+  }
+  qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
+  for (const SequenceSpan& span : cache.spans()) {
+    const Tensor rows = s.qkv.rows_slice(span.first_row, span.first_row + span.count);
+    backend.rope(rows.columns(0, turned), rope_cos_, rope_sin_, layout, span.position, span.count,
+                 false);
+  }
+}
+
+template <typename Linear>
 void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
                            const PassShape& shape, const KvCache& cache) const {
   const ModelConfig& c = config_;
   const std::int64_t q_end = c.query_width();
   const std::int64_t k_end = q_end + c.kv_width();
-  const Tensor turned = s.qkv.columns(0, k_end);
   const Tensor q = s.qkv.columns(0, q_end);
   const Tensor k = s.qkv.columns(q_end, k_end);
   const Tensor v = s.qkv.columns(k_end, c.qkv_width());
   if (!cache.keeps()) {
-    backend.rope(turned, rope_cos_, rope_sin_, c.rope_layout, 0, shape.length, false);
     backend.attention(
         s.attn_out, s.log_sums, q, k, v,
         {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
     return;
-  }
-  for (const SequenceSpan& span : cache.spans()) {
-    backend.rope(turned.rows_slice(span.first_row, span.first_row + span.count), rope_cos_,
-                 rope_sin_, c.rope_layout, span.position, span.count, false);
   }
   cache.append(backend, layer, k, v);
   backend.cached_attention(s.attn_out, q, cache.keys(layer), cache.values(layer), cache.spans(),
@@ -314,12 +327,12 @@ template <typename Linear>
 void Llama<Linear>::attention_half(Backend& backend, std::int64_t layer, const LayerActivations& s,
                                    const PassShape& shape, const KvCache& cache,
                                    bool keep_x) const {
-  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
   fill_qkv_in(backend, layer, s, keep_x);
-  block.qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
+  project_qkv(backend, layer, s, shape, cache);
   attend(backend, layer, s, shape, cache);
   backend.copy(s.mid_residual, s.residual);
-  block.out.forward(backend, s.mid_residual, s.out_in, Write::kAdd);
+  blocks_[static_cast<std::size_t>(layer)].out.forward(backend, s.mid_residual, s.out_in,
+                                                       Write::kAdd);
 }
 
 template <typename Linear>

@@ -130,8 +130,10 @@ class Llama {
   // Fills the rotary tables for so many positions: a context may be far larger than what is ever
   // read of it. Passes of a backend come one after another, so no two come here at once.
   void fill_tables(Backend& backend, std::int64_t positions) const;
-  // From s.qkv to s.attn_out: rotary embedding, then attention over what the cache keeps or, where
-  // it keeps nothing, over this pass.
+  // From s.qkv_in to s.qkv, with the rotary embedding of queries and keys.
+  void project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
+                   const PassShape& shape, const KvCache& cache) const;
+  // From s.qkv to s.attn_out: over what the cache keeps or, where it keeps nothing, this pass.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
               const PassShape& shape, const KvCache& cache) const;
 

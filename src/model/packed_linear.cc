@@ -73,4 +73,11 @@ void PackedLinear::multiply(Backend& backend, Tensor y, const LinearInput& input
   }
 }
 
+void PackedLinear::multiply_rope(Backend& backend, Tensor y, const LinearInput& input,
+                                 const Rotary& rotary) const {
+  multiply(backend, y, input, Write::kSet);
+  backend.rope(y.columns(0, rotary.columns), rotary.cos, rotary.sin, rotary.layout, 0,
+               rotary.length, false);
+}
+
 }  // namespace quest

@@ -36,6 +36,8 @@ class PackedLinear {
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   /// The second half of it, where the forms are filled.
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  void multiply_rope(Backend& backend, Tensor y, const LinearInput& input,
+                     const Rotary& rotary) const;
   const InputForms& forms() const { return forms_; }
 
   /// Weights that were not packed from anything at hand have no error to measure.

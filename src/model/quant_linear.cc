@@ -1,6 +1,7 @@
 // Forward and backward of linear layers under quantization schemes.
 #include "model/quant_linear.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace quest {
@@ -82,13 +83,33 @@ void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, 
 
 void QuantLinear::multiply(Backend& backend, Tensor y, const LinearInput& input,
                            Write write) const {
+  for (const Segment& segment : segments_) multiply_segment(backend, segment, y, input, write);
+}
+
+void QuantLinear::multiply_segment(Backend& backend, const Segment& segment, Tensor y,
+                                   const LinearInput& input, Write write) const {
+  const Tensor out = y.columns(segment.begin, segment.end);
+  const PreparedInput& prepared = input.forms[segment.form];
+  if (segment.scheme.integer_product()) {
+    backend.quantized_matmul(out, prepared.rows, segment.rows, write);
+  } else {
+    backend.matmul(out, prepared.dense, segment.dense, write);
+  }
+}
+
+void QuantLinear::multiply_rope(Backend& backend, Tensor y, const LinearInput& input,
+                                const Rotary& rotary) const {
   for (const Segment& segment : segments_) {
+    Rotary own = rotary;
+    own.columns = std::min(rotary.columns, segment.end) - segment.begin;
     const Tensor out = y.columns(segment.begin, segment.end);
     const PreparedInput& prepared = input.forms[segment.form];
-    if (segment.scheme.integer_product()) {
-      backend.quantized_matmul(out, prepared.rows, segment.rows, write);
+    if (own.columns <= 0) {
+      multiply_segment(backend, segment, y, input, Write::kSet);
+    } else if (segment.scheme.integer_product()) {
+      backend.quantized_matmul_rope(out, prepared.rows, segment.rows, own);
     } else {
-      backend.matmul(out, prepared.dense, segment.dense, write);
+      backend.matmul_rope(out, prepared.dense, segment.dense, own);
     }
   }
 }

@@ -58,6 +58,9 @@ class QuantLinear {
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   /// The second half of it, where the forms are filled.
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// As `multiply` with Write::kSet, then the rotary embedding of y, whose parts are whole heads.
+  void multiply_rope(Backend& backend, Tensor y, const LinearInput& input,
+                     const Rotary& rotary) const;
   const InputForms& forms() const { return forms_; }
 
   /// d_x float [R, K] = the input's gradient, and the weight's gradient (= or +=) its share in the
@@ -105,6 +108,8 @@ class QuantLinear {
     Tensor dense;        // prepared weights of a dense product
   };
 
+  void multiply_segment(Backend& backend, const Segment& segment, Tensor y,
+                        const LinearInput& input, Write write) const;
   void take_prepared(Segment& segment, Arena& prepared) const;
   void integer_gradients(Backend& backend, const Segment& segment, Tensor target, Tensor d_out,
                          const QuantizedRows& x, const GradientOptions& options, Write write) const;

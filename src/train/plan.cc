@@ -84,6 +84,9 @@ bool has_byte_tiles() { return quant_kernels(choose_isa()).byte_tiles != nullptr
 bool in_bf16_tiles(DType compute, int64_t rows) {
   return bf16_tiles(choose_isa(), compute, rows) != nullptr;
 }
+TileShape bf16_shape(int64_t rows, int64_t columns, int64_t summed) {
+  return {rows, columns, summed, 2, quant_kernels(choose_isa()).bf16_tiles->in_vectors};
+}
 
 // `outputs` rows of weights with `columns` columns on `rows` rows of input.
 ProductScratch integer_product(int64_t rows, int64_t outputs, int64_t columns,
@@ -115,12 +118,12 @@ ProductScratch float_gradients(int64_t rows, int64_t outputs, int64_t columns, D
   const auto element = static_cast<int64_t>(size_bytes(compute));
   ProductScratch scratch;
   if (in_bf16_tiles(compute, rows)) {
-    scratch.include({rows, columns, outputs, 2}, threads);
+    scratch.include(bf16_shape(rows, columns, outputs), threads);
   } else {
     scratch.operand_b = outputs * columns * element;
   }
   if (in_bf16_tiles(compute, outputs)) {
-    scratch.include({outputs, columns, rows, 2}, threads);
+    scratch.include(bf16_shape(outputs, columns, rows), threads);
   } else {
     scratch.operand_b =
         std::max(scratch.operand_b, chunk_rows(rows, columns, element) * columns * element);
@@ -198,11 +201,11 @@ ProductScratch product_scratch(const TrainerConfig& config, int threads) {
                          : float_gradients(rows, outputs, columns, config.compute, threads));
       } else {
         if (in_bf16_tiles(config.compute, rows)) {
-          most.include({rows, outputs, layout.columns, 2}, threads);
-          most.include({rows, layout.columns, outputs, 2}, threads);
+          most.include(bf16_shape(rows, outputs, layout.columns), threads);
+          most.include(bf16_shape(rows, layout.columns, outputs), threads);
         }
         if (in_bf16_tiles(config.compute, outputs)) {
-          most.include({outputs, layout.columns, rows, 2}, threads);
+          most.include(bf16_shape(outputs, layout.columns, rows), threads);
         }
       }
       outputs = 0;

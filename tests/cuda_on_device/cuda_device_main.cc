@@ -6,6 +6,7 @@
 #include "backend/backends_under_test.h"
 #include "backend/cuda/make_cuda_backend.h"
 #include "core/error.h"
+#include "tests/cuda_kernels/kernel_runs.h"
 #include "tests/staged_backend.h"
 
 namespace quest {
@@ -17,6 +18,10 @@ std::vector<BackendUnderTest> backends_under_test() {
 void on_every_backend(const std::function<void(Backend&, const std::string&)>& body) {
   const auto backend = backends_under_test()[0].make();
   body(*backend, backend->name());
+}
+
+std::vector<KernelRun> kernel_runs() {
+  return {{"device", [] {}, [] {}}};
 }
 
 }  // namespace quest

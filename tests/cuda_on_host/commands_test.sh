@@ -37,6 +37,10 @@ echo "Hello" | "$quest" chat --model packed --tokens 4 --context 64 --temp 0 --d
   { cat chat.log; fail "chat"; }
 "$quest" bench train --scheme w4a4 "${size[@]}" --device cuda --steps 1 --json >bench.json \
   2>bench.log || { cat bench.log; fail "bench train"; }
+grep -q '"peak":"f32 product"' bench.json || fail "bench train compares with the CPU's peak"
+"$quest" bench infer --preset nano --scheme w4a4 --vocab 64 --prefill 4 --decode 2 --repeat 1 \
+  --device cuda --json >infer.json 2>infer.log || { cat infer.log; fail "bench infer"; }
+grep -q '"device":"cuda:0 emulated on the host' infer.json || fail "bench infer runs elsewhere"
 
 # What is wrong is said in one sentence.
 refused() { # refused TEXT COMMAND...
@@ -48,5 +52,6 @@ refused() { # refused TEXT COMMAND...
 refused "there is no CUDA device 3" "$quest" eval --model run --data text.txt --device cuda:3
 refused "no device 'cuda:x'" "$quest" eval --model run --data text.txt --device cuda:x
 refused "this build has no CUDA backend" "$plain" eval --model run --data text.txt --device cuda
+refused "device" "$plain" bench infer --device gpu
 refused "no device 'gpu'" "$plain" train --data text.txt "${size[@]}" --steps 1 --out x --device gpu
 echo "PASSED"

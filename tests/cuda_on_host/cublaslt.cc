@@ -6,7 +6,6 @@
 struct CublasLtOnHost {};
 struct CublasLtPreference {};
 struct CublasLtDesc {
-  cublasComputeType_t compute;
   std::int32_t transposed[2] = {0, 0};
 };
 struct CublasLtLayout {
@@ -34,23 +33,6 @@ void put(void* data, const CublasLtLayout& layout, std::uint64_t row, std::uint6
   }
 }
 
-// d = a^T b.
-void multiply_integers(const std::int8_t* a, const CublasLtLayout& a_layout, const std::int8_t* b,
-                       const CublasLtLayout& b_layout, std::int32_t* d,
-                       const CublasLtLayout& d_layout) {
-  const auto rows = static_cast<std::int64_t>(d_layout.rows);
-  const auto cols = static_cast<std::int64_t>(d_layout.cols);
-  for (std::int64_t j = 0; j < cols; ++j) {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      std::int32_t sum = 0;
-      for (std::int64_t k = 0; k < static_cast<std::int64_t>(a_layout.rows); ++k) {
-        sum += a[i * a_layout.ld + k] * b[j * b_layout.ld + k];
-      }
-      d[j * d_layout.ld + i] = sum;
-    }
-  }
-}
-
 }  // namespace
 
 void cuda_on_host::set_library_products(bool wanted) { available = wanted; }
@@ -68,9 +50,9 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   delete handle;
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute,
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t,
                                         cudaDataType_t) {
-  *desc = new CublasLtDesc{compute};
+  *desc = new CublasLtDesc;
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
@@ -107,17 +89,15 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
   delete preference;
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
-                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                               cublasLtMatmulPreference_t, int,
                                               cublasLtMatmulHeuristicResult_t results[],
                                               int* found) {
-  const bool whole_words = a->ld % 4 == 0 && b->ld % 4 == 0 && a->rows % 4 == 0;
-  const bool has = available && (desc->compute != CUBLAS_COMPUTE_32I || whole_words);
-  *found = has ? 1 : 0;
+  *found = available ? 1 : 0;
   results[0] = {{}, 0, CUBLAS_STATUS_SUCCESS};
-  return has ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  return available ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha,
@@ -137,20 +117,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   const cuda_on_host::DeviceAccess access;
-  if (desc->compute == CUBLAS_COMPUTE_32I) {
-    // The library's integer kernels want this form, and rows of whole words.
-    const bool form =
-        a_turned && !b_turned && summed % 4 == 0 && *static_cast<const int*>(beta) == 0;
-    if (!form || a_layout->type != CUDA_R_8I || d_layout->type != CUDA_R_32I) {
-      return CUBLAS_STATUS_INVALID_VALUE;
-    }
-    // So do their outputs; told only here, so that refusals after the heuristic are tested.
-    if (d_layout->ld % 4 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-    multiply_integers(static_cast<const std::int8_t*>(a), *a_layout,
-                      static_cast<const std::int8_t*>(b), *b_layout, static_cast<std::int32_t*>(d),
-                      *d_layout);
-    return CUBLAS_STATUS_SUCCESS;
-  }
+  // Told only here, so that refusals after the heuristic are tested.
+  if (d_layout->type == CUDA_R_16BF && d_layout->ld % 2 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
   const float scale = *static_cast<const float*>(alpha), kept = *static_cast<const float*>(beta);
   for (std::uint64_t j = 0; j < cols; ++j) {
     for (std::uint64_t i = 0; i < rows; ++i) {

@@ -1,9 +1,12 @@
 // The CUDA backend under test on the host: threads forwards and backwards, with the library's
 // products and without.
 #include <cublasLt.h>
+#include <gtest/gtest.h>
 
 #include "backend/backends_under_test.h"
 #include "backend/cuda/make_cuda_backend.h"
+#include "backend/cuda/tensor_core.cuh"
+#include "tests/cuda_kernels/kernel_runs.h"
 #include "tests/staged_backend.h"
 
 namespace quest {
@@ -21,6 +24,19 @@ std::vector<BackendUnderTest> backends_under_test() {
   using cuda_on_host::Order;
   return {{"forwards", [] { return make(Order::kForwards, true); }},
           {"backwards", [] { return make(Order::kBackwards, false); }}};
+}
+
+std::vector<KernelRun> kernel_runs() {
+  using cuda_on_host::Order;
+  const auto run = [](const char* name, Order order) {
+    return KernelRun{name,
+                     [order] {
+                       cuda_on_host::set_order(order);
+                       cuda_on_host::take_matrix_loads();
+                     },
+                     [] { EXPECT_EQ(cuda_on_host::take_matrix_loads().conflicting, 0); }};
+  };
+  return {run("forwards", Order::kForwards), run("backwards", Order::kBackwards)};
 }
 
 void on_every_backend(const std::function<void(Backend&, const std::string&)>& body) {

@@ -4,6 +4,7 @@
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/owned_packed_rows.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -58,6 +59,46 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
       EXPECT_TRUE(got.d_x.same_bytes(wanted.d_x)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_w.same_bytes(wanted.d_w)) << size.m << " on " << label;
     });
+  }
+}
+
+// Around 8 and 16 rows, 16 columns, four loads of a row, and what the warps of a block take at
+// once; and rows of codes and weights that no load of 16 bytes may read.
+TEST(SameBits, PackedProductsAreThoseOfTheCpu) {
+  CpuBackend cpu(1, Isa::kGeneric);
+  for (const ProductCase& size : {ProductCase{1, 16, 128},
+                                  {8, 17, 640},
+                                  {9, 15, 1152},
+                                  {16, 40, 2176},
+                                  {2, 33, 4224},
+                                  {3, 20, 8320},
+                                  {16, 16, 72},
+                                  {33, 20, 384},
+                                  {64, 18, 256},
+                                  {17, 70, 640},
+                                  {70, 130, 96},
+                                  {130, 65, 144},
+                                  {65, 20, 200}}) {
+    for (int w_bits = kMinBits; w_bits <= kMaxBits; ++w_bits) {
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, w_bits, 2);
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, 8, 1);
+      const OwnedPackedRows packed(w, w_bits);
+      for (const Write write : {Write::kSet, Write::kAdd}) {
+        const DType type = write == Write::kSet ? DType::kF32 : DType::kBF16;
+        const auto run = [&](Backend& backend) {
+          OwnedTensor y({size.m, size.n}, type);
+          fill_normal(y, 3);
+          backend.packed_matmul(y, x.view(), 8, packed.rows, write);
+          return y;
+        };
+        const OwnedTensor wanted = run(cpu);
+        on_every_backend([&](Backend& backend, const std::string& label) {
+          EXPECT_TRUE(run(backend).same_bytes(wanted))
+              << "M " << size.m << " N " << size.n << " K " << size.k << ", " << w_bits
+              << " bits on " << label;
+        });
+      }
+    }
   }
 }
 

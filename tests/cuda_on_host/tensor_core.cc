@@ -12,27 +12,35 @@ namespace {
 // 16 bytes that four lanes have brought: places 0..15 (or 0..7 in bf16) of row or column g.
 const std::uint32_t* line(WarpWords words, int word, unsigned g) { return &words[word][4 * g]; }
 
-std::int32_t dot(const std::uint32_t* a, const std::uint32_t* b, std::int32_t sum) {
-  std::int8_t left[16], right[16];
-  std::memcpy(left, a, sizeof left);
-  std::memcpy(right, b, sizeof right);
-  unsigned total = static_cast<unsigned>(sum);  // wraps
-  for (int i = 0; i < 16; ++i) {
-    total += static_cast<unsigned>(std::int16_t{left[i]} * std::int16_t{right[i]});
+// What a register holds, and the arithmetic of sums: products of integers, or of bf16.
+template <typename Right>
+struct Integers {
+  using Sum = std::int32_t;
+  static Sum dot(const std::uint32_t* a, const std::uint32_t* b, Sum sum) {
+    std::int8_t left[16];
+    Right right[16];
+    std::memcpy(left, a, sizeof left);
+    std::memcpy(right, b, sizeof right);
+    unsigned total = static_cast<unsigned>(sum);  // wraps
+    for (int i = 0; i < 16; ++i) {
+      total += static_cast<unsigned>(std::int16_t{left[i]} * std::int16_t{right[i]});
+    }
+    return static_cast<Sum>(total);
   }
-  return static_cast<std::int32_t>(total);
-}
+};
+struct Bf16 {
+  using Sum = float;
+  static Sum dot(const std::uint32_t* a, const std::uint32_t* b, Sum sum) {
+    quest::BFloat16 left[8], right[8];
+    std::memcpy(left, a, sizeof left);
+    std::memcpy(right, b, sizeof right);
+    for (int i = 0; i < 8; ++i) sum += quest::to_float(left[i]) * quest::to_float(right[i]);
+    return sum;
+  }
+};
 
-float dot(const std::uint32_t* a, const std::uint32_t* b, float sum) {
-  quest::BFloat16 left[8], right[8];
-  std::memcpy(left, a, sizeof left);
-  std::memcpy(right, b, sizeof right);
-  for (int i = 0; i < 8; ++i) sum += quest::to_float(left[i]) * quest::to_float(right[i]);
-  return sum;
-}
-
-template <typename Sum>
-void multiply(Sum (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+template <typename Values>
+void multiply(typename Values::Sum (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
               const std::source_location& where) {
   const std::uint32_t brought[] = {a[0], a[1], a[2], a[3], b0, b1};
   const WarpWords words = gather(brought, 6, where);
@@ -40,8 +48,8 @@ void multiply(Sum (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
   for (unsigned i = 0; i < 4; ++i) {
     const int row = static_cast<int>(i / 2);  // of the two that a lane has
     const unsigned column = 2 * t + i % 2;
-    const Sum low = dot(line(words, row, g), line(words, 4, column), sums[i]);
-    sums[i] = dot(line(words, row + 2, g), line(words, 5, column), low);
+    const auto low = Values::dot(line(words, row, g), line(words, 4, column), sums[i]);
+    sums[i] = Values::dot(line(words, row + 2, g), line(words, 5, column), low);
   }
 }
 
@@ -62,7 +70,7 @@ void count_load(const std::byte* const (&rows)[kWarp]) {
 struct Copy {
   std::byte* to;
   const std::byte* from;
-  std::size_t bytes;
+  int size, bytes;
 };
 // Of one thread: groups that were made, the oldest first, and copies since.
 struct Copies {
@@ -73,8 +81,8 @@ Copies copies[kMostThreads];
 
 void make(const std::vector<Copy>& group) {
   for (const Copy& copy : group) {
-    std::memset(copy.to, 0, 16);
-    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(copy.to, 0, static_cast<std::size_t>(copy.size));
+    std::memcpy(copy.to, copy.from, static_cast<std::size_t>(copy.bytes));
   }
 }
 
@@ -82,11 +90,15 @@ void make(const std::vector<Copy>& group) {
 
 void multiply_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where) {
-  multiply(sums, a, b0, b1, where);
+  multiply<Integers<std::int8_t>>(sums, a, b0, b1, where);
+}
+void multiply_add_unsigned(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
+                           unsigned b1, const std::source_location& where) {
+  multiply<Integers<std::uint8_t>>(sums, a, b0, b1, where);
 }
 void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where) {
-  multiply(sums, a, b0, b1, where);
+  multiply<Bf16>(sums, a, b0, b1, where);
 }
 
 void load_matrices(unsigned (&to)[4], const void* row, bool transposed,
@@ -114,14 +126,15 @@ void load_matrices(unsigned (&to)[4], const void* row, bool transposed,
   }
 }
 
-void copy_async(void* shared, const void* global, int bytes, const std::source_location& where) {
-  const bool aligned = reinterpret_cast<std::uintptr_t>(shared) % 16 == 0 &&
-                       reinterpret_cast<std::uintptr_t>(global) % 16 == 0;
-  if (!aligned || bytes < 0 || bytes > 16) die("a copy that is not of 16 aligned bytes", where);
-  std::memset(shared, 0xa5, 16);
-  copies[threadIdx.x].open.push_back({static_cast<std::byte*>(shared),
-                                      static_cast<const std::byte*>(global),
-                                      static_cast<std::size_t>(bytes)});
+void copy_async(void* shared, const void* global, int size, int bytes,
+                const std::source_location& where) {
+  const auto ends =
+      reinterpret_cast<std::uintptr_t>(shared) | reinterpret_cast<std::uintptr_t>(global);
+  if (ends % static_cast<std::uintptr_t>(size) != 0) die("a copy that is not aligned", where);
+  if (bytes < 0 || bytes > size) die("a copy of more bytes than it fills", where);
+  std::memset(shared, 0xa5, static_cast<std::size_t>(size));
+  copies[threadIdx.x].open.push_back(
+      {static_cast<std::byte*>(shared), static_cast<const std::byte*>(global), size, bytes});
 }
 
 void commit_copies() {

@@ -80,7 +80,7 @@ inline void transpose_keys(const HeadGroup& in, std::int64_t first, std::int64_t
   const TileSource source = source_of(in.k, in.k_stride, in.head_dim, in.keys);
   for (std::int64_t g = 0; g < m.groups; ++g) {
     kBf16TilesAmx.pack_columns(m.keys_transposed + g * kBlockPanels * kPanelBytes, source,
-                               g * kPanel, first, panels);
+                               {g * kPanel, 1, first, panels});
   }
 }
 

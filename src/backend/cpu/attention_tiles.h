@@ -33,14 +33,15 @@ inline TileSource source_of(const std::uint16_t* x, std::int64_t stride, std::in
 /// A first operand of 32 rows: out [groups][32 rows][32 values].
 inline void copy_rows(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
                       std::int64_t rows, std::int64_t columns) {
-  kBf16TilesAmx.pack_rows(out, source_of(x, stride, rows, columns), 0, 0, panels_of(columns));
+  kBf16TilesAmx.pack_rows(out, source_of(x, stride, rows, columns), {0, 1, 0, panels_of(columns)});
 }
 
 /// A second operand whose 32 columns are rows of x, and whose summed values are its columns:
 /// out [groups][2 tiles].
 inline void pack_rows_as_columns(std::uint8_t* out, const std::uint16_t* x, std::int64_t stride,
                                  std::int64_t rows, std::int64_t columns) {
-  kBf16TilesAmx.pack_transposed(out, source_of(x, stride, rows, columns), 0, 0, panels_of(columns));
+  kBf16TilesAmx.pack_transposed(out, source_of(x, stride, rows, columns),
+                                {0, 1, 0, panels_of(columns)});
 }
 
 /// A second operand whose group of summed values are 32 rows of x: out [panels][2 tiles], panels

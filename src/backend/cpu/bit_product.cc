@@ -34,11 +34,10 @@ void pack_planes(const PackedKernels& kernels, std::uint8_t* out, std::int64_t s
 
 /// A product under way.
 struct Product {
-  Tensor y;
+  const ProductOutput& out;
   const QuantizedRows& x;
   int x_planes;
   const BitWeights& w;
-  Write write;
   const PackedKernels& kernels;
   const std::uint8_t* x_rows = nullptr;  ///< [M][x_planes][row_bytes()]
 
@@ -136,10 +135,11 @@ class Panels {
     tile.k = static_cast<std::int32_t>(p_.k());
     tile.x_steps = p_.x.steps.as<float>() + row;
     tile.w_steps = p_.w.steps.as<float>() + j;
-    tile.y = row_of(p_.y, row, j).data;
-    tile.bf16 = p_.y.dtype == DType::kBF16;
-    tile.y_stride = p_.y.row_stride;
-    tile.add = p_.write == Write::kAdd;
+    const Tensor& y = p_.out.y;
+    tile.y = row_of(y, row, j).data;
+    tile.bf16 = y.dtype == DType::kBF16;
+    tile.y_stride = y.row_stride;
+    tile.add = p_.out.write == Write::kAdd;
     p_.kernels.xor_tile(tile);
   }
 
@@ -175,10 +175,10 @@ BitProductScratch bit_product_scratch(std::int64_t rows, std::int64_t outputs, s
 
 // Many rows of x are split among threads, and all panels pass by each tile of them, so that rows of
 // y fill from left to right. Else panels are split, each packed just before its use.
-void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRows& x, int x_bits,
-                   const BitWeights& w, Write write) {
+void multiply_bits(const BitProductContext& context, const ProductOutput& out,
+                   const QuantizedRows& x, int x_bits, const BitWeights& w) {
   const int threads = context.threads;
-  Product p{y, x, x_bits, w, write, packed_kernels(context.isa)};
+  Product p{out, x, x_bits, w, packed_kernels(context.isa)};
   pack_inputs(p, context.workspace, threads);
   const std::int64_t tiles = divide_up(p.m(), p.tile_rows());
   const std::int64_t rows = divide_up(p.m(), tiles);
@@ -198,8 +198,11 @@ void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRo
   parallel_for(threads, parts, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
     if (splits_rows) {
       for (std::int64_t t = begin; t < end; ++t) {
-        for (std::int64_t c = 0; c < sizes.count; ++c)
+        for (std::int64_t c = 0; c < sizes.count; ++c) {
           panels.multiply(panels.shared(c), c, t * rows, rows);
+          out.wrote({t * rows, std::min((t + 1) * rows, p.m())},
+                    {c * sizes.width, std::min((c + 1) * sizes.width, p.n())});
+        }
       }
       return;
     }
@@ -209,6 +212,7 @@ void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRo
         panels.multiply(panels.own(thread), c, t * rows, rows);
     }
   });
+  if (!splits_rows) out.wrote_all(threads);
 }
 
 }  // namespace quest

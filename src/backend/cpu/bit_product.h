@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/product_output.h"
 #include "backend/cpu/workspace.h"
 
 namespace quest {
@@ -40,8 +41,8 @@ struct BitProductContext {
   int threads;
 };
 
-/// y (= or +=) x w^T as CpuBackend::quantized_matmul computes it, where bits_pay says so.
-void multiply_bits(const BitProductContext& context, Tensor y, const QuantizedRows& x, int x_bits,
-                   const BitWeights& w, Write write);
+/// out.y (= or +=) x w^T as CpuBackend::quantized_matmul computes it, where bits_pay says so.
+void multiply_bits(const BitProductContext& context, const ProductOutput& out,
+                   const QuantizedRows& x, int x_bits, const BitWeights& w);
 
 }  // namespace quest

@@ -6,6 +6,7 @@
 #include "backend/cpu/float_kernels.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/onednn_products.h"
+#include "backend/cpu/product_output.h"
 #include "backend/cpu/workspace.h"
 
 namespace quest {
@@ -31,6 +32,8 @@ class CpuBackend : public Backend {
 
   void quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
                         Write write) override;
+  void quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                             const Rotary& rotary) override;
   void quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                    Write write) override;
   void quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
@@ -48,6 +51,7 @@ class CpuBackend : public Backend {
   void cast(Tensor dst, Tensor src) override;
 
   void matmul(Tensor y, Tensor x, Tensor w, Write write) override;
+  void matmul_rope(Tensor y, Tensor x, Tensor w, const Rotary& rotary) override;
   void matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) override;
   void matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) override;
 
@@ -107,6 +111,9 @@ class CpuBackend : public Backend {
   /// query walks its keys (attention_of_few).
   static constexpr std::int64_t kFewQueries = 8;
 
+  /// matmul and quantized_matmul, with and without the rotary embedding.
+  void multiply_rows(const ProductOutput& out, Tensor x, Tensor w);
+  void multiply_rows(const ProductOutput& out, const QuantizedRows& x, const QuantizedRows& w);
   /// y [M, N] (= or +=) x [M, K] w [N, K]^T, x and w of any float types.
   void multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write);
   void packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,

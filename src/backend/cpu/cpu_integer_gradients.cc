@@ -58,13 +58,15 @@ struct PlainColumns {
 };
 
 /// A packer for what is packed.
-void copy_groups(std::uint8_t* out, const TileSource& source, std::int64_t lane, std::int64_t group,
-                 std::int64_t groups) {
+void copy_groups(std::uint8_t* out, const TileSource& source, const TilePart& part) {
   const std::int64_t all = divide_up(source.summed, kTileDepthBytes);
-  std::memcpy(out,
-              static_cast<const std::uint8_t*>(source.data) +
-                  (lane / kTileLanes * all + group) * kTileGroupBytes,
-              static_cast<std::size_t>(groups * kTileGroupBytes));
+  const std::int64_t bytes = part.groups * kTileGroupBytes;
+  for (std::int64_t i = 0; i < part.bundles; ++i, out += bytes) {
+    std::memcpy(out,
+                static_cast<const std::uint8_t*>(source.data) +
+                    ((part.lane / kTileLanes + i) * all + part.group) * kTileGroupBytes,
+                static_cast<std::size_t>(bytes));
+  }
 }
 
 void multiply_on_tiles(const TileContext& context, const ByteTileKernels& kernels,
@@ -73,7 +75,7 @@ void multiply_on_tiles(const TileContext& context, const ByteTileKernels& kernel
   const TileScales scales{1, p.g.sums, plain.biases, p.g.scales, plain.scales};
   const TileSource lines{p.g.codes, 0, p.g.lines, p.g.summed, true, nullptr, copy_groups};
   multiply_tiles(context,
-                 {lines, columns_source(p.codes, kernels.pack_quads), p.out, p.write, &scales});
+                 {lines, columns_source(p.codes, kernels.pack_quads), {p.out, p.write}, &scales});
 }
 
 /// The same product by the kernels of quantized_matmul, which take lines of summed values.

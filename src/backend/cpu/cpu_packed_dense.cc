@@ -137,7 +137,7 @@ void CpuBackend::packed_dense_matmul_of_few(Tensor y, Tensor x, const PackedRows
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace_, threads_,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
                            const bool in_place = y.dtype == DType::kF32 && write == Write::kSet;
-                           float values[kDotColumns];
+                           float values[kMostDotColumns];
                            for (std::int64_t i = 0; i < m; ++i) {
                              const std::int32_t* const products[kMostDigits] = {
                                  sums_of(i * digits), sums_of(i * digits + 1),

@@ -201,11 +201,11 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
   const QuantKernels& kernels = quant_kernels(isa_);
   if (bits_pay(isa_, x_bits, w.bits, p.m(), p.k(), /*packed=*/true)) {
-    return multiply_bits({isa_, workspace_, threads_}, y, x, x_bits, weights_of(w), write);
+    return multiply_bits({isa_, workspace_, threads_}, {y, write}, x, x_bits, weights_of(w));
   }
   if (p.m() <= kDotRows) return multiply_few_rows(p, isa_, workspace_, threads_);
   if (kernels.byte_tiles != nullptr) {
-    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, y, x, w, write);
+    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, {y, write}, x, w);
   }
   if (p.signs) return multiply_few_rows(p, isa_, workspace_, threads_);
   multiply_many_rows(p, workspace_, threads_, kernels.product);

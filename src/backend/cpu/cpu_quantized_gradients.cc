@@ -51,8 +51,9 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     TileSource values = columns_source(w.codes, tiles->pack_pairs_codes);
     values.steps = w.steps.as<float>();
-    multiply_tiles({workspace_, threads_, tiles->multiply},
-                   {rows_source(d_y, tiles->pack_rows), values, d_z, write});
+    values.bits = w.bits;
+    multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
+                   {first_rows(*tiles, d_y), values, {d_z, write}});
     return;
   }
   const Tensor values =
@@ -69,8 +70,9 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.cols())) {
     TileSource values = columns_source(x.codes, tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
-    multiply_tiles({workspace_, threads_, tiles->multiply},
-                   {columns_source(d_y, tiles->pack_columns), values, d_z, write});
+    values.bits = x.bits;
+    multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
+                   {columns_source(d_y, tiles->pack_columns), values, {d_z, write}});
     return;
   }
   const float* const steps = x.steps.as<float>();

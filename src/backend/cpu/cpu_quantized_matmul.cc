@@ -91,8 +91,8 @@ constexpr std::int64_t kDotRows = 32;
 /// The same where there are tiles: packing w for them takes as long as 8 rows of dot products.
 constexpr std::int64_t kDotRowsBesideTiles = 8;
 
-void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& kernels, Tensor y,
-                       const QuantizedRows& x, const QuantizedRows& w, Write write) {
+void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& kernels,
+                       const ProductOutput& out, const QuantizedRows& x, const QuantizedRows& w) {
   const std::int64_t m = x.codes.rows();
   const std::int64_t n = w.codes.rows();
   const std::int64_t k = x.codes.cols();
@@ -118,17 +118,18 @@ void multiply_few_rows(Workspace& workspace, int threads, const ProductKernels& 
         tile.x_sums = x.code_sums.as<std::int32_t>() + i;
         tile.w_steps = w.steps.as<float>() + j;
         tile.w_sums = w.code_sums.as<std::int32_t>() + j;
-        tile.y = {row_of(y, i, j).data, y.dtype == DType::kBF16};
-        tile.y_stride = y.row_stride;
-        tile.add = write == Write::kAdd;
+        tile.y = {row_of(out.y, i, j).data, out.y.dtype == DType::kBF16};
+        tile.y_stride = out.y.row_stride;
+        tile.add = out.write == Write::kAdd;
         kernels.dot_tile(tile);
       }
     }
   });
+  out.wrote_all(threads);
 }
 
-void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels& kernels, Tensor y,
-                        const QuantizedRows& x, const QuantizedRows& w, Write write) {
+void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels& kernels,
+                        const ProductOutput& out, const QuantizedRows& x, const QuantizedRows& w) {
   const std::int64_t m = x.codes.rows();
   const std::int64_t n = w.codes.rows();
   const std::int64_t k = x.codes.cols();
@@ -139,6 +140,8 @@ void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels&
   const std::int64_t tiles = divide_up(m, kernels.tile_rows);
   const std::int64_t block_tiles =
       std::max<std::int64_t>(1, kernels.row_block_bytes / (packed_x.row_bytes * kernels.tile_rows));
+  // Rows of x are split where there are enough of them; else the panels of w.
+  const bool splits_rows = tiles >= 4 * threads || tiles >= panels;
 
   const auto compute = [&](std::int64_t tile_begin, std::int64_t tile_end, std::int64_t panel_begin,
                            std::int64_t panel_end) {
@@ -158,15 +161,15 @@ void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels&
         strip.x_sums = x.code_sums.as<std::int32_t>() + i;
         strip.w_scales = packed_w.scales + j;
         strip.w_biases = packed_w.biases + j;
-        strip.y = {row_of(y, i, j).data, y.dtype == DType::kBF16};
-        strip.y_stride = y.row_stride;
-        strip.add = write == Write::kAdd;
+        strip.y = {row_of(out.y, i, j).data, out.y.dtype == DType::kBF16};
+        strip.y_stride = out.y.row_stride;
+        strip.add = out.write == Write::kAdd;
         kernels.strip(strip);
+        if (splits_rows) out.wrote({i, i + strip.rows}, {j, j + strip.columns});
       }
     }
   };
-  // Rows of x are split where there are enough of them; else the panels of w.
-  if (tiles >= 4 * threads || tiles >= panels) {
+  if (splits_rows) {
     const std::int64_t grain = divide_up(kProductsPerThread, kernels.tile_rows * n * k);
     parallel_for(threads, tiles, grain, [&](std::int64_t begin, std::int64_t end, int) {
       compute(begin, end, 0, panels);
@@ -175,6 +178,7 @@ void multiply_many_rows(Workspace& workspace, int threads, const ProductKernels&
     const std::int64_t grain = divide_up(kProductsPerThread, width * m * k);
     parallel_for(threads, panels, grain,
                  [&](std::int64_t begin, std::int64_t end, int) { compute(0, tiles, begin, end); });
+    out.wrote_all(threads);
   }
 }
 
@@ -196,28 +200,40 @@ PackedRows pack_signs(Workspace& workspace, int threads, const PackedKernels& ke
 
 }  // namespace
 
-void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
-                                  Write write) {
+void CpuBackend::multiply_rows(const ProductOutput& out, const QuantizedRows& x,
+                               const QuantizedRows& w) {
   const std::int64_t m = x.codes.rows();
-  assert(w.codes.cols() == x.codes.cols() && y.rows() == m && y.cols() == w.codes.rows());
+  assert(w.codes.cols() == x.codes.cols() && out.y.rows() == m && out.y.cols() == w.codes.rows());
   assert(x.codes.cols() <= 32768);
   const QuantKernels& kernels = quant_kernels(isa_);
   const ProductKernels& product = kernels.product;
   if (bits_pay(isa_, x.bits, w.bits, m, x.codes.cols(), /*packed=*/false)) {
-    return multiply_bits({isa_, workspace_, threads_}, y, x, x.bits, weights_of(w), write);
+    return multiply_bits({isa_, workspace_, threads_}, out, x, x.bits, weights_of(w));
   }
   const PackedKernels& packed = packed_kernels(isa_);
   if (packed.xor_tile == nullptr && x.bits == 1 && w.bits == 1 && m >= kSignRows) {
-    return packed_matmul(y, x, 1, pack_signs(workspace_, threads_, packed, w), write);
+    packed_matmul(out.y, x, 1, pack_signs(workspace_, threads_, packed, w), out.write);
+    return out.wrote_all(threads_);
   }
   const std::int64_t dot_rows = kernels.byte_tiles != nullptr ? kDotRowsBesideTiles : kDotRows;
   if (product.dot_tile != nullptr && m <= dot_rows) {
-    return multiply_few_rows(workspace_, threads_, product, y, x, w, write);
+    return multiply_few_rows(workspace_, threads_, product, out, x, w);
   }
   if (kernels.byte_tiles != nullptr) {
-    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, y, x, w, write);
+    return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, out, x, w);
   }
-  multiply_many_rows(workspace_, threads_, product, y, x, w, write);
+  multiply_many_rows(workspace_, threads_, product, out, x, w);
+}
+
+void CpuBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                  Write write) {
+  multiply_rows({y, write}, x, w);
+}
+
+void CpuBackend::quantized_matmul_rope(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
+                                       const Rotary& rotary) {
+  const RotaryEnd end{rotary, float_kernels_};
+  multiply_rows({y, Write::kSet, &end}, x, w);
 }
 
 }  // namespace quest

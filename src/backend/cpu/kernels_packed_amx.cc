@@ -10,7 +10,7 @@ namespace {
 
 /// Columns of x that three tiles of sums hold.
 constexpr std::int64_t kTilesOfX = 3;
-/// Bytes ahead of which packed rows are asked for, as in packed_avx512.inc.h.
+/// Bytes ahead of which packed rows are asked for.
 constexpr std::int64_t kAhead = 16384;
 
 std::int64_t tiles_of(std::int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }

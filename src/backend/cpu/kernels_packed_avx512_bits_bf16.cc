@@ -11,9 +11,9 @@
 #include "backend/cpu/transpose_avx512.h"
 // The shared text stands on the names of the headers above.
 #include "backend/cpu/packed_rows.inc.h"
-// Stands on all.
-#include "backend/cpu/packed_avx512.inc.h"
-// Stands on that too.
+// Stand on all, each on the one before.
+#include "backend/cpu/packed_fields_avx512.inc.h"
+#include "backend/cpu/packed_products_avx512.inc.h"
 #include "backend/cpu/packed_signs_avx512.inc.h"
 
 namespace quest {

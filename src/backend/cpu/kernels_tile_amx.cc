@@ -3,6 +3,7 @@
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/tile_packing_bytes.inc.h"
+#include "backend/cpu/tile_packing_columns.inc.h"
 // Stands on the names of the headers above.
 #include "backend/cpu/tile_ends.inc.h"
 
@@ -121,18 +122,19 @@ void multiply(const TileStrip& strip) {
 
 const Bf16TileKernels kBf16TilesAmx = {
     .least_rows = 1,
-    .pack_rows = pack_rows<2>,
-    .pack_columns = pack_columns_bf16,
-    .pack_transposed = pack_transposed<2>,
-    .pack_pairs = pack_pairs_bf16,
-    .pack_pairs_codes = pack_pairs_codes,
+    .in_vectors = false,
+    .pack_rows = each_bundle<pack_rows<2>>,
+    .pack_columns = each_group<pack_columns_bf16>,
+    .pack_transposed = each_bundle<pack_transposed<2>>,
+    .pack_pairs = each_group<pack_pairs_bf16>,
+    .pack_pairs_codes = each_group<pack_pairs_codes>,
     .multiply = multiply<false>,
 };
 const ByteTileKernels kByteTilesAmx = {
-    .pack_rows = pack_rows<1>,
-    .pack_transposed = pack_transposed<1>,
-    .pack_transposed_packed = pack_transposed_packed,
-    .pack_quads = pack_quads_bytes,
+    .pack_rows = each_bundle<pack_rows<1>>,
+    .pack_transposed = each_bundle<pack_transposed<1>>,
+    .pack_transposed_packed = each_bundle<pack_transposed_packed>,
+    .pack_quads = each_group<pack_quads_bytes>,
     .multiply = multiply<true>,
 };
 

@@ -18,8 +18,11 @@ namespace quest {
 constexpr std::int64_t kDotRows = 16;
 /// Multiplications below which a thread of its own does not pay.
 constexpr std::int64_t kProductsPerThread = 1 << 18;
-/// Rows of w that a thread takes at a time when x has few rows.
+/// Rows of w that a thread takes at least when x has few rows.
 constexpr std::int64_t kDotColumns = 64;
+/// Rows of w between two ends of sums at most: ends read and write elsewhere, and hardware that
+/// follows the loads of w starts anew after each.
+constexpr std::int64_t kMostDotColumns = 512;
 
 /// The rows of x, each as `bytes` bytes that pack(out, codes) makes.
 template <typename Pack>
@@ -36,11 +39,6 @@ const std::uint8_t* pack_each_row(const Tensor& codes, std::int64_t bytes, Works
   return rows;
 }
 
-/// Summed values from which a Zen 4 reads rows of w best when software hardly asks for them: its
-/// own reading ahead follows long rows, and matrices of such rows do not fit into its third level.
-/// Measured on no other CPU: those that AMD did not make are asked from far at all lengths.
-constexpr std::int64_t kFollowedValues = 2048;
-
 /// `rows` rows of x, packed, against all of w; sums and scratch are for the caller of `dot` to set.
 inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::int64_t x_row_bytes,
                              std::int64_t rows) {
@@ -53,7 +51,7 @@ inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::in
   dot.columns = w.codes.rows();
   dot.k = w.columns;
   dot.bits = w.bits;
-  dot.asks_far = !made_by_amd() || w.columns < kFollowedValues;
+  if (made_by_amd()) dot.loads_end = dot.w + dot.columns * dot.w_row_bytes;
   return dot;
 }
 
@@ -77,12 +75,20 @@ inline ChosenDot choose_dot(Isa isa, PackedDot dot, Workspace& workspace) {
   return {tiles->dot, dot};
 }
 
+/// Rows of w between two ends of sums. Ends of rows of 1 and 2 bits are as much work as the rows:
+/// in small pieces they overlap with what follows.
+inline std::int64_t columns_between_ends(const PackedDot& dot) {
+  if (dot.loads_end == nullptr || dot.bits < 4) return kDotColumns;
+  return std::max(kDotColumns, kMostDotColumns / dot.rows / kDotColumns * kDotColumns);
+}
+
 /// Runs `kernel` (dot or xor_dot) on blocks of rows of w and calls finish(j, count, sums_of) for
-/// each: sums_of(i) are the `count` sums of row i of x from column j on.
+/// each: sums_of(i) are the `count` sums, up to kMostDotColumns, of row i of x from column j on.
 template <typename Finish>
 void for_each_block_of_dots(void (*kernel)(const PackedDot&), const PackedDot& whole,
                             Workspace& workspace, int threads, const Finish& finish) {
-  const std::int64_t sums_bytes = round_up(4 * whole.rows * kDotColumns, 64);
+  const std::int64_t columns = columns_between_ends(whole);
+  const std::int64_t sums_bytes = round_up(4 * whole.rows * columns, 64);
   const std::int64_t thread_bytes = sums_bytes + round_up(dot_scratch_bytes(whole.k), 64);
   auto* const memory = reinterpret_cast<std::uint8_t*>(workspace.bytes(
       Workspace::Slot::kPackedSums, static_cast<std::size_t>(threads * thread_bytes)));
@@ -91,15 +97,14 @@ void for_each_block_of_dots(void (*kernel)(const PackedDot&), const PackedDot& w
                [&](std::int64_t begin, std::int64_t end, int thread) {
                  PackedDot dot = whole;
                  dot.sums = reinterpret_cast<std::int32_t*>(memory + thread * thread_bytes);
-                 dot.stride = kDotColumns;
+                 dot.stride = columns;
                  dot.scratch = memory + thread * thread_bytes + sums_bytes;
-                 for (std::int64_t block = begin; block < end; ++block) {
-                   const std::int64_t j = block * kDotColumns;
+                 const std::int64_t last = std::min(end * kDotColumns, whole.columns);
+                 for (std::int64_t j = begin * kDotColumns; j < last; j += columns) {
                    dot.w = whole.w + j * whole.w_row_bytes;
-                   dot.columns = std::min(kDotColumns, whole.columns - j);
+                   dot.columns = std::min(columns, last - j);
                    kernel(dot);
-                   finish(j, dot.columns,
-                          [&](std::int64_t i) { return dot.sums + i * kDotColumns; });
+                   finish(j, dot.columns, [&](std::int64_t i) { return dot.sums + i * columns; });
                  }
                });
 }

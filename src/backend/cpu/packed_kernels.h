@@ -23,8 +23,10 @@ struct PackedDot {
   std::int32_t* sums;     ///< [rows][stride]
   std::int64_t stride;    ///< at least `columns` rounded up to 4
   std::uint8_t* scratch;  ///< [dot_scratch_bytes(k)], aligned to 64 bytes
-  /// Whether to ask memory for w from far ahead, where hardware may be too late.
-  bool asks_far;
+  /// Where the memory of w ends, up to which later rows may be loaded ahead, on CPUs whose hardware
+  /// follows loads best; null: later rows are asked for from far, and one row of w meets x at a
+  /// time.
+  const std::uint8_t* loads_end;
 };
 
 /// Bytes of scratch that a dot product of `k` values needs.

@@ -127,6 +127,64 @@ TEST(PackedKernelsOnCpu, EveryTableCountsDifferingSigns) {
   }
 }
 
+// Where rows may be loaded ahead, other loops run; they may not read past the last row.
+TEST(PackedKernelsOnCpu, LoadingAheadGivesTheSameIntegers) {
+  constexpr std::int64_t kMostRows = 3;
+  for (const auto& [table_name, kernels] : all_tables()) {
+    for (const int bits : {1, 2, 4, 5, 8}) {
+      for (const std::int64_t k : {256, 512, 513, 768, 1024, 1100}) {
+        const std::int64_t columns = 3 + 32768 * 8 / bits / k;
+        const OwnedPackedRows w(random_codes(columns, k, bits, 17), bits);
+        const std::int64_t row_bytes =
+            std::max((kernels->x_row_bytes(k, bits) + 63) / 64 * 64, sign_row_bytes(k));
+        const OwnedTensor x_rows({kMostRows, row_bytes}, DType::kU8);
+        const OwnedTensor scratch({dot_scratch_bytes(k)}, DType::kU8);
+        const OwnedQuantizedRows x = random_codes(kMostRows, k, 8, 18);
+        const std::int64_t stride = columns + 4;
+        std::vector<std::int32_t> sums(static_cast<std::size_t>(kMostRows * stride)), ahead = sums;
+        PackedDot dot{};
+        dot.x = x_rows.view().as<std::uint8_t>();
+        dot.x_row_bytes = row_bytes;
+        dot.w = w.rows.codes.as<std::uint8_t>();
+        dot.w_row_bytes = w.rows.codes.row_stride;
+        dot.columns = columns;
+        dot.k = k;
+        dot.bits = bits;
+        dot.stride = stride;
+        dot.scratch = scratch.view().as<std::uint8_t>();
+        const auto expect_same = [&](void (*kernel)(const PackedDot&), const char* what) {
+          for (dot.rows = 1; dot.rows <= kMostRows; ++dot.rows) {
+            dot.loads_end = nullptr;
+            dot.sums = sums.data();
+            kernel(dot);
+            dot.loads_end = dot.w + columns * dot.w_row_bytes;
+            dot.sums = ahead.data();
+            kernel(dot);
+            for (std::int64_t i = 0; i < dot.rows * stride; ++i) {
+              if (i % stride >= columns) continue;
+              const auto at = static_cast<std::size_t>(i);
+              ASSERT_EQ(ahead[at], sums[at])
+                  << table_name << ' ' << what << ", " << bits << " bits, K " << k << ", row "
+                  << i / stride << " of " << dot.rows << ", column " << i % stride;
+            }
+          }
+        };
+        for (std::int64_t i = 0; i < kMostRows; ++i) {
+          kernels->pack_x(x_rows.view().row<std::uint8_t>(i), x.codes.view().row<std::int8_t>(i), k,
+                          bits);
+        }
+        expect_same(kernels->dot, "dot");
+        if (bits != 1) continue;
+        for (std::int64_t i = 0; i < kMostRows; ++i) {
+          kernels->pack_signs(x_rows.view().row<std::uint8_t>(i),
+                              x.codes.view().row<std::int8_t>(i), k);
+        }
+        expect_same(kernels->xor_dot, "xor_dot");
+      }
+    }
+  }
+}
+
 // The sum over k of (2 qx + 1)(2 qw + 1).
 std::int32_t odd_product(const OwnedQuantizedRows& x, std::int64_t i, const OwnedQuantizedRows& w,
                          std::int64_t j) {

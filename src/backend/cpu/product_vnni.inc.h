@@ -96,26 +96,34 @@ inline void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes
 // them around every vpdpbusd.
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 
-/// finish_tile where no column is missing: a third of its time.
+/// The end of a tile of all rows and columns, from registers: half the time of finish_tile.
 template <bool bf16, bool add_to>
-void finish_whole(const ProductStrip& tile, const std::int32_t* sums) {
-  const F16 low_scales = load16(tile.w_scales), high_scales = load16(tile.w_scales + 16);
-  const std::int64_t row_bytes = tile.y_stride * (bf16 ? 2 : 4);
-  auto* y = static_cast<char*>(tile.y.data);
-  for (std::int32_t i = 0; i < tile.rows; ++i, y += row_bytes, sums += kVnniColumns) {
-    const F16 step = splat16(tile.x_steps[i]);
-    F16 low = mul(load16_ints(sums), mul(step, low_scales));
-    F16 high = mul(load16_ints(sums + 16), mul(step, high_scales));
+struct WholeEnd {
+  const ProductStrip& tile;
+  __m512i bias_low, bias_high;
+  F16 low_scales, high_scales;
+
+  inline __attribute__((always_inline)) void put(std::int64_t row, __m512i low_sums,
+                                                 __m512i high_sums) const {
+    const __m512i x_bias = _mm512_set1_epi32(-510 * tile.x_sums[row]);
+    const F16 step = splat16(tile.x_steps[row]);
+    const auto finished = [&](__m512i sums, __m512i bias, F16 scales)
+        __attribute__((always_inline)) {
+      const __m512i total =
+          _mm512_add_epi32(_mm512_slli_epi32(sums, 2), _mm512_add_epi32(bias, x_bias));
+      return mul(F16{_mm512_cvtepi32_ps(total)}, mul(step, scales));
+    };
+    F16 low = finished(low_sums, bias_low, low_scales);
+    F16 high = finished(high_sums, bias_high, high_scales);
     if constexpr (bf16) {
-      auto* const out = reinterpret_cast<std::uint16_t*>(y);
+      auto* const out = static_cast<std::uint16_t*>(tile.y.data) + row * tile.y_stride;
       if constexpr (add_to) {
         low = add(load16_bf16(out), low);
         high = add(load16_bf16(out + 16), high);
       }
-      store16_bf16(out, low);
-      store16_bf16(out + 16, high);
+      _mm512_storeu_si512(out, bf16_bits(low, high));
     } else {
-      auto* const out = reinterpret_cast<float*>(y);
+      auto* const out = static_cast<float*>(tile.y.data) + row * tile.y_stride;
       if constexpr (add_to) {
         low = add(load16(out), low);
         high = add(load16(out + 16), high);
@@ -124,18 +132,12 @@ void finish_whole(const ProductStrip& tile, const std::int32_t* sums) {
       store16(out + 16, high);
     }
   }
-}
+};
 
-void finish_whole_rows(const ProductStrip& tile, const std::int32_t* sums) {
-  if (tile.y.bf16) {
-    tile.add ? finish_whole<true, true>(tile, sums) : finish_whole<true, false>(tile, sums);
-  } else {
-    tile.add ? finish_whole<false, true>(tile, sums) : finish_whole<false, false>(tile, sums);
-  }
-}
-
-template <int rows>
+/// `End` is WholeEnd for tiles of all rows and columns, else void.
+template <int rows, typename End>
 void vnni_tile_rows(const ProductStrip& tile) {
+  constexpr bool whole = !__is_same(End, void);
 #define QUEST_DECLARE(r) __m512i low##r = _mm512_setzero_si512(), high##r = _mm512_setzero_si512();
   QUEST_EACH_ROW(QUEST_DECLARE)
 #undef QUEST_DECLARE
@@ -171,6 +173,13 @@ void vnni_tile_rows(const ProductStrip& tile) {
   //                               = 4 D - 510 sum qx + (2 sum qw + K), modulo 2^32; T itself fits.
   const __m512i bias_low = _mm512_loadu_si512(tile.w_biases);
   const __m512i bias_high = _mm512_loadu_si512(tile.w_biases + 16);
+  if constexpr (whole) {
+#define QUEST_PUT(r) end.put(r, low##r, high##r);
+    const End end{tile, bias_low, bias_high, load16(tile.w_scales), load16(tile.w_scales + 16)};
+    QUEST_EACH_ROW(QUEST_PUT)
+#undef QUEST_PUT
+    return;
+  }
   alignas(64) std::int32_t integers[rows * kVnniColumns];
 #define QUEST_FINISH(r)                                                                        \
   if constexpr (rows > r) {                                                                    \
@@ -184,21 +193,32 @@ void vnni_tile_rows(const ProductStrip& tile) {
   }
   QUEST_EACH_ROW(QUEST_FINISH)
 #undef QUEST_FINISH
-  tile.columns == kVnniColumns ? finish_whole_rows(tile, integers)
-                               : finish_tile(tile, integers, kVnniColumns);
+  finish_tile(tile, integers, kVnniColumns);
 }
 #undef QUEST_EACH_ROW
 
 template <int rows = kVnniTileRows>
-void vnni_tile(const ProductStrip& tile) {
+void vnni_tile_part(const ProductStrip& tile) {
   if constexpr (rows > 1) {
-    if (tile.rows < rows) return vnni_tile<rows - 1>(tile);
+    if (tile.rows < rows) return vnni_tile_part<rows - 1>(tile);
   }
-  vnni_tile_rows<rows>(tile);
+  vnni_tile_rows<rows, void>(tile);
+}
+
+template <typename End>
+void vnni_tile(const ProductStrip& tile) {
+  tile.rows == kVnniTileRows ? vnni_tile_rows<kVnniTileRows, End>(tile) : vnni_tile_part(tile);
 }
 
 void vnni_strip(const ProductStrip& strip) {
-  for_each_tile<kVnniTileRows>(strip, vnni_tile<kVnniTileRows>);
+  constexpr int kRows = kVnniTileRows;
+  if (strip.columns < kVnniColumns) return for_each_tile<kRows>(strip, vnni_tile_part<kRows>);
+  if (strip.y.bf16) {
+    return for_each_tile<kRows>(
+        strip, strip.add ? vnni_tile<WholeEnd<true, true>> : vnni_tile<WholeEnd<true, false>>);
+  }
+  for_each_tile<kRows>(
+      strip, strip.add ? vnni_tile<WholeEnd<false, true>> : vnni_tile<WholeEnd<false, false>>);
 }
 
 // --- A few rows of x against rows of w ---

@@ -171,17 +171,20 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
       const Sliced x(c.m, c.k, DType::kBF16, 1), w(c.n, c.k, DType::kBF16, 2);
       const Sliced d_y(c.m, c.n, DType::kBF16, 3);
       Workspace workspace;
-      const TileContext context{workspace, 2, tiles.multiply};
+      const TileContext context{workspace, 2, tiles.multiply, tiles.in_vectors};
       const std::string what =
           std::string(isa_name(isa)) + ", " + describe(c, DType::kBF16, DType::kF32);
       const auto expect = [&](std::int64_t rows, std::int64_t cols, const TileSource& a,
                               const TileSource& b, const Bound& bound, const auto& product) {
         const OwnedTensor expected({rows, cols}, DType::kF32), actual({rows, cols}, DType::kF32);
         product(expected);
-        multiply_tiles(context, {a, b, actual, Write::kSet});
+        multiply_tiles(context, {a, b, {actual, Write::kSet}});
         expect_close(actual, expected, bound, what);
       };
       expect(c.m, c.n, rows_source(x, tiles.pack_rows), rows_source(w, tiles.pack_transposed),
+             sum_bound(c.k, row_norms(x), row_norms(w)),
+             [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
+      expect(c.m, c.n, first_rows(tiles, x), rows_source(w, tiles.pack_transposed),
              sum_bound(c.k, row_norms(x), row_norms(w)),
              [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
       expect(c.m, c.k, rows_source(d_y, tiles.pack_rows), columns_source(w, tiles.pack_pairs),

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
@@ -99,6 +100,83 @@ TEST_P(QuantizedMatmul, ScalesTypesSlicesAndAddingAreTheReferences) {
           }
         }
       }
+    }
+  }
+}
+
+// Rows that few threads share and rows that many do, heads that tiles cut.
+constexpr ProductCase kRotaryCases[] = {{1, 64, 64},    {3, 128, 96},    {40, 96, 128},
+                                        {97, 160, 130}, {150, 320, 640}, {400, 200, 96}};
+
+OwnedTensor angles(std::int64_t positions, std::int64_t half, double (*function)(double)) {
+  OwnedTensor table({positions, half}, DType::kF32);
+  for (std::int64_t p = 0; p < positions; ++p) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) * std::pow(100.0, -static_cast<double>(i) / 8);
+      table.view().row<float>(p)[i] = static_cast<float>(function(angle));
+    }
+  }
+  return table;
+}
+
+// The product, and then the rotary embedding of all but the last head: two kernels, and one.
+template <typename Rows, typename Multiply, typename MultiplyRope>
+void expect_rotary_end(Backend& backend, const ProductCase& size, const Rows& x, const Rows& w,
+                       const Multiply& multiply, const MultiplyRope& multiply_rope) {
+  constexpr std::int64_t kLength = 7;
+  for (const std::int64_t head_dim : {32, 64}) {
+    const std::int64_t turned = (size.n - 1) / head_dim * head_dim;
+    if (turned == 0) continue;
+    const OwnedTensor cos = angles(kLength, head_dim / 2, std::cos);
+    const OwnedTensor sin = angles(kLength, head_dim / 2, std::sin);
+    for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        OwnedTensor actual({size.m, size.n + 7}, dtype), expected({size.m, size.n + 7}, dtype);
+        fill_normal(actual, 5);
+        fill_normal(expected, 5);
+        const Tensor y = expected.view().columns(3, 3 + size.n);
+        multiply(y, x, w);
+        backend.rope(y.columns(0, turned), cos, sin, layout, 0, kLength, false);
+        multiply_rope(actual.view().columns(3, 3 + size.n), x, w,
+                      Rotary{cos, sin, layout, kLength, turned});
+        EXPECT_TRUE(actual.same_bytes(expected))
+            << backend.name() << ", M " << size.m << " N " << size.n << " K " << size.k
+            << ", heads of " << head_dim << ' ' << name(dtype);
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, TheRotaryEmbeddingAsItsEndGivesTheBitsOfTwoKernels) {
+  for (const ProductCase& size : kRotaryCases) {
+    for (const int bits : {1, 2, 4}) {
+      const int low = -(1 << (bits - 1));
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 3, false);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 4, false);
+      expect_rotary_end(
+          *backend_, size, of_bits(x, bits), of_bits(w, bits),
+          [&](Tensor y, const QuantizedRows& a, const QuantizedRows& b) {
+            backend_->quantized_matmul(y, a, b, Write::kSet);
+          },
+          [&](Tensor y, const QuantizedRows& a, const QuantizedRows& b, const Rotary& rotary) {
+            backend_->quantized_matmul_rope(y, a, b, rotary);
+          });
+    }
+  }
+}
+
+TEST_P(QuantizedMatmul, SoItDoesOfADenseProduct) {
+  for (const ProductCase& size : kRotaryCases) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const OwnedTensor x({size.m, size.k}, dtype), w({size.n, size.k}, dtype);
+      fill_normal(x, 1);
+      fill_normal(w, 2);
+      expect_rotary_end(
+          *backend_, size, x.view(), w.view(),
+          [&](Tensor y, Tensor a, Tensor b) { backend_->matmul(y, a, b, Write::kSet); },
+          [&](Tensor y, Tensor a, Tensor b, const Rotary& rotary) {
+            backend_->matmul_rope(y, a, b, rotary);
+          });
     }
   }
 }
@@ -202,6 +280,30 @@ TEST_P(QuantizedMatmul, GradientsAreTheReferences) {
           }
         }
       }
+    }
+  }
+}
+
+// Whether the backend knows how few bits codes have, or not.
+TEST_P(QuantizedMatmul, GradientsThroughCodesOfFewBitsHaveTheBitsOfThoseOfEight) {
+  for (const ProductCase& size : {ProductCase{260, 35, 67}, {33, 260, 67}, {161, 192, 288}}) {
+    OwnedTensor d_y({size.m, size.n}, DType::kBF16);
+    fill_normal(d_y, 9);
+    for (int bits = 1; bits < 8; ++bits) {
+      const OwnedQuantizedRows x = random_codes(size.m, size.k, bits, 3);
+      const OwnedQuantizedRows w = random_codes(size.n, size.k, bits, 4);
+      const auto gradients = [&](int known_bits) {
+        QuantizedRows of_x = x.view(), of_w = w.view();
+        of_x.bits = of_w.bits = known_bits;
+        OwnedTensor d_z({size.m, size.k}, DType::kBF16), d_w({size.n, size.k}, DType::kF32);
+        backend_->quantized_matmul_grad_input(d_z, d_y, of_w, Write::kSet);
+        backend_->quantized_matmul_grad_weight(d_w, d_y, of_x, Write::kSet);
+        return std::pair{std::move(d_z), std::move(d_w)};
+      };
+      const auto known = gradients(bits), unknown = gradients(8);
+      EXPECT_TRUE(known.first.same_bytes(unknown.first)) << bits << " bits, " << size.m << " rows";
+      EXPECT_TRUE(known.second.same_bytes(unknown.second))
+          << bits << " bits, " << size.m << " rows";
     }
   }
 }

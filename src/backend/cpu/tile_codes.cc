@@ -11,8 +11,8 @@ struct Weights {
   const std::int32_t* code_sums;
 };
 
-void multiply(const ByteTileContext& context, Tensor y, const QuantizedRows& x, const Weights& w,
-              Write write) {
+void multiply(const ByteTileContext& context, const ProductOutput& out, const QuantizedRows& x,
+              const Weights& w) {
   const std::int64_t m = x.codes.rows();
   const std::int64_t n = w.source.lanes;
   const auto k = static_cast<std::int32_t>(x.codes.cols());
@@ -30,25 +30,24 @@ void multiply(const ByteTileContext& context, Tensor y, const QuantizedRows& x, 
   for (std::int64_t i = 0; i < m; ++i) row_biases[i] = 2 * x.code_sums.as<std::int32_t>()[i];
   const TileScales scales{2, row_biases, column_biases, x.steps.as<float>(), column_scales};
   multiply_tiles({context.workspace, context.threads, context.kernels.multiply},
-                 {rows_source(x.codes, context.kernels.pack_rows), w.source, y, write, &scales});
+                 {rows_source(x.codes, context.kernels.pack_rows), w.source, out, &scales});
 }
 
 }  // namespace
 
-void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
-                    const QuantizedRows& w, Write write) {
-  multiply(context, y, x,
+void multiply_codes(const ByteTileContext& context, const ProductOutput& out,
+                    const QuantizedRows& x, const QuantizedRows& w) {
+  multiply(context, out, x,
            {rows_source(w.codes, context.kernels.pack_transposed), w.steps.as<float>(),
-            w.code_sums.as<std::int32_t>()},
-           write);
+            w.code_sums.as<std::int32_t>()});
 }
 
-void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
-                    const PackedRows& w, Write write) {
+void multiply_codes(const ByteTileContext& context, const ProductOutput& out,
+                    const QuantizedRows& x, const PackedRows& w) {
   TileSource source = rows_source(w.codes, context.kernels.pack_transposed_packed);
   source.summed = w.columns;
   source.bits = w.bits;
-  multiply(context, y, x, {source, w.steps.as<float>(), w.code_sums.as<std::int32_t>()}, write);
+  multiply(context, out, x, {source, w.steps.as<float>(), w.code_sums.as<std::int32_t>()});
 }
 
 }  // namespace quest

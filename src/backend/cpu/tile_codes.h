@@ -12,11 +12,11 @@ struct ByteTileContext {
   const ByteTileKernels& kernels;
 };
 
-/// y (= or +=) x w^T, as Backend::quantized_matmul and Backend::packed_matmul say: the integers
+/// out.y (= or +=) x w^T, as Backend::quantized_matmul and Backend::packed_matmul say: the integers
 /// are exact and rounded in one way, so plain and packed weights give the same bits.
-void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
-                    const QuantizedRows& w, Write write);
-void multiply_codes(const ByteTileContext& context, Tensor y, const QuantizedRows& x,
-                    const PackedRows& w, Write write);
+void multiply_codes(const ByteTileContext& context, const ProductOutput& out,
+                    const QuantizedRows& x, const QuantizedRows& w);
+void multiply_codes(const ByteTileContext& context, const ProductOutput& out,
+                    const QuantizedRows& x, const PackedRows& w);
 
 }  // namespace quest

@@ -17,10 +17,12 @@ static constexpr std::int64_t kTileGroupBytes = 2048;  ///< of a bundle's group,
 static constexpr std::int64_t kTileDepthBytes = 64;    ///< of a group in one row or column
 
 struct TileSource;
-/// out [groups][kTileGroupBytes] = lanes from `lane` on, groups from `group` on, zeros where there
-/// is no lane or no value.
-using PackTiles = void (*)(std::uint8_t* out, const TileSource& source, std::int64_t lane,
-                           std::int64_t group, std::int64_t groups);
+/// Bundles of an operand from lane `lane` on, and their groups from `group` on.
+struct TilePart {
+  std::int64_t lane, bundles, group, groups;
+};
+/// out [bundles][groups][kTileGroupBytes] = a part, zeros where there is no lane or no value.
+using PackTiles = void (*)(std::uint8_t* out, const TileSource& source, const TilePart& part);
 
 /// An operand in memory. Its lanes are the rows of the first operand, the columns of the second.
 struct TileSource {
@@ -30,8 +32,8 @@ struct TileSource {
   std::int64_t summed;  ///< values in the sum
   bool lanes_are_rows;  ///< in memory; else they are columns there
   const float* steps;   ///< [summed] scales of codes, where packing expands them
-  PackTiles pack;
-  int bits = 8;  ///< of packed codes, whose rows are `stride` bytes apart
+  PackTiles pack;       ///< null: rows that are read where they lie, whole groups
+  int bits = 8;         ///< of codes; packed ones have rows `stride` bytes apart
 };
 
 /// How sums become an output: value = sum for bf16 products; for bytes
@@ -55,15 +57,17 @@ struct LinesAhead {
 
 /// One bundle of rows against a block of packed bundles of columns.
 struct TileStrip {
-  const std::uint8_t* a;  ///< packed, kept in the first-level cache
-  const std::uint8_t* b;  ///< packed, read from the second-level cache
-  std::int64_t groups;    ///< of both
-  std::int32_t rows;      ///< 1..32
-  std::int64_t columns;   ///< of the block
-  void* partial;          ///< sums [bundles of columns][32][32] from and for other groups
-  bool reads_partial;     ///< adds them
-  bool writes_partial;    ///< stores there; else to out
-  FloatRow out;           ///< element (0, 0)
+  const std::uint8_t* a;     ///< packed, kept in the first-level cache; or rows where they lie
+  std::int64_t a_row_bytes;  ///< from one such row to the next, 0 where a is packed
+  bool a_lanes_are_rows;     ///< in memory: which packer packed a
+  const std::uint8_t* b;     ///< packed, read from the second-level cache
+  std::int64_t groups;       ///< of both
+  std::int32_t rows;         ///< 1..32
+  std::int64_t columns;      ///< of the block
+  void* partial;             ///< sums [bundles of columns][32][32] from and for other groups
+  bool reads_partial;        ///< adds them
+  bool writes_partial;       ///< stores there; else to out
+  FloatRow out;              ///< element (0, 0)
   std::int64_t out_stride;
   bool add;      ///< to what stands in out
   bool streams;  ///< whole lines of out past the caches; out is f32, its rows begin with a line
@@ -75,6 +79,9 @@ struct TileStrip {
 struct Bf16TileKernels {
   /// Rows of the first operand from which packing the second pays.
   std::int64_t least_rows;
+  /// Whether `multiply` has no tile registers, and can read rows of the first operand where they
+  /// lie.
+  bool in_vectors;
   // Packers of the first operand: memory rows are its rows, or its columns.
   PackTiles pack_rows;
   PackTiles pack_columns;

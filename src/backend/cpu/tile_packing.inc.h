@@ -41,6 +41,29 @@ ByteRows byte_rows(const TileSource& s, std::int64_t lane, std::int64_t group) {
           s.summed * value_bytes - first};
 }
 
+/// Packs a bundle's groups.
+using PackBundle = void (*)(std::uint8_t* out, const TileSource& source, std::int64_t lane,
+                            std::int64_t group, std::int64_t groups);
+
+/// A part whose lanes are rows in memory.
+template <PackBundle pack>
+void each_bundle(std::uint8_t* out, const TileSource& source, const TilePart& part) {
+  for (std::int64_t i = 0; i < part.bundles; ++i, out += part.groups * kTileGroupBytes) {
+    pack(out, source, part.lane + i * kTileLanes, part.group, part.groups);
+  }
+}
+
+/// A part whose lanes are columns in memory: its rows are read in order.
+template <PackBundle pack>
+void each_group(std::uint8_t* out, const TileSource& source, const TilePart& part) {
+  for (std::int64_t g = 0; g < part.groups; ++g, out += kTileGroupBytes) {
+    for (std::int64_t i = 0; i < part.bundles; ++i) {
+      pack(out + i * part.groups * kTileGroupBytes, source, part.lane + i * kTileLanes,
+           part.group + g, 1);
+    }
+  }
+}
+
 template <int value_bytes>
 void pack_rows(std::uint8_t* out, const TileSource& source, std::int64_t lane, std::int64_t group,
                std::int64_t groups) {
@@ -94,46 +117,6 @@ inline __m512i load_bf16(const TileSource& s, const SummedRows& rows, std::int64
   const auto* const row =
       static_cast<const std::uint16_t*>(s.data) + (rows.first + i) * s.stride + lane;
   return _mm512_maskz_loadu_epi16(rows.valid, row);
-}
-
-void pack_columns_bf16(std::uint8_t* out, const TileSource& source, std::int64_t lane,
-                       std::int64_t group, std::int64_t groups) {
-  for (std::int64_t g = group; g < group + groups; ++g, out += kTileGroupBytes) {
-    const SummedRows rows = summed_rows(source, lane, g);
-    // Pairs of rows as dwords; unpacking takes lanes 0..3 of every 8 into one, 4..7 into the other.
-    __m512i low[16], high[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      const __m512i even = load_bf16(source, rows, lane, 2 * i);
-      const __m512i odd = load_bf16(source, rows, lane, 2 * i + 1);
-      low[i] = _mm512_unpacklo_epi16(even, odd);
-      high[i] = _mm512_unpackhi_epi16(even, odd);
-    }
-    transpose16(low);
-    transpose16(high);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      std::uint8_t* const tile = out + (i < 8 ? 0 : kTileSize);
-      const int row = i % 8 / 4 * 8 + i % 4;
-      _mm512_store_si512(tile + kTileBytes * row, low[i]);
-      _mm512_store_si512(tile + kTileBytes * (row + 4), high[i]);
-    }
-  }
-}
-
-void pack_pairs_bf16(std::uint8_t* out, const TileSource& source, std::int64_t lane,
-                     std::int64_t group, std::int64_t groups) {
-  // Unpacking works within 128 bits: the first half of the lanes has to lie in their lower halves.
-  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-  for (std::int64_t g = group; g < group + groups; ++g, out += kTileGroupBytes) {
-    const SummedRows rows = summed_rows(source, lane, g);
-    for (std::int64_t i = 0; i < kTileRows; ++i) {
-      const __m512i even = _mm512_permutexvar_epi64(order, load_bf16(source, rows, lane, 2 * i));
-      const __m512i odd = _mm512_permutexvar_epi64(order, load_bf16(source, rows, lane, 2 * i + 1));
-      _mm512_store_si512(out + kTileBytes * i, _mm512_unpacklo_epi16(even, odd));
-      _mm512_store_si512(out + kTileSize + kTileBytes * i, _mm512_unpackhi_epi16(even, odd));
-    }
-  }
 }
 
 /// (codes + 1/2) step, whose only rounding is that of the product.

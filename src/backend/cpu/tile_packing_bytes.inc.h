@@ -106,9 +106,9 @@ void pack_unpacked(std::uint8_t* out, const TileSource& s, std::int64_t lane, st
 
 void pack_transposed_packed(std::uint8_t* out, const TileSource& source, std::int64_t lane,
                             std::int64_t group, std::int64_t groups) {
-  static constexpr PackTiles kByBits[8] = {pack_unpacked<1>, pack_unpacked<2>, pack_unpacked<3>,
-                                           pack_unpacked<4>, pack_unpacked<5>, pack_unpacked<6>,
-                                           pack_unpacked<7>, pack_unpacked<8>};
+  static constexpr PackBundle kByBits[8] = {pack_unpacked<1>, pack_unpacked<2>, pack_unpacked<3>,
+                                            pack_unpacked<4>, pack_unpacked<5>, pack_unpacked<6>,
+                                            pack_unpacked<7>, pack_unpacked<8>};
   kByBits[source.bits - 1](out, source, lane, group, groups);
 }
 

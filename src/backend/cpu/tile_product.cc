@@ -11,14 +11,13 @@
 namespace quest {
 namespace {
 
-// Measured on AMX; in vectors on a Zen 4, whose second level holds 1 MiB, 32 to 128 groups in a
-// pass change nothing (docs/log.md).
-
 /// Groups of a packed bundle of rows. Sums between passes cost up to 10 ns a step of 25; where more
 /// groups than these are one pass, too few columns fit beside each other, and rows are packed too
-/// often. More are cut into passes that leave room for the sums.
+/// often. More are cut into passes that leave room for the sums. Measured on AMX.
 constexpr std::int64_t kMostGroupsInOnePass = 34;
 constexpr std::int64_t kMostGroups = 16;
+/// The same in vectors, for which columns may come from the third level; measured on a Zen 4.
+constexpr std::int64_t kMostGroupsInVectors = 64;
 /// Bytes of packed columns, in one pass and in several, and of these with the sums between passes.
 /// Of 2 MiB of second-level cache 1.25 MiB are read at full speed, and what streams through takes a
 /// part of them.
@@ -27,11 +26,15 @@ constexpr std::int64_t kColumnBytes = 640 << 10;
 constexpr std::int64_t kCacheBytes = 1280 << 10;
 constexpr std::int64_t kBlockBytes = 4 * kTileLanes * kTileLanes;
 /// Bundles of rows that are packed together where they are columns in memory, so that whole lines
-/// are read.
+/// are read; in vectors, whose passes are longer, only as many as fill a line.
 constexpr std::int64_t kRowsAtOnce = 4;
+constexpr std::int64_t kRowsAtOnceInVectors = 1;
 /// Bytes of an output that is larger than what caches keep for its reader: written past them, so
 /// that its lines are not read first.
 constexpr std::int64_t kStreamedBytes = 32 << 20;
+/// Rows whose distance is a multiple of this meet in one or two sets of the first-level cache.
+constexpr std::int64_t kCrowdedBytes = 2048;
+constexpr std::int64_t kValuesInGroup = kTileDepthBytes / 2;  // of bf16
 constexpr std::int64_t kPageBytes = 4096;
 constexpr std::int64_t kLargePageBytes = 2 << 20;
 /// Multiplications below which a thread of its own does not pay.
@@ -47,11 +50,7 @@ FloatRow element_address(Tensor x, std::int64_t i, std::int64_t j) {
   return {x.row<float>(i) + j, false};
 }
 
-struct Range {
-  std::int64_t begin, end;
-  std::int64_t count() const { return end - begin; }
-  bool operator==(const Range&) const = default;
-};
+using Range = IndexRange;
 
 /// Bundles of rows and columns, and the groups of summed values over which sums are taken at once.
 struct Block {
@@ -65,6 +64,7 @@ struct Cut {
   bool splits_rows;                    ///< among threads, else columns
   std::int64_t grain;                  ///< bundles of that side that are worth a thread
   bool one_pass;
+  std::int64_t rows_at_once;  ///< bundles that are packed together where they are columns
   std::int64_t groups_in_pass, columns_in_block, rows_in_block;
   bool packs_ahead;  ///< all columns, which several blocks of rows would otherwise pack again
 
@@ -74,8 +74,11 @@ struct Cut {
         groups(divide_up(shape.summed * shape.value_bytes, kTileDepthBytes)),
         // The shorter side is packed by every thread, so the longer one is split.
         splits_rows(rows >= columns),
-        one_pass(groups <= kMostGroupsInOnePass),
-        groups_in_pass(one_pass ? groups : even_part(groups, kMostGroups)) {
+        one_pass(groups <= (shape.in_vectors ? kMostGroupsInVectors : kMostGroupsInOnePass)),
+        rows_at_once(shape.in_vectors ? kRowsAtOnceInVectors : kRowsAtOnce),
+        groups_in_pass(
+            one_pass ? groups
+                     : even_part(groups, shape.in_vectors ? kMostGroupsInVectors : kMostGroups)) {
     const std::int64_t side = splits_rows ? rows : columns;
     grain = divide_up(kProductsPerThread * side, shape.rows * shape.columns * shape.summed);
     const std::int64_t part = divide_up(side, parallel_parts(threads, side, grain));
@@ -101,7 +104,7 @@ struct Cut {
   std::int64_t thread_bytes() const {
     const std::int64_t partial = one_pass ? 0 : rows_in_block * columns_in_block * kBlockBytes;
     const std::int64_t bytes =
-        (kRowsAtOnce + (packs_ahead ? 0 : columns_in_block)) * pass_bytes() + partial;
+        (rows_at_once + (packs_ahead ? 0 : columns_in_block)) * pass_bytes() + partial;
     const std::int64_t page = bytes > kLargePageBytes / 2 ? kLargePageBytes : kPageBytes;
     return divide_up(bytes, page) * page;
   }
@@ -130,20 +133,9 @@ struct Cut {
   }
 };
 
-/// Bundles one after the other, in an order that follows the rows of memory.
 void pack(std::uint8_t* out, const TileSource& source, Range bundles, Range groups) {
-  const std::int64_t bytes = groups.count() * kTileGroupBytes;
-  if (source.lanes_are_rows) {
-    for (std::int64_t i = bundles.begin; i < bundles.end; ++i, out += bytes) {
-      source.pack(out, source, i * kTileLanes, groups.begin, groups.count());
-    }
-    return;
-  }
-  for (std::int64_t g = groups.begin; g < groups.end; ++g, out += kTileGroupBytes) {
-    for (std::int64_t i = 0; i < bundles.count(); ++i) {
-      source.pack(out + i * bytes, source, (bundles.begin + i) * kTileLanes, g, 1);
-    }
-  }
+  source.pack(out, source,
+              {bundles.begin * kTileLanes, bundles.count(), groups.begin, groups.count()});
 }
 
 /// The memory of bundles of a source whose values have `bytes` bytes.
@@ -162,8 +154,8 @@ LinesAhead lines_of(const TileSource& s, std::int64_t bytes, Range bundles, Rang
 }
 
 bool may_stream(const TileProduct& product) {
-  const Tensor& out = product.out;
-  return product.write == Write::kSet && out.dtype == DType::kF32 &&
+  const Tensor& out = product.out.y;
+  return product.out.write == Write::kSet && out.dtype == DType::kF32 &&
          out.bytes() >= std::size_t{kStreamedBytes} && out.row_stride % 16 == 0 &&
          reinterpret_cast<std::uintptr_t>(out.data) % 64 == 0;
 }
@@ -180,21 +172,28 @@ class ThreadProduct {
         multiply_(multiply),
         streams_(may_stream(product)),
         a_(scratch),
-        b_(a_ + kRowsAtOnce * cut.pass_bytes()),
+        b_(a_ + cut.rows_at_once * cut.pass_bytes()),
         partial_(b_ + (packed != nullptr ? 0 : cut.columns_in_block * cut.pass_bytes())) {}
 
   void compute(const std::vector<Block>& blocks) {
+    const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : cut_.rows_at_once;
+    const auto rows_from = [&](const Block& block, std::int64_t row) {
+      return Range{row, std::min(row + at_once, block.rows.end)};
+    };
     const Block* before = nullptr;
     for (const Block& block : blocks) {
+      const Block* const after = &block + 1 == blocks.data() + blocks.size() ? &block : &block + 1;
       if (packed_ == nullptr && (before == nullptr || !same_columns(*before, block))) {
         pack(b_, product_.b, block.columns, block.groups);
       }
-      const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : kRowsAtOnce;
       for (std::int64_t row = block.rows.begin; row < block.rows.end; row += at_once) {
-        const Range rows{row, std::min(row + at_once, block.rows.end)};
-        pack(a_, product_.a, rows, block.groups);
-        const Range next{rows.end, std::min(rows.end + at_once, block.rows.end)};
-        LinesAhead ahead = lines_of(product_.a, value_bytes(), next, block.groups);
+        const Range rows = rows_from(block, row);
+        if (product_.a.pack != nullptr) pack(a_, product_.a, rows, block.groups);
+        LinesAhead ahead =
+            rows.end < block.rows.end
+                ? lines_of(product_.a, value_bytes(), rows_from(block, rows.end), block.groups)
+                : lines_of(product_.a, value_bytes(), rows_from(*after, after->rows.begin),
+                           after->groups);
         const std::int64_t share = divide_up(ahead.rows, rows.count());
         for (std::int64_t i = rows.begin; i < rows.end; ++i) {
           LinesAhead part = ahead;
@@ -221,6 +220,12 @@ class ThreadProduct {
     const std::int64_t j = block.columns.begin * kTileLanes;
     TileStrip strip{};
     strip.a = a;
+    strip.a_lanes_are_rows = product_.a.lanes_are_rows;
+    if (product_.a.pack == nullptr) {
+      strip.a_row_bytes = product_.a.stride * value_bytes();
+      strip.a = static_cast<const std::uint8_t*>(product_.a.data) + i * strip.a_row_bytes +
+                block.groups.begin * kTileDepthBytes;
+    }
     strip.b =
         packed_ == nullptr ? b_ : packed_ + cut_.packed_offset(block.columns.begin, block.groups);
     strip.groups = block.groups.count();
@@ -229,9 +234,9 @@ class ThreadProduct {
     strip.partial = partial_ + (row - block.rows.begin) * block.columns.count() * kBlockBytes;
     strip.reads_partial = block.groups.begin > 0;
     strip.writes_partial = block.groups.end < cut_.groups;
-    strip.out = element_address(product_.out, i, j);
-    strip.out_stride = product_.out.row_stride;
-    strip.add = product_.write == Write::kAdd;
+    strip.out = element_address(product_.out.y, i, j);
+    strip.out_stride = product_.out.y.row_stride;
+    strip.add = product_.out.write == Write::kAdd;
     strip.streams = streams_;
     strip.ahead = ahead;
     if (product_.scales != nullptr) {
@@ -240,6 +245,9 @@ class ThreadProduct {
                       s.column_scales + j};
     }
     multiply_(strip);
+    if (cut_.splits_rows && !strip.writes_partial) {
+      product_.out.wrote({i, i + strip.rows}, {j, j + strip.columns});
+    }
   }
 
   const TileProduct& product_;
@@ -271,10 +279,11 @@ TileScratch tile_scratch(const TileShape& shape, int threads) {
 
 void multiply_tiles(const TileContext& context, const TileProduct& product) {
   assert(product.a.summed == product.b.summed);
-  assert(product.out.rows() == product.a.lanes && product.out.cols() == product.b.lanes);
-  if (product.out.numel() == 0) return;
+  const Tensor& y = product.out.y;
+  assert(y.rows() == product.a.lanes && y.cols() == product.b.lanes);
+  if (y.numel() == 0) return;
   const TileShape shape{product.a.lanes, product.b.lanes, product.a.summed,
-                        product.scales != nullptr ? 1 : 2};
+                        product.scales != nullptr ? 1 : 2, context.in_vectors};
   const Cut cut(shape, context.threads);
   const TileScratch bytes = tile_scratch(shape, context.threads);
   const auto scratch = [&](Workspace::Slot slot, std::int64_t size) {
@@ -293,6 +302,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product) {
                                     own + thread * cut.thread_bytes(), packed);
                  part.compute(cut.blocks({begin, end}));
                });
+  if (!cut.splits_rows) product.out.wrote_all(context.threads);
 }
 
 const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows) {
@@ -302,6 +312,12 @@ const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows) {
 
 TileSource rows_source(Tensor x, PackTiles pack) {
   return {x.data, x.row_stride, x.rows(), x.cols(), true, nullptr, pack};
+}
+
+TileSource first_rows(const Bf16TileKernels& tiles, Tensor x) {
+  const bool in_place =
+      tiles.in_vectors && x.cols() % kValuesInGroup == 0 && x.row_stride * 2 % kCrowdedBytes != 0;
+  return rows_source(x, in_place ? nullptr : tiles.pack_rows);
 }
 
 TileSource columns_source(Tensor x, PackTiles pack) {

@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/product_output.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/workspace.h"
 
@@ -13,15 +14,15 @@ struct TileContext {
   Workspace& workspace;
   int threads;
   void (*multiply)(const TileStrip& strip);
+  bool in_vectors = false;  ///< as in Bf16TileKernels
 };
 
-/// out [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
+/// out.y [a.lanes, b.lanes] (= or +=) the values of a's rows times b's columns. The order of sums
 /// depends on the number of summed values only.
 struct TileProduct {
   TileSource a;
   TileSource b;
-  Tensor out;
-  Write write;
+  ProductOutput out;
   /// For products of bytes: arrays as long as out has rows and columns.
   const TileScales* scales = nullptr;
 };
@@ -32,6 +33,7 @@ void multiply_tiles(const TileContext& context, const TileProduct& product);
 struct TileShape {
   std::int64_t rows, columns, summed;
   std::int64_t value_bytes;  ///< of operands
+  bool in_vectors = false;   ///< as in Bf16TileKernels
 };
 /// Bytes of scratch memory.
 struct TileScratch {
@@ -46,6 +48,8 @@ const Bf16TileKernels* bf16_tiles(Isa isa, DType type, std::int64_t rows);
 
 /// A TileSource whose lanes are the rows of a matrix.
 TileSource rows_source(Tensor x, PackTiles pack);
+/// The same for the first operand of a product of bf16, read where it lies where that is faster.
+TileSource first_rows(const Bf16TileKernels& tiles, Tensor x);
 /// A TileSource whose lanes are the columns of a matrix.
 TileSource columns_source(Tensor x, PackTiles pack);
 

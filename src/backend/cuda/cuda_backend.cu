@@ -48,6 +48,7 @@ CudaBackend::CudaBackend(int device)
       products_(stream_, workspace_) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", "{}", device);
+  multiprocessors_ = properties.multiProcessorCount;
   name_ = fmt::format("cuda:{} {} (sm_{}{})", device, properties.name, properties.major,
                       properties.minor);
 }

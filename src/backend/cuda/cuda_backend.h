@@ -9,6 +9,7 @@
 #include "backend/cuda/check.h"
 #include "backend/cuda/device_rows.cuh"
 #include "backend/cuda/lt_products.h"
+#include "backend/cuda/product_outputs.cuh"
 #include "backend/cuda/workspace.h"
 
 namespace quest {
@@ -28,6 +29,7 @@ class CudaBackend : public Backend {
   void* allocate(std::size_t bytes) override;
   void deallocate(void* data, std::size_t bytes) noexcept override;
   void synchronize() override;
+  std::unique_ptr<Stopwatch> make_stopwatch() override;
 
   void copy(Tensor dst, Tensor src) override;
   void zero(Tensor dst) override;
@@ -105,8 +107,13 @@ class CudaBackend : public Backend {
   // out (= or +=) the product of two float tensors; `name` is for errors.
   void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
                 Write write);
-  // quantized_matmul of rows whose sums fit the workspace.
-  void multiply_codes(Tensor y, const QuantizedRows& x, const QuantizedRows& w, Write write);
+  // packed_matmul of few rows, packed_dense_matmul, and packed_matmul of many rows, with weights as
+  // they are; false, and nothing done, where their bits or their alignment do not allow it.
+  bool decode_packed(Tensor x_codes, const PackedRows& w, cuda::WriteQuantized write_sum);
+  template <int kDigits>
+  bool multiply_fixed_point(Tensor y, Tensor x, const PackedRows& w, bool add);
+  bool multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
+                       cuda::WriteQuantized write_sum);
   // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.
   Tensor widened_codes(const QuantizedRows& rows, DType type);
   Tensor scaled_gradient(Tensor d_y, Tensor steps, bool by_row);
@@ -116,6 +123,7 @@ class CudaBackend : public Backend {
   cuda::OwnedStream owned_stream_;  // first, so that it outlives what frees memory on it
   cudaStream_t stream_;
   std::string name_;
+  int multiprocessors_ = 1;
   cuda::Workspace workspace_;
   cuda::LtProducts products_;
   std::vector<SequenceSpan> sent_spans_;  // what Slot::kSpans holds

@@ -35,7 +35,7 @@ void CudaBackend::rmsnorm_backward(Tensor d_x, Tensor rounded, Tensor d_weight, 
       workspace_.take<float>(cuda::Workspace::Slot::kSums, std::int64_t{parts} * x.cols());
   launch(on("rmsnorm_backward", dim3(static_cast<unsigned>(x.rows())), 256),
          cuda::rmsnorm_backward_kernel, data_of<float>(d_x), data_of<BFloat16>(rounded), gradient);
-  launch(on("norm_weight_parts", dim3(columns, parts), 256), cuda::norm_weight_parts_kernel, sums,
+  launch(on("norm_weight_parts", dim3(columns * parts), 256), cuda::norm_weight_parts_kernel, sums,
          gradient);
   launch(on("add_rows", dim3(columns), 256), cuda::add_rows_kernel, data_of<float>(d_weight),
          static_cast<const float*>(sums), std::int64_t{parts}, x.cols());

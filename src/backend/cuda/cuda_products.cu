@@ -1,9 +1,6 @@
 // CudaBackend: dense products by cuBLASLt (or, where it has none, by our kernel), and products on
-// codes.
-#include <algorithm>
-
-#include "backend/cuda/cuda_backend.h"
-#include "backend/cuda/products.h"
+// codes by tensor cores (or, where rows are not aligned, by dot products of words).
+#include "backend/cuda/code_product_launch.h"
 
 namespace quest {
 namespace {
@@ -30,19 +27,6 @@ struct ScaleBySteps {
     out.store(r, c, x.load(r, c) * (0.5f * steps[by_row ? r : c]));
   }
 };
-
-// What becomes of sums that the library has left in memory.
-struct FinishIntegers {
-  cuda::WriteQuantized write;
-  const std::int32_t* sums;
-  std::int64_t columns;
-  __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    write(r, c, sums[r * columns + c]);
-  }
-};
-
-using cuda::kTile;
-constexpr std::int64_t kIntegerSums = std::int64_t{1} << 24;  // 64 MiB
 
 }  // namespace
 
@@ -84,22 +68,6 @@ void CudaBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quant
                                    Write write) {
   const std::int64_t columns = x.codes.cols();
   if (columns > 32768) fail("CUDA: quantized_matmul: {} values are summed, at most 32768", columns);
-  // The library's sums take memory: so many rows at a time.
-  const std::int64_t most =
-      std::max<std::int64_t>(kTile, kIntegerSums / std::max<std::int64_t>(y.cols(), 1));
-  for (std::int64_t begin = 0; begin < y.rows(); begin += most) {
-    const std::int64_t end = std::min(begin + most, y.rows());
-    QuantizedRows part = x;
-    part.codes = x.codes.rows_slice(begin, end);
-    part.steps = x.steps.columns(begin, end);
-    part.code_sums = x.code_sums.columns(begin, end);
-    multiply_codes(y.rows_slice(begin, end), part, w, write);
-  }
-}
-
-void CudaBackend::multiply_codes(Tensor y, const QuantizedRows& x, const QuantizedRows& w,
-                                 Write write) {
-  const std::int64_t columns = x.codes.cols();
   const cuda::WriteQuantized write_sum{cuda::rows_of(y),
                                        write == Write::kAdd,
                                        cuda::data_of<float>(x.steps),
@@ -107,11 +75,11 @@ void CudaBackend::multiply_codes(Tensor y, const QuantizedRows& x, const Quantiz
                                        cuda::data_of<std::int32_t>(x.code_sums),
                                        cuda::data_of<std::int32_t>(w.code_sums),
                                        columns};
-  const Tensor sums(workspace_.take<std::int32_t>(cuda::Workspace::Slot::kSums, y.numel()),
-                    {y.rows(), y.cols()}, DType::kI32, Place::kCuda);
-  if (products_.multiply(sums, {x.codes, false}, {w.codes, false}, columns, Write::kSet)) {
-    for_each("finish_integers", y.rows(), y.cols(),
-             FinishIntegers{write_sum, cuda::data_of<std::int32_t>(sums), y.cols()});
+  using cuda::code_factor, cuda::CodeRows, cuda::rows_begin_at;
+  if (rows_begin_at(x.codes, cuda::kChunk) && rows_begin_at(w.codes, cuda::kChunk)) {
+    cuda::code_product("quantized_matmul", stream_, multiprocessors_,
+                       code_factor<CodeRows>(x.codes, y.rows()),
+                       code_factor<CodeRows>(w.codes, y.cols()), write_sum, y, columns);
     return;
   }
   cuda::tile_product<cuda::DotWords>("quantized_matmul", stream_, cuda::words_of(x.codes),

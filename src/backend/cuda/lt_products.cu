@@ -17,17 +17,12 @@ cudaDataType_t type_of(const Tensor& tensor) {
   switch (tensor.dtype) {
     case DType::kBF16:
       return CUDA_R_16BF;
-    case DType::kI8:
-      return CUDA_R_8I;
-    case DType::kI32:
-      return CUDA_R_32I;
     default:
       return CUDA_R_32F;
   }
 }
 
 bool supported(DType from, DType to) {
-  if (from == DType::kI8) return to == DType::kI32;
   return to == DType::kF32 || (from == DType::kBF16 && to == DType::kBF16);
 }
 
@@ -45,9 +40,7 @@ std::uint32_t alignment(const Tensor& tensor) {
 class Description {
  public:
   Description(const Tensor& out, const Factor& left, const Factor& right) {
-    const bool integers = left.tensor.dtype == DType::kI8;
-    check_lt(cublasLtMatmulDescCreate(&product, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
-                                      integers ? CUDA_R_32I : CUDA_R_32F),
+    check_lt(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
              "cublasLtMatmulDescCreate");
     // Seen column by column, row-major rows are columns: the right factor stands first, and it is
     // as it should be where its rows are summed.
@@ -150,15 +143,11 @@ bool LtProducts::multiply(Tensor out, const Factor& left, const Factor& right, s
   void* const memory = workspace_.take<std::byte>(
       Workspace::Slot::kLibrary, static_cast<std::int64_t>(algorithm->workspace_bytes));
   const float factors[] = {1.0f, write == Write::kAdd ? 1.0f : 0.0f};
-  const std::int32_t integer_factors[] = {1, write == Write::kAdd ? 1 : 0};
-  const bool integers = left.tensor.dtype == DType::kI8;
-  const void* const alpha = integers ? static_cast<const void*>(integer_factors) : factors;
-  const void* const beta = integers ? static_cast<const void*>(integer_factors + 1) : factors + 1;
   const auto& layouts = description.layouts;
   const cublasStatus_t status =
-      cublasLtMatmul(handle_, description.product, alpha, right.tensor.data, layouts[0],
-                     left.tensor.data, layouts[1], beta, out.data, layouts[2], out.data, layouts[2],
-                     &algorithm->algo, memory, algorithm->workspace_bytes, stream_);
+      cublasLtMatmul(handle_, description.product, &factors[0], right.tensor.data, layouts[0],
+                     left.tensor.data, layouts[1], &factors[1], out.data, layouts[2], out.data,
+                     layouts[2], &algorithm->algo, memory, algorithm->workspace_bytes, stream_);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) {
     // The heuristic promised more than this device has; nothing was launched.
     chosen_[key] = std::nullopt;

@@ -1,5 +1,4 @@
-// LtProducts: products by cuBLASLt: of bf16 or f32 with sums in f32, of 8-bit integers with exact
-// sums in 32 bits.
+// LtProducts: products of bf16 or f32 by cuBLASLt, with sums in f32.
 #pragma once
 
 #include <cublasLt.h>
@@ -27,9 +26,8 @@ class LtProducts {
   LtProducts& operator=(const LtProducts&) = delete;
 
   /// out [M, N] (= or +=) sum over s of left[M, s] right[s, N]; all may be column slices. Factors
-  /// are of one type: f32 (to f32), bf16 (to f32 or bf16) or i8 (to i32). Returns
-  /// false, and has done nothing, where the library has no kernel for these types, sizes and
-  /// alignments.
+  /// are of one type: f32 (to f32) or bf16 (to f32 or bf16). Returns false, and has done nothing,
+  /// where the library has no kernel for these types, sizes and alignments.
   bool multiply(Tensor out, const Factor& left, const Factor& right, std::int64_t summed,
                 Write write);
 

@@ -85,16 +85,19 @@ __global__ void __launch_bounds__(256)
 /// Rows that one sum of the weight's gradient covers.
 inline constexpr std::int64_t kNormRows = 64;
 
-/// parts[block][c] = sum of d_y * normalized x over a block of rows.
+/// parts[block][c] = sum of d_y * normalized x over a block of rows. Grid: blocks of columns, then
+/// the next rows.
 __global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, NormGradient g) {
-  const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const unsigned column_blocks = static_cast<unsigned>((g.columns + blockDim.x - 1) / blockDim.x);
+  const std::int64_t part = blockIdx.x / column_blocks;
+  const std::int64_t c = std::int64_t{blockIdx.x % column_blocks} * blockDim.x + threadIdx.x;
   if (c >= g.columns) return;
-  const std::int64_t begin = std::int64_t{blockIdx.y} * kNormRows;
+  const std::int64_t begin = part * kNormRows;
   float sum = 0.0f;
   for (std::int64_t r = begin; r < g.rows && r < begin + kNormRows; ++r) {
     sum += g.d_y.load(r, c) * (g.x[r * g.columns + c] * g.rstd[r]);
   }
-  parts[blockIdx.y * g.columns + c] = sum;
+  parts[part * g.columns + c] = sum;
 }
 
 /// out[c] += parts[0][c] + parts[1][c] + ...

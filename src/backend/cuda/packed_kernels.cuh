@@ -28,15 +28,16 @@ struct PackedCodes {
   }
 };
 
-/// codes = the rows of `packed`; column = u, for eight codes.
+/// codes = the rows of `packed`, `stride` bytes apart, a multiple of 8; column = u, for eight
+/// codes.
 struct Unpack {
   std::int8_t* codes;
   PackedCodes packed;
-  std::int64_t columns;
+  std::int64_t stride;
   __device__ void operator()(std::int64_t row, std::int64_t u) const {
     const std::uint64_t word = packed.eight(row, u);
-    for (int i = 0; i < 8 && 8 * u + i < columns; ++i) {
-      codes[row * columns + 8 * u + i] = static_cast<std::int8_t>(packed.code(word, i));
+    for (int i = 0; i < 8; ++i) {
+      codes[row * stride + 8 * u + i] = static_cast<std::int8_t>(packed.code(word, i));
     }
   }
 };
@@ -58,12 +59,13 @@ struct PackedTokenSource {
 inline constexpr int kPackedRows = 16;
 
 /// write(i, n, sum of codes) for up to 16 rows of x a block and one row n of w a warp: every
-/// weight is unpacked once, in registers. Grid: eights of columns, sixteens of rows.
+/// weight is unpacked once, in registers. Grid: eights of columns, then the next rows.
 __global__ void __launch_bounds__(256)
     packed_codes_kernel(CodeWords x, PackedCodes w, WriteQuantized write, std::int64_t rows,
                         std::int64_t columns, std::int64_t summed) {
-  const std::int64_t n = std::int64_t{blockIdx.x} * 8 + threadIdx.x / kWarp;
-  const std::int64_t first = std::int64_t{blockIdx.y} * kPackedRows;
+  const std::int64_t eights = (columns + 7) / 8;
+  const std::int64_t n = blockIdx.x % eights * 8 + threadIdx.x / kWarp;
+  const std::int64_t first = blockIdx.x / eights * kPackedRows;
   if (n >= columns) return;
   std::int32_t sums[kPackedRows] = {};
   for (std::int64_t u = threadIdx.x % kWarp; 8 * u < summed; u += kWarp) {
@@ -91,8 +93,9 @@ __global__ void __launch_bounds__(256)
 __global__ void __launch_bounds__(256)
     packed_floats_kernel(FloatRows x, PackedCodes w, const float* steps, WriteSum write,
                          std::int64_t rows, std::int64_t columns, std::int64_t summed) {
-  const std::int64_t n = std::int64_t{blockIdx.x} * 8 + threadIdx.x / kWarp;
-  const std::int64_t first = std::int64_t{blockIdx.y} * kPackedRows;
+  const std::int64_t eights = (columns + 7) / 8;
+  const std::int64_t n = blockIdx.x % eights * 8 + threadIdx.x / kWarp;
+  const std::int64_t first = blockIdx.x / eights * kPackedRows;
   if (n >= columns) return;
   float sums[kPackedRows] = {};
   for (std::int64_t u = threadIdx.x % kWarp; 8 * u < summed; u += kWarp) {

@@ -19,11 +19,11 @@ inline CodeWords words_of(const Tensor& codes) {
   return {data, codes.row_stride, codes.cols(), aligned};
 }
 
-/// Launches tile_product_kernel. Rows beyond 65535 tiles (4 million) are refused by the launch.
+/// Launches tile_product_kernel.
 template <typename Multiply, typename Left, typename Right, typename Write>
 void tile_product(const char* name, cudaStream_t stream, const Left& left, const Right& right,
                   const Write& write, const ProductSize& size) {
-  const dim3 grid(blocks_of(size.columns, kTile), blocks_of(size.rows, kTile));
+  const dim3 grid(blocks_of(size.columns, kTile) * blocks_of(size.rows, kTile));
   launch(Launch{name, stream, grid, kTileThreads},
          tile_product_kernel<Multiply, Left, Right, Write>, left, right, write, size.rows,
          size.columns, size.summed);

@@ -31,6 +31,16 @@ __device__ inline void multiply_add(std::int32_t (&sums)[4], const unsigned (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same where the integers of b are unsigned.
+__device__ inline void multiply_add_unsigned(std::int32_t (&sums)[4], const unsigned (&a)[4],
+                                             unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /// sums [16, 8] += a [16, 16] b [16, 8], a and b in bf16; the order in which products are added,
 /// and how that is rounded, is the device's.
 /// a: row g, places 2 t.. | row g + 8, places 2 t.. | row g, 8 + 2 t.. | row g + 8, 8 + 2 t..;
@@ -64,14 +74,23 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], const void* r
                : "memory");
 }
 
-/// Begins a copy of `bytes` (0..16) bytes and of zeros after them: 16 in shared memory, which must
-/// not be touched until a wait. Both ends at multiples of 16 bytes; `global` is not read where
-/// bytes is 0.
-__device__ inline void copy_async(void* shared, const void* global, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(shared))),
-               "l"(__cvta_generic_to_global(global)), "r"(bytes)
-               : "memory");
+/// Begins a copy of `bytes` (0..kSize) bytes and of zeros after them: kSize (4, 8 or 16) in shared
+/// memory, which must not be touched until a wait. Both ends at multiples of kSize bytes; `global`
+/// is not read where bytes is 0. Copies of 16 bytes pass the first-level cache by, and bring whole
+/// lines of 128 bytes to the second.
+template <int kSize = 16>
+__device__ void copy_async(void* shared, const void* global, int bytes) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const std::size_t from = __cvta_generic_to_global(global);
+  if constexpr (kSize == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kSize),
+                 "r"(bytes)
+                 : "memory");
+  }
 }
 
 /// Makes a group of this thread's copies since the last call; it may be empty.

@@ -3,7 +3,7 @@
 // sums, are parameters.
 #pragma once
 
-#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/product_outputs.cuh"
 
 namespace quest::cuda {
 
@@ -86,46 +86,6 @@ struct DotWords {
   }
 };
 
-// --- What becomes of a sum ---
-
-struct WriteSum {
-  FloatRows out;
-  bool add;
-  __device__ void operator()(std::int64_t i, std::int64_t j, float sum) const {
-    out.write(i, j, sum, add);
-  }
-};
-
-/// step_i step_j / 4 * sum of (2 qx + 1)(2 qw + 1), from the sum of qx qw. All of it fits 32 bits
-/// for K <= 32768, though four times the sum of products alone may not: hence unsigned.
-struct WriteQuantized {
-  FloatRows out;
-  bool add;
-  const float* x_steps;
-  const float* w_steps;
-  const std::int32_t* x_sums;
-  const std::int32_t* w_sums;
-  std::int64_t columns;  ///< K
-  __device__ void operator()(std::int64_t i, std::int64_t j, std::int32_t sum) const {
-    const unsigned total =
-        4u * static_cast<unsigned>(sum) +
-        2u * (static_cast<unsigned>(x_sums[i]) + static_cast<unsigned>(w_sums[j])) +
-        static_cast<unsigned>(columns);
-    const float integer = static_cast<float>(static_cast<std::int32_t>(total));
-    out.write(i, j, integer * (x_steps[i] * (w_steps[j] * 0.25f)), add);
-  }
-};
-
-/// scale_i * sum.
-struct WriteLines {
-  FloatRows out;
-  bool add;
-  const float* scales;
-  __device__ void operator()(std::int64_t i, std::int64_t j, std::int32_t sum) const {
-    out.write(i, j, static_cast<float>(sum) * scales[i], add);
-  }
-};
-
 /// Puts values (first + 0..63, place + 0..15) of a factor at tile[place][row].
 template <typename Factor>
 __device__ void load_tile(typename Factor::Value (&tile)[kTileDepth][kTile + 4],
@@ -140,15 +100,17 @@ __device__ void load_tile(typename Factor::Value (&tile)[kTileDepth][kTile + 4],
   }
 }
 
-/// write(i, j, sum over s of left(i, s) right(j, s)) for i < rows, j < columns.
+/// write(i, j, sum over s of left(i, s) right(j, s)) for i < rows, j < columns. Grid: tiles, those
+/// of the same rows one after the other.
 template <typename Multiply, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(kTileThreads)
     tile_product_kernel(Left left, Right right, Write write, std::int64_t rows,
                         std::int64_t columns, std::int64_t summed) {
   using Value = typename Left::Value;
   __shared__ Value lefts[kTileDepth][kTile + 4], rights[kTileDepth][kTile + 4];
-  const std::int64_t first_row = std::int64_t{blockIdx.y} * kTile;
-  const std::int64_t first_column = std::int64_t{blockIdx.x} * kTile;
+  const std::int64_t column_tiles = (columns + kTile - 1) / kTile;
+  const std::int64_t first_row = blockIdx.x / column_tiles * kTile;
+  const std::int64_t first_column = blockIdx.x % column_tiles * kTile;
   const unsigned row = threadIdx.x / 16, column = threadIdx.x % 16;
   Value sums[4][4] = {};
   for (std::int64_t place = 0; place < summed; place += kTileDepth) {
@@ -156,7 +118,10 @@ __global__ void __launch_bounds__(kTileThreads)
     load_tile(rights, right, first_column, columns, place, summed);
     __syncthreads();
     for (unsigned s = 0; s < kTileDepth; ++s) {
+      // Sums that are not named by constants would be kept in memory.
+#pragma unroll
       for (unsigned i = 0; i < 4; ++i) {
+#pragma unroll
         for (unsigned j = 0; j < 4; ++j) {
           sums[i][j] =
               Multiply::add(sums[i][j], lefts[s][row + 16 * i], rights[s][column + 16 * j]);
@@ -165,7 +130,9 @@ __global__ void __launch_bounds__(kTileThreads)
     }
     __syncthreads();
   }
+#pragma unroll
   for (unsigned i = 0; i < 4; ++i) {
+#pragma unroll
     for (unsigned j = 0; j < 4; ++j) {
       const std::int64_t r = first_row + row + 16 * i, c = first_column + column + 16 * j;
       if (r < rows && c < columns) write(r, c, sums[i][j]);

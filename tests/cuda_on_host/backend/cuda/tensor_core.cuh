@@ -15,11 +15,14 @@ namespace cuda_on_host {
 std::byte* dynamic_shared();
 void multiply_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where);
+void multiply_add_unsigned(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
+                           unsigned b1, const std::source_location& where);
 void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where);
 void load_matrices(unsigned (&to)[4], const void* row, bool transposed,
                    const std::source_location& where);
-void copy_async(void* shared, const void* global, int bytes, const std::source_location& where);
+void copy_async(void* shared, const void* global, int size, int bytes,
+                const std::source_location& where);
 void commit_copies();
 void wait_for_copies(int pending);
 
@@ -39,6 +42,11 @@ void multiply_add(Sum (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned 
                   const std::source_location& where = std::source_location::current()) {
   cuda_on_host::multiply_add(sums, a, b0, b1, where);
 }
+inline void multiply_add_unsigned(
+    std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+    const std::source_location& where = std::source_location::current()) {
+  cuda_on_host::multiply_add_unsigned(sums, a, b0, b1, where);
+}
 inline void load_matrices(unsigned (&to)[4], const void* row,
                           const std::source_location& where = std::source_location::current()) {
   cuda_on_host::load_matrices(to, row, false, where);
@@ -48,9 +56,11 @@ inline void load_matrices_transposed(
     const std::source_location& where = std::source_location::current()) {
   cuda_on_host::load_matrices(to, row, true, where);
 }
-inline void copy_async(void* shared, const void* global, int bytes,
-                       const std::source_location& where = std::source_location::current()) {
-  cuda_on_host::copy_async(shared, global, bytes, where);
+template <int kSize = 16>
+void copy_async(void* shared, const void* global, int bytes,
+                const std::source_location& where = std::source_location::current()) {
+  static_assert(kSize == 4 || kSize == 8 || kSize == 16);
+  cuda_on_host::copy_async(shared, global, kSize, bytes, where);
 }
 inline void commit_copies() { cuda_on_host::commit_copies(); }
 template <int kPending>

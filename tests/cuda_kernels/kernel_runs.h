@@ -1,13 +1,34 @@
-// Arrays in device memory, for tests that launch kernels themselves.
+// For tests that launch kernels themselves: how the test program runs them, and arrays in device
+// memory.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "backend/cuda/check.h"
 
 namespace quest {
+
+/// On the host once for each order of threads, on a device once; each program links one definition.
+/// `end` adds what the run itself found: matrix loads that met a bank twice.
+struct KernelRun {
+  std::string name;
+  std::function<void()> begin, end;
+};
+std::vector<KernelRun> kernel_runs();
+
+/// Runs body() in each way.
+inline void on_every_kernel_run(const std::function<void()>& body) {
+  for (const KernelRun& run : kernel_runs()) {
+    SCOPED_TRACE(run.name);
+    run.begin();
+    body();
+    run.end();
+  }
+}
 
 /// Owns a copy of `values` on the device.
 template <typename T>
@@ -31,6 +52,7 @@ class DeviceArray {
     check_cuda(
         cudaMemcpyAsync(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost, nullptr),
         "cudaMemcpyAsync");
+    check_cuda(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
     return values;
   }
 

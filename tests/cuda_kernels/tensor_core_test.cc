@@ -1,5 +1,5 @@
-// The functions of tensor_core.cuh alone, against plain loops: what lanes hold of a fragment, what
-// a copy fills, and that the emulation shows a wait that is missing.
+// The functions of tensor_core.cuh alone, against plain loops: what lanes hold of a fragment, and
+// what a copy fills.
 #include "backend/cuda/tensor_core.cuh"
 
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "core/bfloat16.h"
 #include "core/rng.h"
-#include "tests/cuda_on_host/device_array.h"
+#include "tests/cuda_kernels/kernel_runs.h"
 
 namespace quest {
 namespace {
@@ -22,15 +22,15 @@ template <typename Value>
 constexpr unsigned kInWord = 4 / sizeof(Value);
 
 template <typename Value>
-unsigned word_at(const Value* values) {
+__device__ unsigned word_at(const Value* values) {
   unsigned word = 0;
-  std::memcpy(&word, values, sizeof word);
+  memcpy(&word, values, sizeof word);
   return word;
 }
 
 // sums [16][8] += a [16][places] b [8][places], fragments put together by hand.
-template <typename Sum, typename Value>
-__global__ void product_by_hand(Sum* sums, const Value* a, const Value* b) {
+template <typename Sum, typename Value, typename Right>
+__global__ void product_by_hand(Sum* sums, const Value* a, const Right* b) {
   constexpr unsigned kAll = kPlaces<Value>;
   const unsigned g = threadIdx.x / 4, t = threadIdx.x % 4;
   unsigned left[4], right[2];
@@ -42,7 +42,11 @@ __global__ void product_by_hand(Sum* sums, const Value* a, const Value* b) {
   }
   Sum own[4];
   for (unsigned i = 0; i < 4; ++i) own[i] = sums[(g + i / 2 * 8) * kColumns + 2 * t + i % 2];
-  cuda::multiply_add(own, left, right[0], right[1]);
+  if constexpr (std::is_same_v<Right, std::uint8_t>) {
+    cuda::multiply_add_unsigned(own, left, right[0], right[1]);
+  } else {
+    cuda::multiply_add(own, left, right[0], right[1]);
+  }
   for (unsigned i = 0; i < 4; ++i) sums[(g + i / 2 * 8) * kColumns + 2 * t + i % 2] = own[i];
 }
 
@@ -55,11 +59,11 @@ __global__ void product_by_matrices(Sum* sums, const Value* a, const Value* b,
   __shared__ __align__(16) std::byte left[kRows][48];
   __shared__ __align__(16) std::byte right[kRows][48];
   const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
-  std::memcpy(left[lane % kRows], a + lane % kRows * kAll, 32);
+  memcpy(left[lane % kRows], a + lane % kRows * kAll, 32);
   if (b_is_transposed) {
-    std::memcpy(right[lane % kRows], b + lane % kRows * kColumns, kColumns * sizeof(Value));
+    memcpy(right[lane % kRows], b + lane % kRows * kColumns, kColumns * sizeof(Value));
   } else {
-    std::memcpy(right[lane % kColumns], b + lane % kColumns * kAll, 32);
+    memcpy(right[lane % kColumns], b + lane % kColumns * kAll, 32);
   }
   __syncwarp();
   unsigned own_left[4], own_right[4];
@@ -83,7 +87,7 @@ std::vector<Value> random_values(std::size_t count, std::uint64_t seed) {
   for (Value& value : values) {
     const auto integer = static_cast<std::int8_t>(static_cast<int>(rng.below(256)) - 128);
     if constexpr (sizeof(Value) == 1) {
-      value = integer;
+      value = static_cast<Value>(integer);
     } else {
       value = to_bfloat16(integer);  // sums are exact in f32
     }
@@ -92,11 +96,12 @@ std::vector<Value> random_values(std::size_t count, std::uint64_t seed) {
 }
 
 double number(std::int8_t value) { return value; }
+double number(std::uint8_t value) { return value; }
 double number(BFloat16 value) { return double{to_float(value)}; }
 
-template <typename Sum, typename Value>
+template <typename Sum, typename Value, typename Right>
 std::vector<Sum> expected_sums(const std::vector<Sum>& before, const std::vector<Value>& a,
-                               const std::vector<Value>& b) {
+                               const std::vector<Right>& b) {
   std::vector<Sum> sums = before;
   for (unsigned i = 0; i < kRows; ++i) {
     for (unsigned j = 0; j < kColumns; ++j) {
@@ -121,7 +126,7 @@ void expect_products_of_plain_loops() {
   const std::vector<Sum> wanted = expected_sums(before, a, b);
   const DeviceArray<Value> left(a), right(b);
   const DeviceArray<Sum> by_hand(before), by_matrices(before);
-  launch(warp(), product_by_hand<Sum, Value>, by_hand.get(), left.get(), right.get());
+  launch(warp(), product_by_hand<Sum, Value, Value>, by_hand.get(), left.get(), right.get());
   EXPECT_EQ(by_hand.values(), wanted);
   launch(warp(), product_by_matrices<Sum, Value>, by_matrices.get(), left.get(), right.get(),
          false);
@@ -130,6 +135,18 @@ void expect_products_of_plain_loops() {
 
 TEST(TensorCore, ProductsOfIntegersAreThoseOfPlainLoops) {
   expect_products_of_plain_loops<std::int32_t, std::int8_t>();
+}
+
+TEST(TensorCore, ProductsWithUnsignedIntegersAreThoseOfPlainLoops) {
+  const auto a = random_values<std::int8_t>(kRows * 32, 1);
+  const auto b = random_values<std::uint8_t>(kColumns * 32, 2);
+  const std::vector<std::int32_t> before(kRows * kColumns, 7);
+  const DeviceArray<std::int8_t> left(a);
+  const DeviceArray<std::uint8_t> right(b);
+  const DeviceArray<std::int32_t> sums(before);
+  launch(warp(), product_by_hand<std::int32_t, std::int8_t, std::uint8_t>, sums.get(), left.get(),
+         right.get());
+  EXPECT_EQ(sums.values(), expected_sums(before, a, b));
 }
 
 TEST(TensorCore, ProductsOfBf16AreThoseOfPlainLoops) {
@@ -153,13 +170,13 @@ TEST(TensorCore, IntegerSumsWrap) {
   const std::vector<std::int8_t> ones(kRows * 32, 1);
   const DeviceArray<std::int8_t> left(ones), right(ones);
   const DeviceArray<std::int32_t> sums(std::vector<std::int32_t>(kRows * kColumns, 0x7fffffff));
-  launch(warp(), product_by_hand<std::int32_t, std::int8_t>, sums.get(), left.get(), right.get());
+  launch(warp(), product_by_hand<std::int32_t, std::int8_t, std::int8_t>, sums.get(), left.get(),
+         right.get());
   for (const std::int32_t sum : sums.values()) EXPECT_EQ(sum, INT32_MIN + 31);
 }
 
-// Each thread copies 16 bytes a round; the last it may read by then is that of kPending rounds ago.
-// to[round][thread] = the 16 bytes of another warp.
-template <int kWaitFor>
+// Each thread copies 16 bytes a round, in three stages of shared memory, and reads those of a
+// thread of another warp: to[round][thread].
 __global__ void copy_rounds(std::uint8_t* to, const std::uint8_t* from, const int* counts,
                             int rounds) {
   auto* const stages = reinterpret_cast<std::uint8_t*>(cuda::dynamic_shared());
@@ -167,28 +184,30 @@ __global__ void copy_rounds(std::uint8_t* to, const std::uint8_t* from, const in
   constexpr int kStages = 3;
   const auto begin = [&](int round) {
     if (round < rounds) {
-      cuda::copy_async(stages + round % kStages * size + 16 * thread,
-                       from + round * size + 16 * thread, counts[thread]);
+      std::uint8_t* const stage = stages + round % kStages * size + 16 * thread;
+      const std::uint8_t* const source = from + round * size + 16 * thread;
+      cuda::copy_async<8>(stage, source, counts[thread] < 8 ? counts[thread] : 8);
+      cuda::copy_async<4>(stage + 8, source + 8, counts[thread] < 8 ? 0 : counts[thread] - 8);
+      cuda::copy_async<4>(stage + 12, source + 12, 0);
     }
     cuda::commit_copies();
   };
   for (int round = 0; round < kStages - 1; ++round) begin(round);
   for (int round = 0; round < rounds; ++round) {
-    cuda::wait_for_copies<kWaitFor>();
+    cuda::wait_for_copies<kStages - 2>();
     __syncthreads();
     begin(round + kStages - 1);
     const int other = (thread + 32) % static_cast<int>(blockDim.x);
-    std::memcpy(to + round * size + 16 * thread, stages + round % kStages * size + 16 * other, 16);
+    memcpy(to + round * size + 16 * thread, stages + round % kStages * size + 16 * other, 16);
   }
-  cuda::wait_for_copies<0>();
 }
 
-TEST(TensorCore, CopiesFillWithZerosAndAMissingWaitShows) {
+TEST(TensorCore, CopiesComeInTheirOrderAndFillWithZeros) {
   constexpr int kThreads = 64, kRounds = 5, kBytes = 16 * kThreads;
   std::vector<std::uint8_t> values(kRounds * kBytes);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint8_t>(i % 251);
   std::vector<int> counts(kThreads);
-  for (int i = 0; i < kThreads; ++i) counts[static_cast<std::size_t>(i)] = i % 17;
+  for (int i = 0; i < kThreads; ++i) counts[static_cast<std::size_t>(i)] = i % 13;
   std::vector<std::uint8_t> wanted(values.size());
   for (std::size_t round = 0; round < kRounds; ++round) {
     for (std::size_t i = 0; i < kBytes; ++i) {
@@ -198,49 +217,32 @@ TEST(TensorCore, CopiesFillWithZerosAndAMissingWaitShows) {
           inside ? values[round * kBytes + 16 * other + i % 16] : std::uint8_t{0};
     }
   }
-  const DeviceArray<std::uint8_t> from(values), to(values), early(values);
+  const DeviceArray<std::uint8_t> from(values), to(values);
   const DeviceArray<int> lengths(counts);
   Launch how = warp(2);
   how.shared_bytes = 3 * kBytes;
-  launch(how, copy_rounds<1>, to.get(), from.get(), lengths.get(), kRounds);
-  EXPECT_EQ(to.values(), wanted);
-  launch(how, copy_rounds<2>, early.get(), from.get(), lengths.get(), kRounds);
-  EXPECT_NE(early.values(), wanted);
+  on_every_kernel_run([&] {
+    launch(how, copy_rounds, to.get(), from.get(), lengths.get(), kRounds);
+    EXPECT_EQ(to.values(), wanted);
+  });
 }
 
-__global__ void load_rows(unsigned* to, unsigned pitch) {
-  std::byte* const row = cuda::dynamic_shared() + threadIdx.x * pitch;
-  std::memset(row, 1, 16);
-  __syncwarp();
-  unsigned words[4];
-  cuda::load_matrices(words, row);
-  to[threadIdx.x] = words[0];
+__global__ void last_byte(std::uint8_t* to, int bytes) {
+  auto* const shared = reinterpret_cast<std::uint8_t*>(cuda::dynamic_shared());
+  shared[bytes - 1] = 7;
+  to[threadIdx.x] = shared[bytes - 1];
 }
 
-TEST(TensorCore, LoadsThatShareBanksAreCounted) {
-  const DeviceArray<unsigned> to(std::vector<unsigned>(32));
-  Launch how = warp();
-  how.shared_bytes = 32 * 144;
-  cuda_on_host::take_matrix_loads();
-  for (const auto& [pitch, conflicting] : {std::pair{144u, 0}, {128u, 4}, {80u, 0}, {64u, 4}}) {
-    launch(how, load_rows, to.get(), pitch);
-    const cuda_on_host::MatrixLoads loads = cuda_on_host::take_matrix_loads();
-    EXPECT_EQ(loads.all, 4);
-    EXPECT_EQ(loads.conflicting, conflicting) << pitch;
+TEST(TensorCore, SharedMemoryBeyond48KibIsAskedFor) {
+  const DeviceArray<std::uint8_t> to(std::vector<std::uint8_t>(1));
+  Launch how{"test", nullptr, dim3(1), 1};
+  for (const int bytes : {1, 48 << 10, 99 << 10}) {
+    how.shared_bytes = bytes;
+    launch(how, last_byte, to.get(), bytes);
+    EXPECT_EQ(to.values()[0], 7);
   }
-}
-
-TEST(TensorCore, MoreThan48KibOfSharedMemoryMustBeAskedFor) {
-  const DeviceArray<unsigned> to(std::vector<unsigned>(32));
-  cudaLaunchConfig_t config{};
-  config.blockDim = dim3(32);
-  config.dynamicSmemBytes = 60 << 10;
-  EXPECT_EQ(cudaLaunchKernelEx(&config, load_rows, to.get(), 144u), cudaErrorInvalidConfiguration);
-  Launch how = warp();
-  how.shared_bytes = 60 << 10;
-  EXPECT_NO_THROW(launch(how, load_rows, to.get(), 144u));
-  how.shared_bytes = 100 << 10;
-  EXPECT_THROW(launch(how, load_rows, to.get(), 144u), Error);
+  how.shared_bytes = 1 << 20;
+  EXPECT_THROW(launch(how, last_byte, to.get(), 1), Error);
 }
 
 }  // namespace
