@@ -1,4 +1,5 @@
-// Kernels of attention's gradient: one makes d_q, one d_k and d_v, each summing in a fixed order.
+// Kernels of attention's gradient for any rows: one makes d_q, one d_k and d_v, each summing in a
+// fixed order.
 #pragma once
 
 #include "backend/cuda/attention_kernels.cuh"
@@ -15,6 +16,7 @@ struct AttentionGradient {
   std::int64_t length;       ///< T
   HeadShape shape;
   float scale;
+  TileOrder order;  ///< line: sequence * H (or Hkv) + head
 };
 
 /// corrections = d_out . out of each query and head.
@@ -43,29 +45,44 @@ __device__ inline PairGradient pair_gradient(const AttentionGradient& g, std::in
   return {weight, g.scale * weight * (d_out_value - g.corrections[line])};
 }
 
-using PairTile = float[kPairTile][kMostHeadDim + 1];
+template <int kDim>
+using PairTile = float[kPairTile][kDim + 1];
 
-__device__ inline void load_pair_tile(PairTile& tile, const FloatRows& x, std::int64_t row,
-                                      std::int64_t count, std::int64_t column, std::int64_t dim) {
+/// Shared memory of both kernels for heads of up to kDim values.
+template <int kDim>
+struct GradientMemory {
+  PairTile<kDim> queries, d_outs, keys, values;
+  float weights[kPairTile][kPairTile + 1], d_scores[kPairTile][kPairTile + 1];
+};
+
+template <int kPitch>
+__device__ void load_pair_tile(float (&tile)[kPairTile][kPitch], const FloatRows& x,
+                               std::int64_t row, std::int64_t count, std::int64_t column,
+                               std::int64_t dim) {
   load_head_tile(tile, count, dim,
                  [&](std::int64_t i, std::int64_t d) { return x.load(row + i, column + d); });
 }
 
-/// Grid: tiles of queries, heads, sequences.
+/// A block has a tile of queries; the last come first.
+template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_d_q_kernel(AttentionGradient g) {
-  __shared__ PairTile queries, d_outs, keys, values;
-  __shared__ float d_scores[kPairTile][kPairTile + 1];
-  const std::int64_t first = std::int64_t{blockIdx.x} * kPairTile, start = blockIdx.z * g.length;
-  const std::int64_t head = blockIdx.y, kv_head = head / (g.shape.heads / g.shape.kv_heads);
+  auto& [queries, d_outs, keys, values, weights, d_scores] =
+      *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
+  const TileOrder::Place place = g.order.at(blockIdx.x);
+  const std::int64_t first = std::int64_t{g.order.tiles - 1 - place.rank} * kPairTile;
+  const auto heads = static_cast<unsigned>(g.shape.heads);
+  const unsigned head = place.line % heads;
+  const std::int64_t start = place.line / heads * g.length;
+  const unsigned kv_head = head / (heads / static_cast<unsigned>(g.shape.kv_heads));
   const std::int64_t dim = g.shape.head_dim, count = g.length - first;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
   const int part = static_cast<int>(threadIdx.x) % kRowThreads;
   const std::int64_t query = first + row;
-  const std::int64_t line = (blockIdx.z * g.shape.heads + head) * g.length + query;
+  const std::int64_t line = place.line * g.length + query;
   load_pair_tile(queries, g.q, start + first, count, head * dim, dim);
   load_pair_tile(d_outs, g.d_out, start + first, count, head * dim, dim);
 
-  float sums[kValuesAThread] = {};
+  float sums[kDim / kRowThreads] = {};
   for (std::int64_t key = 0; key <= first; key += kPairTile) {
     __syncthreads();
     load_pair_tile(keys, g.k, start + key, g.length - key, kv_head * dim, dim);
@@ -93,12 +110,17 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_q_kernel(Attent
   }
 }
 
-/// Grid: tiles of keys, key heads, sequences. Sums over the heads of a group, then over queries.
+/// A block has a tile of keys. Sums over the heads of a group, then over queries.
+template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(AttentionGradient g) {
-  __shared__ PairTile queries, d_outs, keys, values;
-  __shared__ float weights[kPairTile][kPairTile + 1], d_scores[kPairTile][kPairTile + 1];
-  const std::int64_t first = std::int64_t{blockIdx.x} * kPairTile, start = blockIdx.z * g.length;
-  const std::int64_t kv_head = blockIdx.y, group = g.shape.heads / g.shape.kv_heads;
+  auto& [queries, d_outs, keys, values, weights, d_scores] =
+      *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
+  const TileOrder::Place place = g.order.at(blockIdx.x);
+  const std::int64_t first = std::int64_t{place.rank} * kPairTile;
+  const auto heads = static_cast<unsigned>(g.shape.heads);
+  const auto kv_heads = static_cast<unsigned>(g.shape.kv_heads);
+  const std::int64_t sequence = place.line / kv_heads, start = sequence * g.length;
+  const unsigned kv_head = place.line % kv_heads, group = heads / kv_heads;
   const std::int64_t dim = g.shape.head_dim, count = g.length - first;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
   const int part = static_cast<int>(threadIdx.x) % kRowThreads;
@@ -106,8 +128,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(Atten
   load_pair_tile(keys, g.k, start + first, count, kv_head * dim, dim);
   load_pair_tile(values, g.v, start + first, count, kv_head * dim, dim);
 
-  float key_sums[kValuesAThread] = {}, value_sums[kValuesAThread] = {};
-  for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+  float key_sums[kDim / kRowThreads] = {}, value_sums[kDim / kRowThreads] = {};
+  for (unsigned head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     for (std::int64_t query = first; query < g.length; query += kPairTile) {
       __syncthreads();
       load_pair_tile(queries, g.q, start + query, g.length - query, head * dim, dim);
@@ -116,7 +138,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(Atten
       for (int j = part; j < kPairTile; j += kRowThreads) {
         PairGradient pair{0.0f, 0.0f};
         if (query + j < g.length && key <= query + j) {
-          pair = pair_gradient(g, (blockIdx.z * g.shape.heads + head) * g.length + query + j,
+          pair = pair_gradient(g, (sequence * heads + head) * g.length + query + j,
                                dot(queries[j], keys[row], dim), dot(d_outs[j], values[row], dim));
         }
         weights[row][j] = pair.weight;

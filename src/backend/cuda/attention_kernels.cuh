@@ -1,18 +1,17 @@
-// Kernels of causal attention over blocks of 32 keys: 16 queries of one head a block of threads,
-// eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
+// Kernels of causal attention of any rows over blocks of 32 keys: 16 queries of one head a block of
+// threads, eight threads a query. All sums are f32; the softmax is rescaled as larger scores come.
 #pragma once
 
-#include "backend/cache_rows.h"
-#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/key_parts.cuh"
+#include "backend/cuda/tensor_core.cuh"
 
 namespace quest::cuda {
 
-inline constexpr int kMostHeadDim = 128;
+inline constexpr int kMostHeadDim = 256;
 inline constexpr int kQueryTile = 16;
 inline constexpr int kKeyTile = 32;
 inline constexpr int kRowThreads = 8;  // of one query
 inline constexpr int kAttentionThreads = kQueryTile * kRowThreads;
-inline constexpr int kValuesAThread = kMostHeadDim / kRowThreads;
 
 /// Keys or values: floats, or codes with a scale for each row and head.
 struct KeyRows {
@@ -27,25 +26,16 @@ struct KeyRows {
   }
 };
 
-/// The sequences of a call: a list, or equal ones at equal distances.
-struct Spans {
-  const SequenceSpan* list;  ///< null: equal ones
-  SequenceSpan first;
-  std::int64_t row_step, cache_step;
-  __device__ SequenceSpan at(std::int64_t i) const {
-    if (list != nullptr) return list[i];
-    return {first.first_row + i * row_step, first.count, first.position,
-            first.cache_row + i * cache_step};
-  }
-};
-
 struct Attention {
   FloatRows out, q;
   KeyRows k, v;
   float* log_sums;  ///< [span, H, count of the span], for equal spans; null: none
   Spans spans;
   HeadShape shape;
-  float scale;  ///< 1 / sqrt(D)
+  float scale;      ///< 1 / sqrt(D)
+  TileOrder order;  ///< line: span * H + head
+  PartSums parts;   ///< states null: keys are not cut
+  unsigned most_parts;
 };
 
 /// Joins the eight threads of a row.
@@ -58,8 +48,8 @@ __device__ float row_join(float value, Op op) {
 }
 
 /// tile[i][d] = rows first + i, i < count, of a head; zeros after them.
-template <int kRows, typename Load>
-__device__ void load_head_tile(float (&tile)[kRows][kMostHeadDim + 1], std::int64_t count,
+template <int kRows, int kPitch, typename Load>
+__device__ void load_head_tile(float (&tile)[kRows][kPitch], std::int64_t count,
                                std::int64_t head_dim, Load load) {
   for (std::int64_t t = threadIdx.x; t < kRows * head_dim; t += blockDim.x) {
     const std::int64_t i = t / head_dim, d = t % head_dim;
@@ -96,31 +86,48 @@ struct RunningSoftmax {
   }
 };
 
-/// Grid: tiles of queries, heads, spans.
+/// Shared memory of the kernel for heads of up to kDim values.
+template <int kDim>
+struct AttentionMemory {
+  float queries[kQueryTile][kDim + 1], keys[kKeyTile][kDim + 1], values[kKeyTile][kDim + 1];
+  float weights[kQueryTile][kKeyTile + 1];
+};
+
+template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
-  __shared__ float queries[kQueryTile][kMostHeadDim + 1];
-  __shared__ float keys[kKeyTile][kMostHeadDim + 1];
-  __shared__ float values[kKeyTile][kMostHeadDim + 1];
-  __shared__ float weights[kQueryTile][kKeyTile + 1];
-  const SequenceSpan span = a.spans.at(blockIdx.z);
-  const std::int64_t first = std::int64_t{blockIdx.x} * kQueryTile;
-  if (first >= span.count) return;
-  const std::int64_t head = blockIdx.y, kv_head = head / (a.shape.heads / a.shape.kv_heads);
+  auto& [queries, keys, values, weights] =
+      *reinterpret_cast<AttentionMemory<kDim>*>(dynamic_shared());
+  const TileOrder::Place place = a.order.at(blockIdx.x / a.most_parts);
+  const std::int64_t head = place.line % a.shape.heads, span_index = place.line / a.shape.heads;
+  const SequenceSpan span = a.spans.at(span_index);
+  const std::int64_t first =
+      ((span.count + kQueryTile - 1) / kQueryTile - 1 - place.rank) * kQueryTile;
+  if (first < 0) return;
+  const std::int64_t kv_head = head / (a.shape.heads / a.shape.kv_heads);
   const std::int64_t dim = a.shape.head_dim;
   const std::int64_t count = span.count - first < kQueryTile ? span.count - first : kQueryTile;
   const int row = static_cast<int>(threadIdx.x) / kRowThreads;
-  const int part = static_cast<int>(threadIdx.x) % kRowThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kRowThreads;
   const std::int64_t visible = row < count ? span.position + first + row + 1 : 0;
   load_head_tile(queries, count, dim, [&](std::int64_t i, std::int64_t d) {
     return a.q.load(span.first_row + first + i, head * dim + d);
   });
 
-  RunningSoftmax softmax;
-  float sums[kValuesAThread] = {};
   const std::int64_t last = span.position + first + count;  // keys that any of the queries sees
-  for (std::int64_t key = 0; key < last; key += kKeyTile) {
+  std::int64_t begin = 0, end = last, parts = 1;
+  const unsigned part = blockIdx.x % a.most_parts;
+  if (a.parts.states != nullptr) {
+    const KeySplit split(span, a.shape);
+    parts = split.parts;
+    begin = part * split.keys;
+    if (begin + split.keys < end) end = begin + split.keys;
+  }
+  if (part >= parts) return;
+  RunningSoftmax softmax;
+  float sums[kDim / kRowThreads] = {};
+  for (std::int64_t key = begin; key < end; key += kKeyTile) {
     __syncthreads();
-    const std::int64_t left = last - key, from = span.cache_row + key;
+    const std::int64_t left = end - key, from = span.cache_row + key;
     load_head_tile(keys, left, dim,
                    [&](std::int64_t i, std::int64_t d) { return a.k.load(from + i, kv_head, d); });
     load_head_tile(values, left, dim,
@@ -128,28 +135,36 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
     __syncthreads();
     float scores[kKeyTile / kRowThreads];
     for (int i = 0; i < kKeyTile / kRowThreads; ++i) {
-      const int j = part + i * kRowThreads;
+      const int j = lane + i * kRowThreads;
       scores[i] = key + j < visible ? a.scale * dot(queries[row], keys[j], dim) : -HUGE_VALF;
     }
-    const float shrink = softmax.take(scores, weights[row], part);
+    const float shrink = softmax.take(scores, weights[row], lane);
     __syncwarp();  // The threads of a row are in one warp.
-    for (int i = 0; part + i * kRowThreads < dim; ++i) {
+    for (int i = 0; lane + i * kRowThreads < dim; ++i) {
       float sum = sums[i] * shrink;
       for (int j = 0; j < kKeyTile; ++j) {
-        sum = fmaf(weights[row][j], values[j][part + i * kRowThreads], sum);
+        sum = fmaf(weights[row][j], values[j][lane + i * kRowThreads], sum);
       }
       sums[i] = sum;
     }
   }
   const float denominator = row_join(softmax.denominator, Plus());
   if (row >= count) return;
-  for (int i = 0; part + i * kRowThreads < dim; ++i) {
-    a.out.store(span.first_row + first + row, head * dim + part + i * kRowThreads,
+  if (parts > 1) {
+    const std::int64_t at =
+        a.parts.slot(span_index, first + row, parts, part) * a.shape.heads + head;
+    for (int i = 0; lane + i * kRowThreads < dim; ++i) {
+      a.parts.sums[at * dim + lane + i * kRowThreads] = sums[i];
+    }
+    if (lane == 0) a.parts.states[at] = {softmax.largest * kLog2E, denominator};
+    return;
+  }
+  for (int i = 0; lane + i * kRowThreads < dim; ++i) {
+    a.out.store(span.first_row + first + row, head * dim + lane + i * kRowThreads,
                 sums[i] / denominator);
   }
-  if (a.log_sums != nullptr && part == 0) {
-    a.log_sums[(blockIdx.z * a.shape.heads + head) * span.count + first + row] =
-        softmax.largest + logf(denominator);
+  if (a.log_sums != nullptr && lane == 0) {
+    a.log_sums[place.line * span.count + first + row] = softmax.largest + logf(denominator);
   }
 }
 
@@ -157,14 +172,17 @@ struct CacheAppend {
   KeyRows cache;  ///< its memory is written
   FloatRows x;
   Spans spans;
+  TileOrder order;  ///< line: span * heads + head; a tile is a row
+  unsigned heads;
 };
 
-/// Grid: rows of a span, heads, spans; one warp.
+/// A warp has a row of a head.
 __global__ void cache_append_kernel(CacheAppend a) {
-  const SequenceSpan span = a.spans.at(blockIdx.z);
-  if (blockIdx.x >= span.count) return;
-  const std::int64_t from = span.first_row + blockIdx.x, head = blockIdx.y;
-  const std::int64_t to = span.cache_row + span.position + blockIdx.x;
+  const auto [line, row] = a.order.at(blockIdx.x);
+  const SequenceSpan span = a.spans.at(line / a.heads);
+  if (row >= span.count) return;
+  const std::int64_t from = span.first_row + row, head = line % a.heads;
+  const std::int64_t to = span.cache_row + span.position + row;
   const std::int64_t dim = a.cache.head_dim, first = head * dim;
   if (a.cache.codes == nullptr) {
     for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {

@@ -16,7 +16,7 @@ namespace quest {
 
 /// See backend.h for what each kernel computes. Copies from and to the host end before they return;
 /// all else is asynchronous, and what the host reads it reads by `copy`. Same inputs, same bits:
-/// no kernel adds atomically. Heads may have up to 128 values. To be used on the thread that made
+/// no kernel adds atomically. Heads may have up to 256 values. To be used on the thread that made
 /// it, beside no backend of another device: launches go to that thread's current device.
 class CudaBackend : public Backend {
  public:

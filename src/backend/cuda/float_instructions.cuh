@@ -1,0 +1,22 @@
+// Instructions on floats that C++ has no name for, each in one function. All exist from sm_80 on.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace quest::cuda {
+
+/// 2^x to two units in the last place; 0 where the result is below the smallest normal number.
+__device__ inline float fast_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+/// Both rounded to bf16, to nearest even; `low` is the lower half.
+__device__ inline unsigned bf16_pair(float low, float high) {
+  unsigned result;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+
+}  // namespace quest::cuda

@@ -1,0 +1,101 @@
+// Keys of a sequence that are cut into parts for several blocks (flash-decoding): how, what each
+// part leaves, and the kernel that joins them, in order.
+#pragma once
+
+#include "backend/cuda/attention_order.cuh"
+#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/float_instructions.cuh"
+
+namespace quest::cuda {
+
+/// Spans of more queries are left to tiles of queries, where there are such for the cache's type.
+inline constexpr std::int64_t kFewQueries = 16;
+inline constexpr int kSplitRows = 16;
+/// Parts of all queries of a span: what the workspace has to hold.
+inline constexpr std::int64_t kMostParts = 128;
+
+/// How the keys of a span are cut. It depends on the span and on heads alone, so that a sequence
+/// computes the same bits beside any others.
+struct KeySplit {
+  std::int64_t parts, keys;  ///< keys of each part but the last, a multiple of 64
+
+  __host__ __device__ KeySplit(const SequenceSpan& span, const HeadShape& shape) {
+    constexpr std::int64_t kStep = 64;
+    const std::int64_t count = span.count > 0 ? span.count : 1;
+    const std::int64_t rows = count * (shape.heads / shape.kv_heads);
+    const std::int64_t blocks = shape.kv_heads * ((rows + kSplitRows - 1) / kSplitRows);
+    const std::int64_t steps = (span.position + count + kStep - 1) / kStep;
+    std::int64_t most = (kEnoughBlocks + blocks - 1) / blocks;
+    if (most > kMostParts / count) most = kMostParts / count;
+    if (most > steps) most = steps;
+    if (count > kFewQueries) most = 1;
+    const std::int64_t part_steps = (steps + most - 1) / most;
+    parts = (steps + part_steps - 1) / part_steps;
+    keys = part_steps * kStep;
+  }
+};
+
+/// What a part gives of a query and head, beside sums.
+struct alignas(8) PartState {
+  float base;  ///< sums and denominator are relative to 2^base
+  float denominator;
+};
+
+/// Where parts leave what they found.
+struct PartSums {
+  float* sums;        ///< [span, slots, H, D]; a slot is a part of a query
+  PartState* states;  ///< [span, slots, H]
+  std::int64_t slots;
+
+  __device__ std::int64_t slot(std::int64_t span, std::int64_t query, std::int64_t parts,
+                               std::int64_t part) const {
+    return span * slots + query * parts + part;
+  }
+};
+
+/// Spans by their number of queries.
+struct CountRange {
+  std::int64_t least, most;
+  __host__ __device__ bool has(const SequenceSpan& span) const {
+    return span.count >= least && span.count <= most;
+  }
+};
+
+struct PartJoin {
+  FloatRows out;
+  PartSums parts;
+  Spans spans;
+  HeadShape shape;
+  CountRange taken;
+};
+
+inline constexpr int kJoinThreads = 128;
+
+/// A block has a query and head, of most_rows queries a span.
+__global__ void __launch_bounds__(kJoinThreads) join_parts_kernel(PartJoin a, unsigned most_rows) {
+  const auto heads = static_cast<unsigned>(a.shape.heads);
+  const unsigned head = blockIdx.x % heads, query = blockIdx.x / heads % most_rows;
+  const unsigned span_index = blockIdx.x / heads / most_rows;
+  const SequenceSpan span = a.spans.at(span_index);
+  if (query >= span.count || !a.taken.has(span)) return;
+  const KeySplit split(span, a.shape);
+  if (split.parts == 1) return;
+  const std::int64_t first = a.parts.slot(span_index, query, split.parts, 0);
+  const PartState* const states = a.parts.states + first * heads + head;
+  float base = -HUGE_VALF, denominator = 0.0f;
+  for (int part = 0; part < split.parts; ++part) base = fmaxf(base, states[part * heads].base);
+  for (std::int64_t d = threadIdx.x; d < a.shape.head_dim; d += kJoinThreads) {
+    const float* const sums = a.parts.sums + (first * heads + head) * a.shape.head_dim + d;
+    float sum = 0.0f;
+    denominator = 0.0f;
+    for (int part = 0; part < split.parts; ++part) {
+      const PartState state = states[part * heads];
+      const float by = state.base == -HUGE_VALF ? 0.0f : fast_exp2(state.base - base);
+      denominator = fmaf(by, state.denominator, denominator);
+      sum = fmaf(by, sums[part * heads * a.shape.head_dim], sum);
+    }
+    a.out.store(span.first_row + query, head * a.shape.head_dim + d, sum / denominator);
+  }
+}
+
+}  // namespace quest::cuda
