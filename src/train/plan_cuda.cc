@@ -22,7 +22,9 @@ std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
   const std::int64_t rows = config.batch_size * config.seq_len;
   const auto element = static_cast<std::int64_t>(size_bytes(config.compute));
   const std::int64_t norm_sums = divide_up(rows, kNormRows) * config.model.width * 4;
-  const std::int64_t attention_corrections = rows * config.model.heads * 4;
+  // A number a query and head, on tensor cores two.
+  const std::int64_t query_lines =
+      rows * config.model.heads * (config.compute == DType::kBF16 ? 8 : 4);
   std::int64_t operands = 0, gradients = 0, lines = 0;
   for_each_product(config, [&](std::int64_t count, std::int64_t outputs, std::int64_t columns,
                                const LinearScheme& scheme) {
@@ -35,8 +37,8 @@ std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
       gradients = std::max(gradients, count * outputs * element);
     }
   });
-  return static_cast<std::size_t>(std::max(norm_sums, attention_corrections) + operands +
-                                  gradients + lines + kLibraryBytes);
+  return static_cast<std::size_t>(std::max(norm_sums, query_lines) + operands + gradients + lines +
+                                  kLibraryBytes);
 }
 
 }  // namespace quest
