@@ -54,15 +54,13 @@ class BenchInferCommand : public Command {
     app.add_option("--scheme", schemes_, "schemes, likewise [w4a4,w2a2,w1a1]")
         ->type_name("S")
         ->delimiter(',');
-    CLI::Option* threads =
-        app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]")
-            ->type_name("N")
-            ->delimiter(',')
-            ->check(whole_from_to("--threads", 1, 1024));
-    app.add_option("--device", device_, "cpu, or cuda, cuda:N, where --threads says nothing")
+    app.add_option("--threads", threads_, "numbers of threads, likewise [1,2]; cpu alone has any")
+        ->type_name("N")
+        ->delimiter(',')
+        ->check(whole_from_to("--threads", 1, 1024));
+    app.add_option("--device", device_, "cpu, cuda, cuda:N or reference")
         ->type_name("DEVICE")
-        ->capture_default_str()
-        ->excludes(threads);
+        ->capture_default_str();
     add_whole(app, "--vocab", vocab_, {.low = 2, .high = 1 << 20}, "vocabulary");
     add_whole(app, "--prefill", prefill_, {.low = 1, .high = 1 << 16}, "tokens of the prompt");
     add_whole(app, "--decode", decode_, {.low = 1, .high = 1 << 16}, "tokens made one by one");
@@ -176,11 +174,12 @@ class BenchInferCommand : public Command {
       return;
     }
     std::string text = to_text(machine);
+    if (device_ != "cpu") text += fmt::format("device    {}\n", results.front().device);
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
         "read      weights' bytes a token over the time of products, and the share of the rate at\n"
         "          which this machine reads as many bytes over and over (another device copies)\n"
-        "products  operations of the quantized layers, two a weight, and the share of {}'s peak\n"
+        "products  operations of the quantized layers, two a weight, and the share of: {}\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"
         "\n",
         with_commas(vocab_), embedding_bits_, head_bits_, dtype_, results.front().int8_peak.name);

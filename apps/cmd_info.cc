@@ -96,7 +96,8 @@ class InfoCommand : public Command {
 
   void declare(CLI::App& app) override {
     CLI::Option* model =
-        app.add_option("--model", model_folder_, "a model or run folder, instead of settings")
+        app.add_option("--model", model_folder_,
+                       "a model or run folder; what --config says of the model is passed over")
             ->type_name("DIR")
             ->check([](const std::string& folder) {
               if (folder.empty()) throw UsageError("--model names no folder");
@@ -118,6 +119,7 @@ class InfoCommand : public Command {
   }
 
   int run() override {
+    if (!model_folder_.empty()) settings_.refuse_set_arguments(kModelKeys, "--model");
     TrainSettings settings = settings_.resolve(model_preset);
     if (settings_.print_config_requested()) {
       print_out(print_config(settings));
@@ -128,7 +130,6 @@ class InfoCommand : public Command {
       model.config = model_config(settings, load_tokenizer(settings.data.tokenizer)->vocab_size());
       model.scheme = model_scheme(settings, model.config);
     } else {
-      settings_.refuse_set_arguments(kModelKeys, "--model");
       model = describe_model_folder(model_folder_);
       settings.train.seq_len = model.config.max_positions;
     }

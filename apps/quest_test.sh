@@ -420,6 +420,9 @@ check "a command behind -- is refused" refused 2 "quest data synth cannot use th
   data synth --out "$folder/never.txt" --tokens 9 -- info
 check "info --model takes no preset" refused 2 'excludes' \
   info --model "$folder/model" --preset nano
+"$quest" bench infer --threads 1 --print-config >"$folder/infer.toml"
+check "a printed config of bench infer is a config" "$quest" bench infer --config "$folder/infer.toml" \
+  --print-config
 check "and none of its sizes by --set" refused 2 '--model excludes --set model.width=64' \
   info --model "$folder/model" --set model.width=64
 check "info --model '' is a usage error" refused 2 '--model names no folder' info --model ''

@@ -72,22 +72,25 @@ double WorkTimes::total_bound_seconds() const {
 
 const WorkTimes& TimingBackend::times() {
   inner_.synchronize();
-  for (std::size_t run = 0; run < runs_.size(); ++run) {
-    const auto& [kind, work] = runs_[run];
+  for (const auto& [kind, work, first_mark, last_mark] : runs_) {
     const auto i = static_cast<std::size_t>(kind);
-    times_.seconds[i] += stopwatch_->seconds(2 * run, 2 * run + 1);
+    times_.seconds[i] += stopwatch_->seconds(first_mark, last_mark);
     times_.operations[i] += work.operations;
     if (roofline_) times_.bound_seconds[i] += roofline_->bound(work).seconds;
   }
-  runs_.clear();
-  stopwatch_->clear();
+  forget_marks();
   return times_;
 }
 
 void TimingBackend::reset_times() {
+  forget_marks();
+  times_ = {};
+}
+
+void TimingBackend::forget_marks() {
   runs_.clear();
   stopwatch_->clear();
-  times_ = {};
+  marks_ = 0;
 }
 
 void TimingBackend::copy(Tensor dst, Tensor src) {

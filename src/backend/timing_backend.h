@@ -50,7 +50,10 @@ class TimingBackend : public Backend {
   const WorkTimes& times();
   void reset_times();
   /// From now on the least time of each kernel is booked too.
-  void set_roofline(const Roofline& roofline) { roofline_ = roofline; }
+  void set_roofline(const Roofline& roofline) {
+    times();
+    roofline_ = roofline;
+  }
 
   std::string name() const override { return inner_.name(); }
   Place place() const override { return inner_.place(); }
@@ -126,20 +129,30 @@ class TimingBackend : public Backend {
   struct Run {
     Work kind;
     KernelWork work;
+    std::size_t first_mark, last_mark;
   };
 
-  // Runs `kernel` between two marks; `times` books its time, and what it does, under `kind`.
+  // Marks are few enough that a pass without `times` takes no memory to speak of.
+  static constexpr std::size_t kMostRuns = 4096;
+
+  // Runs `kernel` between two marks; `times` books its time, and what it does, under `kind`. One
+  // that throws is not booked.
   template <typename Kernel>
   void timed(Work kind, const KernelWork& work, Kernel kernel) {
+    if (marks_ + 2 > 2 * kMostRuns) times();
+    const std::size_t first = marks_++;
     stopwatch_->mark();
     kernel();
     stopwatch_->mark();
-    runs_.push_back({kind, work});
+    runs_.push_back({kind, work, first, marks_++});
   }
+
+  void forget_marks();
 
   Backend& inner_;
   std::unique_ptr<Stopwatch> stopwatch_;
-  std::vector<Run> runs_;  // not booked yet; run i is between marks 2 i and 2 i + 1
+  std::vector<Run> runs_;  // not booked yet
+  std::size_t marks_ = 0;  // of the stopwatch
   WorkTimes times_;
   std::optional<Roofline> roofline_;
 };

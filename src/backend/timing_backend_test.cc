@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "backend/kernel_cases.h"
+#include "core/error.h"
 
 namespace quest {
 namespace {
@@ -55,22 +58,27 @@ class QueueingBackend : public TimingBackend {
  public:
   explicit QueueingBackend(Backend& inner) : TimingBackend(inner) {}
   void synchronize() override { ++waits; }
+  void zero(Tensor x) override {
+    if (broken) fail("broken");
+    TimingBackend::zero(x);
+  }
   std::unique_ptr<Stopwatch> make_stopwatch() override {
     struct Marks : Stopwatch {
-      explicit Marks(const QueueingBackend& of) : backend(of) {}
-      void mark() override { ++count; }
+      explicit Marks(QueueingBackend& of) : backend(of) {}
+      void mark() override { ++backend.marks; }
       double seconds(std::size_t from, std::size_t to) const override {
-        EXPECT_EQ(backend.waits, 1) << "read before the device was waited for";
-        EXPECT_LT(to, count);
+        EXPECT_GE(backend.waits, 1) << "read before the device was waited for";
+        EXPECT_LT(to, backend.marks);
         return static_cast<double>(to - from) * static_cast<double>(to);
       }
-      void clear() override { count = 0; }
-      const QueueingBackend& backend;
-      std::size_t count = 0;
+      void clear() override { backend.marks = 0; }
+      QueueingBackend& backend;
     };
     return std::make_unique<Marks>(*this);
   }
   int waits = 0;
+  std::size_t marks = 0;
+  bool broken = false;
 };
 
 TEST(TimingBackend, WaitsForTheDeviceOnlyWhenTimesAreAskedFor) {
@@ -88,6 +96,44 @@ TEST(TimingBackend, WaitsForTheDeviceOnlyWhenTimesAreAskedFor) {
   EXPECT_EQ(device.waits, 1);
   EXPECT_EQ(times.seconds[static_cast<std::size_t>(Work::kForwardProduct)], 1.0 + 5.0);
   EXPECT_EQ(times.seconds[static_cast<std::size_t>(Work::kMove)], 3.0);
+}
+
+TEST(TimingBackend, MarksOfAnyNumberOfKernelsTakeBoundedMemory) {
+  const auto reference = make_reference_backend();
+  QueueingBackend device(*reference);
+  TimingBackend backend(static_cast<Backend&>(device));
+  const OwnedTensor x({1, 1}, DType::kF32);
+  device.waits = 1;  // marks can be read
+  std::size_t most = 0;
+  for (int i = 0; i < 20000; ++i) {
+    backend.zero(x);
+    most = std::max(most, device.marks);
+  }
+  EXPECT_LE(most, 2u * 4096);
+  EXPECT_GT(backend.times().seconds[static_cast<std::size_t>(Work::kMove)], 0);
+}
+
+// The marks of what came before and after it keep their places.
+TEST(TimingBackend, AKernelThatThrowsIsNotBooked) {
+  const auto reference = make_reference_backend();
+  QueueingBackend device(*reference);
+  TimingBackend backend(static_cast<Backend&>(device));
+  const OwnedTensor x({3, 5}, DType::kF32);
+  device.broken = true;
+  EXPECT_THROW(backend.zero(x), Error);
+  device.broken = false;
+  backend.zero(x);
+  // Marks 1 and 2: see QueueingBackend.
+  EXPECT_EQ(backend.times().seconds[static_cast<std::size_t>(Work::kMove)], 1.0 * 2.0);
+}
+
+TEST(TimingBackend, ARooflineBoundsWhatComesAfterIt) {
+  const auto reference = make_reference_backend();
+  TimingBackend backend(*reference);
+  const OwnedTensor x({3, 5}, DType::kF32);
+  backend.zero(x);
+  backend.set_roofline(two_levels());
+  EXPECT_EQ(backend.times().total_bound_seconds(), 0);
 }
 
 TEST(TimingBackend, WithoutARooflineThereAreNoBounds) {

@@ -53,14 +53,16 @@ Tensor parse_entry(const Json& entry, std::span<const std::byte> data) {
   return Tensor(const_cast<std::byte*>(data.data() + begin), shape, dtype);
 }
 
-// The header as JSON; null if it is none. A name that stands twice, of which the parser would keep
-// one in silence, is reported in `twice`.
+// The header as JSON; null if it is none. A name that stands twice in an object, of which the
+// parser would keep one in silence, is reported in `twice`.
 Json parse_header(const char* text, std::size_t size, std::string& twice) {
-  std::set<std::string> names;
-  const auto note_names = [&](int depth, Json::parse_event_t event, const Json& parsed) {
-    if (depth == 1 && event == Json::parse_event_t::key) {
+  std::vector<std::set<std::string>> names;  // of the objects that are open
+  const auto note_names = [&](int, Json::parse_event_t event, const Json& parsed) {
+    if (event == Json::parse_event_t::object_start) names.emplace_back();
+    if (event == Json::parse_event_t::object_end) names.pop_back();
+    if (event == Json::parse_event_t::key) {
       const auto& name = parsed.get_ref<const std::string&>();
-      if (!names.insert(name).second) twice = name;
+      if (!names.back().insert(name).second) twice = name;
     }
     return true;
   };
@@ -83,7 +85,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   std::string twice;
   const Json header = parse_header(text, header_bytes, twice);
   if (!header.is_object()) fail("{}: the safetensors header is not a JSON object", where);
-  if (!twice.empty()) fail("{}: the header has two entries '{}'", where, twice);
+  if (!twice.empty()) fail("{}: the header has '{}' twice in one object", where, twice);
   const auto data = bytes.subspan(kPrefixBytes + header_bytes);
   for (const auto& [name, entry] : header.items()) {
     try {

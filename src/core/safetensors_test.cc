@@ -88,6 +88,9 @@ TEST_F(SafetensorsTest, HostileHeadersAreRefused) {
         R"({"__metadata__":{"a":1}})",
         R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},)"
         R"("a":{"dtype":"I8","shape":[2],"data_offsets":[2,4]}})",
+        R"({"a":{"dtype":"I8","dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
+        R"({"a":{"dtype":"I8","shape":[4],"shape":[2],"data_offsets":[0,2]}})",
+        R"({"__metadata__":{"a":"1","a":"2"}})",
         R"({"a":{"dtype":"I8","shape":[3],"data_offsets":[0,3]},)"
         R"("b":{"dtype":"I8","shape":[2],"data_offsets":[2,4]}})"}) {
     const std::uint64_t size = std::strlen(header);

@@ -132,7 +132,7 @@ ModelDescription load_description(const fs::path& folder) {
 ModelDescription describe_model_folder(const fs::path& path) {
   const fs::path folder = find_model_folder(path);
   ModelDescription description = load_description(folder);
-  open_weights(folder, description);
+  if (description.written_by_quest) open_weights(folder, description);
   return description;
 }
 

@@ -39,8 +39,8 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path);
 /// The description in `folder`'s config.json. Throws Error.
 ModelDescription load_description(const std::filesystem::path& folder);
 
-/// The description of `find_model_folder(path)`, whose weights file is whole and was saved with it.
-/// Throws Error.
+/// The description of `find_model_folder(path)`. Of our own folders the weights file is whole, and
+/// was saved with it; of others it is not read. Throws Error.
 ModelDescription describe_model_folder(const std::filesystem::path& path);
 
 /// Loads `find_model_folder(path)` onto `backend`, which must outlive the result; `compute` is F32

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <type_traits>
+#include <vector>
 
 #include "backend/arena.h"
+#include "core/rng.h"
 
 namespace quest {
 namespace {
@@ -15,7 +18,34 @@ constexpr double kShortSeconds = 1e-3;
 constexpr int kRepeats = 8;
 constexpr double kLongEnoughSeconds = 0.3;
 
-// A product of square matrices of zeros.
+// x = random values, the same in each block of kDrawnRows rows; zeros would not draw the power, and
+// so not have the clock, of a product of anything.
+void fill(Backend& backend, Tensor x) {
+  constexpr std::int64_t kDrawnRows = 64;
+  Rng rng(1, RngPurpose::kTest);
+  const auto draw = [&](auto one) {
+    std::vector<decltype(one)> values(static_cast<std::size_t>(kDrawnRows * x.cols()));
+    for (auto& value : values) {
+      if constexpr (std::is_same_v<decltype(one), std::int8_t>) {
+        value = static_cast<std::int8_t>(static_cast<int>(rng.below(16)) - 8);
+      } else if constexpr (std::is_same_v<decltype(one), BFloat16>) {
+        value = to_bfloat16(static_cast<float>(rng.normal()));
+      } else {
+        value = static_cast<float>(rng.normal());
+      }
+    }
+    const Tensor drawn = view_of(values.data(), {kDrawnRows, x.cols()});
+    for (std::int64_t row = 0; row < x.rows(); row += kDrawnRows) {
+      backend.copy(x.rows_slice(row, row + kDrawnRows), drawn);
+    }
+    backend.synchronize();
+  };
+  if (x.dtype == DType::kI8) return draw(std::int8_t{});
+  if (x.dtype == DType::kBF16) return draw(BFloat16{});
+  draw(float{});
+}
+
+// A product of square matrices.
 class SquareProduct {
  public:
   SquareProduct(Backend& backend, std::int64_t size, DType operands)
@@ -27,6 +57,7 @@ class SquareProduct {
         w_{arena_.take({size, size}, operands), {}, {}, {}},
         y_(arena_.take({size, size}, DType::kF32)) {
     for (QuantizedRows* const rows : {&x_, &w_}) {
+      fill(backend_, rows->codes);
       rows->steps = arena_.take({size}, DType::kF32);
       rows->code_sums = arena_.take({size}, DType::kI32);
     }
