@@ -82,6 +82,7 @@ InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
     times.decode.push_back(decode);
     times.prefill_product.push_back(prefill_product);
     times.decode_product.push_back(product_seconds(backend));
+    times.read_rates.push_back(work.read_rate());
   }
   for (const std::int64_t batch : work.batches) {
     times.batch_decode[batch] = time_batch(model, tokens, batch, work);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -16,14 +17,18 @@ struct InferenceWork {
   std::int64_t decode_tokens;
   std::vector<std::int64_t> batches;  ///< sequences that decode side by side
   std::int64_t repetitions;
+  /// Bytes a second that this machine reads, asked for after each repetition: what memory gives
+  /// changes by the minute where others share it.
+  std::function<double()> read_rate;
 };
 
-/// Seconds of each repetition.
+/// Seconds of each repetition, and what `read_rate` said after it.
 struct InferenceTimes {
   std::vector<double> prefill;          ///< of `prefill_tokens` in one pass
   std::vector<double> decode;           ///< of `decode_tokens`, one by one, from an empty context
   std::vector<double> prefill_product;  ///< of this, products
   std::vector<double> decode_product;
+  std::vector<double> read_rates;
   /// By the number of sequences: of `decode_tokens` passes, each a token of every sequence.
   std::map<std::int64_t, std::vector<double>> batch_decode;
 };

@@ -32,8 +32,6 @@ struct InferenceResult {
   double linear_flops;  ///< of one token in the linear layers of the blocks
   InferenceTimes times;
   Roofline::UnitRate int8_peak;
-  double read_peak;  ///< 10^9 bytes a second: reads of as many bytes as the weights have; of a
-                     ///< device that is no CPU, copies (read and written)
 };
 
 class BenchInferCommand : public Command {
@@ -114,9 +112,11 @@ class BenchInferCommand : public Command {
             {presets_[m / schemes_.size()], models[m].scheme.to_string(), backend.name(),
              threads_[b], weights.decode_bytes(),
              2.0 * static_cast<double>(models[m].config.linear_parameters()),
-             time_inference(backend, model, {prefill_, decode_, batches_, repetitions_}),
-             rooflines[b].rate(Unit::kInt8),
-             read_peak(backend, rooflines[b], weights.decode_bytes())});
+             time_inference(
+                 backend, model,
+                 {prefill_, decode_, batches_, repetitions_,
+                  [&] { return read_rate(backend, rooflines[b], weights.decode_bytes()); }}),
+             rooflines[b].rate(Unit::kInt8)});
       }
     }
     progress.finish();
@@ -125,10 +125,13 @@ class BenchInferCommand : public Command {
   }
 
  private:
-  static double read_peak(const Backend& backend, const Roofline& roofline, double bytes) {
-    if (backend.place() != Place::kHost) return 1e-9 * roofline.levels.back().bytes_per_second;
-    return measure_read_rate(backend.threads(), static_cast<std::size_t>(bytes));
+  // Reads of as many bytes as the weights have; of a device that is no CPU, copies (read and
+  // written).
+  static double read_rate(const Backend& backend, const Roofline& roofline, double bytes) {
+    if (backend.place() != Place::kHost) return roofline.levels.back().bytes_per_second;
+    return 1e9 * measure_read_rate(backend.threads(), static_cast<std::size_t>(bytes));
   }
+  static double read_peak(const InferenceResult& r) { return 1e-9 * median(r.times.read_rates); }
 
   ModelDescription describe(const std::string& preset, const std::string& scheme) const {
     ModelDescription model;
@@ -196,7 +199,7 @@ class BenchInferCommand : public Command {
           "{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme, r.threads,
           size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
           fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
-                      100 * product_gb_per_s(r) / r.read_peak),
+                      100 * product_gb_per_s(r) / read_peak(r)),
           fmt::format("{:.0f} {:>4.0f} %", product_gops(r), 100 * product_gops(r) / int8_gops(r)));
       text.pop_back();
       for (const std::int64_t batch : batches_) {
@@ -233,7 +236,7 @@ class BenchInferCommand : public Command {
     json["prefill_seconds"] = r.times.prefill;
     json["decode_seconds"] = r.times.decode;
     json["decode_product_gb_per_s"] = product_gb_per_s(r);
-    json["read_peak_gb_per_s"] = r.read_peak;
+    json["read_peak_gb_per_s"] = read_peak(r);
     json["prefill_product_gops"] = product_gops(r);
     json["int8_peak"] = r.int8_peak.name;
     json["int8_peak_gops"] = int8_gops(r);
