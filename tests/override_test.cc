@@ -130,6 +130,38 @@ TEST_P(Override, OfATiedHeadAddsItsGradientToThatOfTheTable) {
   }
 }
 
+// Queries, keys or values as a product of their own, before, between or after what is not.
+TEST_P(Override, OfOnePartLeavesQueriesAndKeysTurnedAndValuesNot) {
+  const ModelConfig config = small_model();
+  const std::int64_t turned = config.query_width() + config.kv_width();
+  const std::int64_t half = config.head_dim / 2;
+  for (const char* const base : {"none", "w4a4"}) {
+    for (const char* const part : {"q", "k", "v"}) {
+      for (const char* const scheme : {"w8a8", "w4a16"}) {
+        const std::string text = std::string("blocks.0.attn.") + part + "=" + scheme;
+        run(base, text.c_str());
+        Arena memory(*backend_, std::size_t{1} << 16);
+        const Tensor y = memory.take({12, config.qkv_width()}, DType::kF32);
+        const Tensor wanted = memory.take({12, config.qkv_width()}, DType::kF32);
+        const Tensor cos = memory.take({kShape.length, half}, DType::kF32);
+        const Tensor sin = memory.take({kShape.length, half}, DType::kF32);
+        set(*backend_, cos, normal_matrix(kShape.length, half, 1));
+        set(*backend_, sin, normal_matrix(kShape.length, half, 2));
+
+        const QuantLinear& qkv = model_->llama().blocks()[0].qkv;
+        const LinearInput& input = activations_.slot(0).qkv_in;
+        qkv.multiply_rope(*backend_, y, input,
+                          {cos, sin, config.rope_layout, kShape.length, turned});
+        qkv.multiply(*backend_, wanted, input, Write::kSet);
+        backend_->rope(wanted.columns(0, turned), cos, sin, config.rope_layout, 0, kShape.length,
+                       false);
+        EXPECT_EQ(to_matrix(*backend_, y).values, to_matrix(*backend_, wanted).values)
+            << text << " over " << base;
+      }
+    }
+  }
+}
+
 TEST_P(Override, ThatIsAbsentLeavesTheHeadAlone) {
   run("w2a2", "blocks.1.mlp.down=w8a8");
   const Matrix x = to_matrix(*backend_, activations_.final_x);

@@ -36,6 +36,7 @@ class PackedLinear {
   void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   /// The second half of it, where the forms are filled.
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// As QuantLinear's, but as two kernels: packed products have no rotary end.
   void multiply_rope(Backend& backend, Tensor y, const LinearInput& input,
                      const Rotary& rotary) const;
   const InputForms& forms() const { return forms_; }

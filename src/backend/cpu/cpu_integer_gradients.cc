@@ -69,12 +69,12 @@ void copy_groups(std::uint8_t* out, const TileSource& source, const TilePart& pa
   }
 }
 
-void multiply_on_tiles(const TileContext& context, const ByteTileKernels& kernels,
+void multiply_on_tiles(Workspace& workspace, int threads, const ByteTileKernels& kernels,
                        const LineProduct& p) {
-  const PlainColumns plain(context.workspace, p.out.cols(), 1.0f);
+  const PlainColumns plain(workspace, p.out.cols(), 1.0f);
   const TileScales scales{1, p.g.sums, plain.biases, p.g.scales, plain.scales};
   const TileSource lines{p.g.codes, 0, p.g.lines, p.g.summed, true, nullptr, copy_groups};
-  multiply_tiles(context,
+  multiply_tiles({workspace, threads, kernels},
                  {lines, columns_source(p.codes, kernels.pack_quads), {p.out, p.write}, &scales});
 }
 
@@ -189,8 +189,7 @@ void multiply(Workspace& workspace, int threads, const QuantKernels& kernels,
               const LineProduct& product) {
   assert(product.g.summed <= 32768);
   if (kernels.byte_tiles != nullptr) {
-    return multiply_on_tiles({workspace, threads, kernels.byte_tiles->multiply},
-                             *kernels.byte_tiles, product);
+    return multiply_on_tiles(workspace, threads, *kernels.byte_tiles, product);
   }
   VectorProduct(workspace, threads, kernels.product, product).run();
 }

@@ -27,8 +27,9 @@ constexpr std::int64_t kCastRows = 256;
 void CpuBackend::multiply_rows(const ProductOutput& out, Tensor x, Tensor w) {
   if (x.rows() > kFewRows) {
     if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, x.dtype, x.rows())) {
-      return multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
-                            {first_rows(*tiles, x), rows_source(w, tiles->pack_transposed), out});
+      return multiply_tiles(
+          {workspace_, threads_, *tiles},
+          {first_rows_source(*tiles, x), rows_source(w, tiles->pack_transposed), out});
     }
     products_.multiply(out.y, {x}, {w, true}, out.write, workspace_);
   } else {
@@ -86,18 +87,17 @@ void CpuBackend::multiply_by_dots(Tensor y, Tensor x, Tensor w, Write write) {
 void CpuBackend::matmul_grad_input(Tensor d_x, Tensor d_y, Tensor w, Write write) {
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.rows())) {
     return multiply_tiles(
-        {workspace_, threads_, tiles->multiply, tiles->in_vectors},
-        {first_rows(*tiles, d_y), columns_source(w, tiles->pack_pairs), {d_x, write}});
+        {workspace_, threads_, *tiles},
+        {first_rows_source(*tiles, d_y), columns_source(w, tiles->pack_pairs), {d_x, write}});
   }
   products_.multiply(d_x, {d_y}, {w}, write, workspace_);
 }
 
 void CpuBackend::matmul_grad_weight(Tensor d_w, Tensor d_y, Tensor x, Write write) {
   if (const Bf16TileKernels* const tiles = bf16_tiles(isa_, d_y.dtype, d_y.cols())) {
-    return multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
-                          {columns_source(d_y, tiles->pack_columns),
-                           columns_source(x, tiles->pack_pairs),
-                           {d_w, write}});
+    return multiply_tiles({workspace_, threads_, *tiles}, {columns_source(d_y, tiles->pack_columns),
+                                                           columns_source(x, tiles->pack_pairs),
+                                                           {d_w, write}});
   }
   products_.multiply(d_w, {d_y, true}, {x}, write, workspace_);
 }

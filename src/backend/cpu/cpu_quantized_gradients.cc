@@ -52,8 +52,8 @@ void CpuBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const Quant
     TileSource values = columns_source(w.codes, tiles->pack_pairs_codes);
     values.steps = w.steps.as<float>();
     values.bits = w.bits;
-    multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
-                   {first_rows(*tiles, d_y), values, {d_z, write}});
+    multiply_tiles({workspace_, threads_, *tiles},
+                   {first_rows_source(*tiles, d_y), values, {d_z, write}});
     return;
   }
   const Tensor values =
@@ -71,7 +71,7 @@ void CpuBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quan
     TileSource values = columns_source(x.codes, tiles->pack_pairs_codes);
     values.steps = x.steps.as<float>();
     values.bits = x.bits;
-    multiply_tiles({workspace_, threads_, tiles->multiply, tiles->in_vectors},
+    multiply_tiles({workspace_, threads_, *tiles},
                    {columns_source(d_y, tiles->pack_columns), values, {d_z, write}});
     return;
   }

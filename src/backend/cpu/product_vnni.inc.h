@@ -96,6 +96,15 @@ inline void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes
 // them around every vpdpbusd.
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 
+/// The integers T of a row of x, from D = sum (qw + 128) qx:
+/// T = 4 sum qx qw + 2 sum qx + 2 sum qw + K = 4 D - 510 sum qx + w_bias with
+/// w_bias = 2 sum qw + K, modulo 2^32; T itself fits.
+inline __attribute__((always_inline)) __m512i integers_of(__m512i sums, __m512i w_bias,
+                                                          std::int32_t x_sum) {
+  const __m512i x_bias = _mm512_set1_epi32(-510 * x_sum);
+  return _mm512_add_epi32(_mm512_slli_epi32(sums, 2), _mm512_add_epi32(w_bias, x_bias));
+}
+
 /// The end of a tile of all rows and columns, from registers: half the time of finish_tile.
 template <bool bf16, bool add_to>
 struct WholeEnd {
@@ -105,31 +114,22 @@ struct WholeEnd {
 
   inline __attribute__((always_inline)) void put(std::int64_t row, __m512i low_sums,
                                                  __m512i high_sums) const {
-    const __m512i x_bias = _mm512_set1_epi32(-510 * tile.x_sums[row]);
     const F16 step = splat16(tile.x_steps[row]);
     const auto finished = [&](__m512i sums, __m512i bias, F16 scales)
         __attribute__((always_inline)) {
-      const __m512i total =
-          _mm512_add_epi32(_mm512_slli_epi32(sums, 2), _mm512_add_epi32(bias, x_bias));
-      return mul(F16{_mm512_cvtepi32_ps(total)}, mul(step, scales));
+      const __m512i integers = integers_of(sums, bias, tile.x_sums[row]);
+      return scaled(F16{_mm512_cvtepi32_ps(integers)}, step, scales);
     };
-    F16 low = finished(low_sums, bias_low, low_scales);
-    F16 high = finished(high_sums, bias_high, high_scales);
+    const F16 low = finished(low_sums, bias_low, low_scales);
+    const F16 high = finished(high_sums, bias_high, high_scales);
     if constexpr (bf16) {
       auto* const out = static_cast<std::uint16_t*>(tile.y.data) + row * tile.y_stride;
-      if constexpr (add_to) {
-        low = add(load16_bf16(out), low);
-        high = add(load16_bf16(out + 16), high);
-      }
-      _mm512_storeu_si512(out, bf16_bits(low, high));
+      _mm512_storeu_si512(
+          out, bf16_bits(put_value(out, low, add_to), put_value(out + 16, high, add_to)));
     } else {
       auto* const out = static_cast<float*>(tile.y.data) + row * tile.y_stride;
-      if constexpr (add_to) {
-        low = add(load16(out), low);
-        high = add(load16(out + 16), high);
-      }
-      store16(out, low);
-      store16(out + 16, high);
+      store16(out, put_value(out, low, add_to));
+      store16(out + 16, put_value(out + 16, high, add_to));
     }
   }
 };
@@ -138,6 +138,7 @@ struct WholeEnd {
 template <int rows, typename End>
 void vnni_tile_rows(const ProductStrip& tile) {
   constexpr bool whole = !__is_same(End, void);
+  static_assert(!whole || rows == kVnniTileRows);
 #define QUEST_DECLARE(r) __m512i low##r = _mm512_setzero_si512(), high##r = _mm512_setzero_si512();
   QUEST_EACH_ROW(QUEST_DECLARE)
 #undef QUEST_DECLARE
@@ -169,8 +170,6 @@ void vnni_tile_rows(const ProductStrip& tile) {
     add_groups.template operator()<4>(at);
   }
   for (; at < bytes; at += 4) add_groups.template operator()<1>(at);
-  // With D = sum (qw + 128) qx: T = 4 sum qx qw + 2 sum qx + 2 sum qw + K
-  //                               = 4 D - 510 sum qx + (2 sum qw + K), modulo 2^32; T itself fits.
   const __m512i bias_low = _mm512_loadu_si512(tile.w_biases);
   const __m512i bias_high = _mm512_loadu_si512(tile.w_biases + 16);
   if constexpr (whole) {
@@ -181,15 +180,12 @@ void vnni_tile_rows(const ProductStrip& tile) {
     return;
   }
   alignas(64) std::int32_t integers[rows * kVnniColumns];
-#define QUEST_FINISH(r)                                                                        \
-  if constexpr (rows > r) {                                                                    \
-    const __m512i x_bias = _mm512_set1_epi32(-510 * tile.x_sums[r]);                           \
-    _mm512_store_si512(                                                                        \
-        integers + r * kVnniColumns,                                                           \
-        _mm512_add_epi32(_mm512_slli_epi32(low##r, 2), _mm512_add_epi32(bias_low, x_bias)));   \
-    _mm512_store_si512(                                                                        \
-        integers + r * kVnniColumns + 16,                                                      \
-        _mm512_add_epi32(_mm512_slli_epi32(high##r, 2), _mm512_add_epi32(bias_high, x_bias))); \
+#define QUEST_FINISH(r)                                                   \
+  if constexpr (rows > r) {                                               \
+    const std::int32_t x_sum = tile.x_sums[r];                            \
+    std::int32_t* const row = integers + r * kVnniColumns;                \
+    _mm512_store_si512(row, integers_of(low##r, bias_low, x_sum));        \
+    _mm512_store_si512(row + 16, integers_of(high##r, bias_high, x_sum)); \
   }
   QUEST_EACH_ROW(QUEST_FINISH)
 #undef QUEST_FINISH

@@ -116,15 +116,28 @@ std::vector<Isa> isas_with_bf16_tiles() {
   return isas;
 }
 
-// Sums of more than 640 values, 21 and more bundles of 32 columns, and 9 and more of rows: kernels
-// that cut products into passes over the sum and into blocks have several of each.
-constexpr ProductCase kSeveralBlocks{293, 690, 700};
+// Sums of more values than tiles take in one pass, in whole groups; more columns than a block has.
+constexpr ProductCase kSeveralBlocks{131, 790, 2080};
+
+// That tiles cut the product of `a` and a second operand of `columns` so.
+void expect_several_blocks(const TileSource& a, std::int64_t columns, const Bf16TileKernels& tiles,
+                           int threads) {
+  const TileBlocks blocks = tile_blocks({a.lanes, columns, a.summed, 2, tiles.in_vectors}, threads);
+  EXPECT_GT(blocks.passes, 1);
+  EXPECT_LT(blocks.columns, columns);
+}
 
 TEST(CpuProducts, MatmulInSeveralPassesIsTheReferences) {
   const ProductCase c = kSeveralBlocks;
   const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
   fill_normal(x, 1);
   fill_normal(w, 2);
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    const Bf16TileKernels& tiles = *quant_kernels(isa).bf16_tiles;
+    const TileSource a = first_rows_source(tiles, x);
+    EXPECT_EQ(a.pack == nullptr, tiles.in_vectors) << "read where its rows lie";
+    expect_several_blocks(a, c.n, tiles, 1);
+  }
   const Bound bound = sum_bound(c.k, row_norms(x), row_norms(w));
   for (const DType out : kFloats) {
     check([](Backend& backend, Tensor y, Tensor a,
@@ -138,6 +151,12 @@ TEST(CpuProducts, InputGradientInSeveralPassesIsTheReferences) {
   const Sliced d_y(c.m, c.n, DType::kBF16, 1);
   const OwnedTensor w({c.n, c.k}, DType::kBF16);
   fill_normal(w, 2);
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    const Bf16TileKernels& tiles = *quant_kernels(isa).bf16_tiles;
+    const TileSource a = first_rows_source(tiles, d_y);
+    EXPECT_EQ(a.pack == nullptr, tiles.in_vectors) << "read where its rows lie";
+    expect_several_blocks(a, c.k, tiles, 1);
+  }
   const Bound bound = sum_bound(c.n, row_norms(d_y), column_norms(w));
   for (const Write write : {Write::kSet, Write::kAdd}) {
     check([write](Backend& backend, Tensor d_x, Tensor a,
@@ -152,6 +171,11 @@ TEST(CpuProducts, WeightGradientInSeveralPassesIsTheReferences) {
   const Sliced d_y(c.m, c.n, DType::kBF16, 1);
   const OwnedTensor x({c.m, c.k}, DType::kBF16);
   fill_normal(x, 2);
+  for (const Isa isa : isas_with_bf16_tiles()) {
+    const Bf16TileKernels& tiles = *quant_kernels(isa).bf16_tiles;
+    const TileSource a = columns_source(d_y, tiles.pack_columns);
+    expect_several_blocks(a, c.k, tiles, 1);
+  }
   for (const Write write : {Write::kSet, Write::kAdd}) {
     check([write](Backend& backend, Tensor d_w, Tensor a,
                   Tensor b) { backend.matmul_grad_weight(d_w, a, b, write); },
@@ -171,7 +195,7 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
       const Sliced x(c.m, c.k, DType::kBF16, 1), w(c.n, c.k, DType::kBF16, 2);
       const Sliced d_y(c.m, c.n, DType::kBF16, 3);
       Workspace workspace;
-      const TileContext context{workspace, 2, tiles.multiply, tiles.in_vectors};
+      const TileContext context{workspace, 2, tiles};
       const std::string what =
           std::string(isa_name(isa)) + ", " + describe(c, DType::kBF16, DType::kF32);
       const auto expect = [&](std::int64_t rows, std::int64_t cols, const TileSource& a,
@@ -184,7 +208,7 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
       expect(c.m, c.n, rows_source(x, tiles.pack_rows), rows_source(w, tiles.pack_transposed),
              sum_bound(c.k, row_norms(x), row_norms(w)),
              [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
-      expect(c.m, c.n, first_rows(tiles, x), rows_source(w, tiles.pack_transposed),
+      expect(c.m, c.n, first_rows_source(tiles, x), rows_source(w, tiles.pack_transposed),
              sum_bound(c.k, row_norms(x), row_norms(w)),
              [&](Tensor y) { reference->matmul(y, x, w, Write::kSet); });
       expect(c.m, c.k, rows_source(d_y, tiles.pack_rows), columns_source(w, tiles.pack_pairs),
@@ -197,31 +221,37 @@ TEST(ProductsOnCpu, TilesOfEverySizeAreTheReferences) {
   }
 }
 
-// Where tiles multiply, the order of sums does not depend on who adds them.
+// Where tiles multiply, the order of sums does not depend on who adds them, nor on whether rows or
+// columns are split among threads.
 TEST(ProductsOnCpu, TilesGiveTheSameBitsOnAnyNumberOfThreads) {
   if (isas_with_bf16_tiles().empty()) GTEST_SKIP() << "this CPU does not multiply bf16";
-  const ProductCase c = kSeveralBlocks;
-  const OwnedTensor x({c.m, c.k}, DType::kBF16), w({c.n, c.k}, DType::kBF16);
-  const OwnedTensor d_y({c.m, c.n}, DType::kBF16);
-  fill_normal(x, 1);
-  fill_normal(w, 2);
-  fill_normal(d_y, 3);
-  const auto run = [&](Isa isa, int threads) {
-    CpuBackend backend(threads, isa);
-    OwnedTensor y({c.m, c.n}, DType::kF32), d_x({c.m, c.k}, DType::kF32);
-    OwnedTensor d_w({c.n, c.k}, DType::kF32);
-    backend.matmul(y, x, w, Write::kSet);
-    backend.matmul_grad_input(d_x, d_y, w, Write::kSet);
-    backend.matmul_grad_weight(d_w, d_y, x, Write::kSet);
-    return std::array{std::move(y), std::move(d_x), std::move(d_w)};
+  const auto normal = [](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+    OwnedTensor x({rows, columns}, DType::kBF16);
+    fill_normal(x, seed);
+    return x;
   };
-  for (const Isa isa : isas_with_bf16_tiles()) {
-    const auto alone = run(isa, 1);
-    for (const int threads : {2, 3}) {
-      const auto together = run(isa, threads);
-      for (std::size_t i = 0; i < alone.size(); ++i) {
-        EXPECT_TRUE(alone[i].same_bytes(together[i]))
-            << isa_name(isa) << ", product " << i << ", " << threads << " threads";
+  const std::int64_t few = kSeveralBlocks.m, many = kSeveralBlocks.n, summed = kSeveralBlocks.k;
+  for (const auto& [m, n] : {std::pair{few, many}, {many, few}}) {
+    const OwnedTensor x = normal(m, summed, 1), w = normal(n, summed, 2);
+    const OwnedTensor w_columns = normal(summed, n, 3), x_columns = normal(summed, m, 4);
+    const auto run = [&, rows = m, columns = n](Isa isa, int threads) {
+      CpuBackend backend(threads, isa);
+      OwnedTensor y({rows, columns}, DType::kF32), d_x({rows, columns}, DType::kF32);
+      OwnedTensor d_w({rows, columns}, DType::kF32);
+      backend.matmul(y, x, w, Write::kSet);
+      backend.matmul_grad_input(d_x, x, w_columns, Write::kSet);
+      backend.matmul_grad_weight(d_w, x_columns, w_columns, Write::kSet);
+      return std::array{std::move(y), std::move(d_x), std::move(d_w)};
+    };
+    for (const Isa isa : isas_with_bf16_tiles()) {
+      const auto alone = run(isa, 1);
+      for (const int threads : {2, 3}) {
+        const auto together = run(isa, threads);
+        for (std::size_t i = 0; i < alone.size(); ++i) {
+          EXPECT_TRUE(alone[i].same_bytes(together[i]))
+              << isa_name(isa) << ", product " << i << ", " << m << " rows, " << threads
+              << " threads";
+        }
       }
     }
   }

@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <string>
 #include <utility>
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/quant_kernels.h"
+#include "backend/cpu/tile_product.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -122,9 +125,10 @@ OwnedTensor angles(std::int64_t positions, std::int64_t half, double (*function)
 // The product, and then the rotary embedding of all but the last head: two kernels, and one.
 template <typename Rows, typename Multiply, typename MultiplyRope>
 void expect_rotary_end(Backend& backend, const ProductCase& size, const Rows& x, const Rows& w,
-                       const Multiply& multiply, const MultiplyRope& multiply_rope) {
+                       std::initializer_list<std::int64_t> head_dims, const Multiply& multiply,
+                       const MultiplyRope& multiply_rope) {
   constexpr std::int64_t kLength = 7;
-  for (const std::int64_t head_dim : {32, 64}) {
+  for (const std::int64_t head_dim : head_dims) {
     const std::int64_t turned = (size.n - 1) / head_dim * head_dim;
     if (turned == 0) continue;
     const OwnedTensor cos = angles(kLength, head_dim / 2, std::cos);
@@ -154,7 +158,7 @@ TEST_P(QuantizedMatmul, TheRotaryEmbeddingAsItsEndGivesTheBitsOfTwoKernels) {
       const OwnedQuantizedRows x = random_codes(size.m, size.k, low, -low - 1, 3, false);
       const OwnedQuantizedRows w = random_codes(size.n, size.k, low, -low - 1, 4, false);
       expect_rotary_end(
-          *backend_, size, of_bits(x, bits), of_bits(w, bits),
+          *backend_, size, of_bits(x, bits), of_bits(w, bits), {32, 64},
           [&](Tensor y, const QuantizedRows& a, const QuantizedRows& b) {
             backend_->quantized_matmul(y, a, b, Write::kSet);
           },
@@ -172,7 +176,7 @@ TEST_P(QuantizedMatmul, SoItDoesOfADenseProduct) {
       fill_normal(x, 1);
       fill_normal(w, 2);
       expect_rotary_end(
-          *backend_, size, x.view(), w.view(),
+          *backend_, size, x.view(), w.view(), {32, 64},
           [&](Tensor y, Tensor a, Tensor b) { backend_->matmul(y, a, b, Write::kSet); },
           [&](Tensor y, Tensor a, Tensor b, const Rotary& rotary) {
             backend_->matmul_rope(y, a, b, rotary);
@@ -182,6 +186,29 @@ TEST_P(QuantizedMatmul, SoItDoesOfADenseProduct) {
 }
 
 class QuantizedMatmulOnCpu : public testing::TestWithParam<Isa> {};
+
+// Where tiles take several passes over the sum, and end blocks of columns within heads.
+TEST_P(QuantizedMatmulOnCpu, ARotaryEndTurnsEachHeadOnceInSeveralPassesAndBlocks) {
+  const Bf16TileKernels* const tiles = quant_kernels(GetParam()).bf16_tiles;
+  if (tiles == nullptr) GTEST_SKIP() << "no tiles of bf16 in this instruction set";
+  constexpr ProductCase kCase{770, 770, 2080};
+  constexpr int kThreads = 2;
+  const TileBlocks blocks =
+      tile_blocks({kCase.m, kCase.n, kCase.k, 2, tiles->in_vectors}, kThreads);
+  EXPECT_GT(blocks.passes, 1);
+  EXPECT_LT(blocks.columns, kCase.n);
+  EXPECT_NE(blocks.columns % 64, 0);
+  CpuBackend backend(kThreads, GetParam());
+  const OwnedTensor x({kCase.m, kCase.k}, DType::kBF16), w({kCase.n, kCase.k}, DType::kBF16);
+  fill_normal(x, 1);
+  fill_normal(w, 2);
+  expect_rotary_end(
+      backend, kCase, x.view(), w.view(), {64, 128},
+      [&](Tensor y, Tensor a, Tensor b) { backend.matmul(y, a, b, Write::kSet); },
+      [&](Tensor y, Tensor a, Tensor b, const Rotary& rotary) {
+        backend.matmul_rope(y, a, b, rotary);
+      });
+}
 
 TEST_P(QuantizedMatmulOnCpu, ResultsAreTheSameBitsInEveryInstructionSetAndOnAnyThreads) {
   for (const ProductCase& size : {ProductCase{150, 200, 320}, {3, 700, 1030}}) {

@@ -29,7 +29,7 @@ void multiply(const ByteTileContext& context, const ProductOutput& out, const Qu
   }
   for (std::int64_t i = 0; i < m; ++i) row_biases[i] = 2 * x.code_sums.as<std::int32_t>()[i];
   const TileScales scales{2, row_biases, column_biases, x.steps.as<float>(), column_scales};
-  multiply_tiles({context.workspace, context.threads, context.kernels.multiply},
+  multiply_tiles({context.workspace, context.threads, context.kernels},
                  {rows_source(x.codes, context.kernels.pack_rows), w.source, out, &scales});
 }
 

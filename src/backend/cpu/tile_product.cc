@@ -50,11 +50,9 @@ FloatRow element_address(Tensor x, std::int64_t i, std::int64_t j) {
   return {x.row<float>(i) + j, false};
 }
 
-using Range = IndexRange;
-
 /// Bundles of rows and columns, and the groups of summed values over which sums are taken at once.
 struct Block {
-  Range rows, columns, groups;
+  IndexRange rows, columns, groups;
 };
 
 /// How a product is cut: bundles of rows or columns go to threads, and each thread takes blocks of
@@ -108,17 +106,17 @@ struct Cut {
     const std::int64_t page = bytes > kLargePageBytes / 2 ? kLargePageBytes : kPageBytes;
     return divide_up(bytes, page) * page;
   }
-  Range pass_from(std::int64_t group) const {
+  IndexRange pass_from(std::int64_t group) const {
     return {group, std::min(group + groups_in_pass, groups)};
   }
   /// Where a pass over the columns from `column` on lies among all of them, packed.
-  std::int64_t packed_offset(std::int64_t column, Range pass) const {
+  std::int64_t packed_offset(std::int64_t column, IndexRange pass) const {
     return (pass.begin * columns + column * pass.count()) * kTileGroupBytes;
   }
   /// The blocks of a part, in the order in which its thread takes them.
-  std::vector<Block> blocks(Range part) const {
-    const Range part_rows = splits_rows ? part : Range{0, rows};
-    const Range part_columns = splits_rows ? Range{0, columns} : part;
+  std::vector<Block> blocks(IndexRange part) const {
+    const IndexRange part_rows = splits_rows ? part : IndexRange{0, rows};
+    const IndexRange part_columns = splits_rows ? IndexRange{0, columns} : part;
     std::vector<Block> all;
     for (std::int64_t c = part_columns.begin; c < part_columns.end; c += columns_in_block) {
       for (std::int64_t r = part_rows.begin; r < part_rows.end; r += rows_in_block) {
@@ -133,13 +131,14 @@ struct Cut {
   }
 };
 
-void pack(std::uint8_t* out, const TileSource& source, Range bundles, Range groups) {
+void pack(std::uint8_t* out, const TileSource& source, IndexRange bundles, IndexRange groups) {
   source.pack(out, source,
               {bundles.begin * kTileLanes, bundles.count(), groups.begin, groups.count()});
 }
 
 /// The memory of bundles of a source whose values have `bytes` bytes.
-LinesAhead lines_of(const TileSource& s, std::int64_t bytes, Range bundles, Range groups) {
+LinesAhead lines_of(const TileSource& s, std::int64_t bytes, IndexRange bundles,
+                    IndexRange groups) {
   const std::int64_t lane = bundles.begin * kTileLanes;
   const std::int64_t lanes = std::min(bundles.end * kTileLanes, s.lanes) - lane;
   if (lanes <= 0 || s.stride == 0) return {};
@@ -155,9 +154,10 @@ LinesAhead lines_of(const TileSource& s, std::int64_t bytes, Range bundles, Rang
 
 bool may_stream(const TileProduct& product) {
   const Tensor& out = product.out.y;
-  return product.out.write == Write::kSet && out.dtype == DType::kF32 &&
-         out.bytes() >= std::size_t{kStreamedBytes} && out.row_stride % 16 == 0 &&
-         reinterpret_cast<std::uintptr_t>(out.data) % 64 == 0;
+  // A rotary end reads what has been written.
+  return product.out.write == Write::kSet && product.out.rotary == nullptr &&
+         out.dtype == DType::kF32 && out.bytes() >= std::size_t{kStreamedBytes} &&
+         out.row_stride % 16 == 0 && reinterpret_cast<std::uintptr_t>(out.data) % 64 == 0;
 }
 
 /// The part of a product that one thread computes.
@@ -178,7 +178,7 @@ class ThreadProduct {
   void compute(const std::vector<Block>& blocks) {
     const std::int64_t at_once = product_.a.lanes_are_rows ? 1 : cut_.rows_at_once;
     const auto rows_from = [&](const Block& block, std::int64_t row) {
-      return Range{row, std::min(row + at_once, block.rows.end)};
+      return IndexRange{row, std::min(row + at_once, block.rows.end)};
     };
     const Block* before = nullptr;
     for (const Block& block : blocks) {
@@ -187,7 +187,7 @@ class ThreadProduct {
         pack(b_, product_.b, block.columns, block.groups);
       }
       for (std::int64_t row = block.rows.begin; row < block.rows.end; row += at_once) {
-        const Range rows = rows_from(block, row);
+        const IndexRange rows = rows_from(block, row);
         if (product_.a.pack != nullptr) pack(a_, product_.a, rows, block.groups);
         LinesAhead ahead =
             rows.end < block.rows.end
@@ -264,7 +264,7 @@ void pack_all_columns(std::uint8_t* packed, int threads, const TileSource& b, co
   const std::int64_t grain = divide_up(64, cut.groups);
   parallel_for(threads, cut.columns, grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t g = 0; g < cut.groups; g += cut.groups_in_pass) {
-      const Range pass = cut.pass_from(g);
+      const IndexRange pass = cut.pass_from(g);
       pack(packed + cut.packed_offset(begin, pass), b, {begin, end}, pass);
     }
   });
@@ -275,6 +275,11 @@ void pack_all_columns(std::uint8_t* packed, int threads, const TileSource& b, co
 TileScratch tile_scratch(const TileShape& shape, int threads) {
   const Cut cut(shape, threads);
   return {threads * cut.thread_bytes(), cut.packs_ahead ? cut.all_columns_bytes() : 0};
+}
+
+TileBlocks tile_blocks(const TileShape& shape, int threads) {
+  const Cut cut(shape, threads);
+  return {divide_up(cut.groups, cut.groups_in_pass), cut.columns_in_block * kTileLanes};
 }
 
 void multiply_tiles(const TileContext& context, const TileProduct& product) {
@@ -314,7 +319,7 @@ TileSource rows_source(Tensor x, PackTiles pack) {
   return {x.data, x.row_stride, x.rows(), x.cols(), true, nullptr, pack};
 }
 
-TileSource first_rows(const Bf16TileKernels& tiles, Tensor x) {
+TileSource first_rows_source(const Bf16TileKernels& tiles, Tensor x) {
   const bool in_place =
       tiles.in_vectors && x.cols() % kValuesInGroup == 0 && x.row_stride * 2 % kCrowdedBytes != 0;
   return rows_source(x, in_place ? nullptr : tiles.pack_rows);
