@@ -7,8 +7,7 @@
 
 namespace quest {
 
-void ProductOutput::wrote(IndexRange rows, IndexRange columns) const {
-  if (rotary == nullptr) return;
+void ProductOutput::turn(IndexRange rows, IndexRange columns) const {
   const Rotary& r = rotary->rotary;
   const std::int64_t half = r.cos.cols(), head_dim = 2 * half;
   const std::int64_t first = columns.begin / head_dim;
@@ -25,7 +24,7 @@ void ProductOutput::wrote(IndexRange rows, IndexRange columns) const {
 void ProductOutput::wrote_all(int threads) const {
   if (rotary == nullptr) return;
   for_each_row(threads, y.rows(), rotary->rotary.columns, [&](std::int64_t i) {
-    wrote({i, i + 1}, {0, y.cols()});
+    turn({i, i + 1}, {0, y.cols()});
   });
 }
 

@@ -27,9 +27,14 @@ struct ProductOutput {
 
   /// To be called when these rows and columns of y are written, by a thread that writes its rows
   /// from left to right: turns the heads that end in these columns, while they are in its cache.
-  void wrote(IndexRange rows, IndexRange columns) const;
+  void wrote(IndexRange rows, IndexRange columns) const {
+    if (rotary != nullptr) turn(rows, columns);
+  }
   /// Turns all heads: for products in which rows are shared by threads.
   void wrote_all(int threads) const;
+
+ private:
+  void turn(IndexRange rows, IndexRange columns) const;
 };
 
 }  // namespace quest
