@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/attention_inputs_for_test.h"
 #include "backend/backends_under_test.h"
 #include "backend/cpu/closeness.h"
 
@@ -26,26 +27,6 @@ AttentionShape causal(std::int64_t length, std::int64_t head_dim, std::int64_t h
   return {batch, length, length, length, heads, kv_heads, head_dim};
 }
 
-// q, k and v as column slices of one buffer of `key_capacity` rows a sequence; q in one of its own
-// where there are fewer queries.
-struct Inputs {
-  OwnedTensor qkv, queries, d_out;
-  Tensor q, k, v;
-
-  explicit Inputs(const AttentionShape& s)
-      : qkv({s.batch * s.key_capacity, (s.heads + 2 * s.kv_heads) * s.head_dim}, DType::kBF16),
-        queries({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16),
-        d_out({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16) {
-    fill_normal(qkv, 1);
-    fill_normal(queries, 2);
-    fill_normal(d_out, 3);
-    const std::int64_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
-    q = s.query_length == s.key_capacity ? qkv.view().columns(0, width) : queries.view();
-    k = qkv.view().columns(width, width + key_width);
-    v = qkv.view().columns(width + key_width, width + 2 * key_width);
-  }
-};
-
 bool same_bits(Tensor a, Tensor b) {
   bool same = true;
   for (std::int64_t r = 0; r < a.rows(); ++r) {
@@ -57,7 +38,7 @@ bool same_bits(Tensor a, Tensor b) {
 }
 
 void expect_forward(const AttentionShape& s) {
-  const Inputs in(s);
+  const AttentionInputs in(s, DType::kBF16);
   const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
   const OwnedTensor out({rows, width}, DType::kBF16);
   const OwnedTensor log_sums({s.batch * s.heads, s.query_length}, DType::kF32);
@@ -91,7 +72,7 @@ TEST(TensorAttention, QueriesMayBeTheLastOfLongerSequences) {
 
 TEST(TensorAttention, OutputsMayBeFloatsOrBeginAnywhere) {
   const AttentionShape s = causal(33, 64);
-  const Inputs in(s);
+  const AttentionInputs in(s, DType::kBF16);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     Sliced out(33, 128, dtype, 5);
     make_reference_backend()->attention(out, Tensor(), in.q, in.k, in.v, s);
@@ -107,7 +88,7 @@ TEST(TensorAttention, OutputsMayBeFloatsOrBeginAnywhere) {
 // Many sequences are given to blocks of twice as many queries.
 TEST(TensorAttention, ABatchHasTheBitsOfItsSequencesAlone) {
   for (const AttentionShape& s : {causal(5, 64, 4, 2, 70), causal(5, 128, 4, 2, 70)}) {
-    const Inputs in(s);
+    const AttentionInputs in(s, DType::kBF16);
     const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
     on_every_backend([&](Backend& backend, const std::string& label) {
       const OwnedTensor together({rows, width}, DType::kBF16), alone({rows, width}, DType::kBF16);
@@ -143,7 +124,7 @@ struct Gradients {
 };
 
 void expect_backward(const AttentionShape& s) {
-  const Inputs in(s);
+  const AttentionInputs in(s, DType::kBF16);
   const OwnedTensor out({s.batch * s.query_length, s.heads * s.head_dim}, DType::kBF16);
   const OwnedTensor log_sums({s.batch * s.heads * s.query_length}, DType::kF32);
   const auto reference = make_reference_backend();

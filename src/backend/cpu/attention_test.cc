@@ -1,6 +1,7 @@
 // Tests of the CPU's attention and its gradient against the reference.
 #include <vector>
 
+#include "backend/attention_inputs_for_test.h"
 #include "backend/cpu/closeness.h"
 #include "backend/cpu/cpu_backend.h"
 
@@ -15,25 +16,6 @@ std::string describe(const AttentionShape& s, DType dtype, const std::string& la
                      type_name(dtype), label);
 }
 
-// q, k and v as column slices of one buffer, where queries and keys are the same positions.
-struct Inputs {
-  OwnedTensor qkv, queries, d_out;
-  Tensor q, k, v;
-
-  Inputs(const AttentionShape& s, DType dtype)
-      : qkv({s.batch * s.key_capacity, (s.heads + 2 * s.kv_heads) * s.head_dim}, dtype),
-        queries({s.batch * s.query_length, s.heads * s.head_dim}, dtype),
-        d_out({s.batch * s.query_length, s.heads * s.head_dim}, dtype) {
-    fill_normal(qkv, 1);
-    fill_normal(queries, 2);
-    fill_normal(d_out, 3);
-    const std::int64_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
-    q = s.query_length == s.key_capacity ? qkv.view().columns(0, width) : queries.view();
-    k = qkv.view().columns(width, width + key_width);
-    v = qkv.view().columns(width + key_width, width + 2 * key_width);
-  }
-};
-
 // Rounding errors relative to values of size one, which the inputs have: scores are sums of D
 // products in f32, and with bf16 tensors the softmax is rounded to bf16 before it meets the values.
 double tolerance(const AttentionShape& s, DType dtype) {
@@ -41,7 +23,7 @@ double tolerance(const AttentionShape& s, DType dtype) {
                                : 8 * (std::sqrt(static_cast<double>(s.head_dim)) + 8) * 0x1p-24;
 }
 
-void expect_forward(const AttentionShape& s, const Inputs& in, DType dtype) {
+void expect_forward(const AttentionShape& s, const AttentionInputs& in, DType dtype) {
   const std::int64_t rows = s.batch * s.query_length, width = s.heads * s.head_dim;
   Sliced out(rows, width, dtype, 5);
   const OwnedTensor log_sums({s.batch * s.heads, s.query_length}, DType::kF32);
@@ -59,7 +41,7 @@ void expect_forward(const AttentionShape& s, const Inputs& in, DType dtype) {
 }
 
 void expect_forward(const AttentionShape& s, DType dtype) {
-  expect_forward(s, Inputs(s, dtype), dtype);
+  expect_forward(s, AttentionInputs(s, dtype), dtype);
 }
 
 TEST(CpuAttention, ForwardIsTheReferencesAtOddSizesAndWithSharedKeys) {
@@ -88,7 +70,7 @@ TEST(CpuAttention, DecodingReadsTheUsedPartOfALongerCache) {
 TEST(CpuAttention, ScoresThatGrowBeyondTheRangeOfFloatsAreTheReferences) {
   const AttentionShape s{1, 300, 300, 300, 1, 1, 16};
   for (const DType dtype : kFloats) {
-    const Inputs in(s, dtype);
+    const AttentionInputs in(s, dtype);
     const auto set = [&](Tensor x, std::int64_t r, std::int64_t c, float value) {
       if (dtype == DType::kF32) {
         x.row<float>(r)[c] = value;
@@ -119,7 +101,7 @@ struct Gradients {
 };
 
 void expect_backward(const AttentionShape& s, DType dtype) {
-  const Inputs in(s, dtype);
+  const AttentionInputs in(s, dtype);
   const std::int64_t rows = s.batch * s.query_length;
   const OwnedTensor out({rows, s.heads * s.head_dim}, dtype);
   const OwnedTensor log_sums({s.batch * s.heads * s.query_length}, DType::kF32);
@@ -166,7 +148,7 @@ TEST(CpuAttention, GradientOfLongSequencesIsTheReferences) {
 
 TEST(AttentionOnCpu, TheNumberOfThreadsChangesNoBit) {
   const AttentionShape s{2, 550, 550, 550, 4, 2, 32};
-  const Inputs in(s, DType::kBF16);
+  const AttentionInputs in(s, DType::kBF16);
   const std::int64_t rows = s.batch * s.query_length;
   std::vector<Gradients> results;
   for (const int threads : {1, 2}) {

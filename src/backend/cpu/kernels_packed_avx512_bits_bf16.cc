@@ -9,6 +9,7 @@
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/spread_avx512.h"
 #include "backend/cpu/transpose_avx512.h"
+#include "backend/cpu/vnni_dots_avx512.h"
 // The shared text stands on the names of the headers above.
 #include "backend/cpu/packed_rows.inc.h"
 // Stand on all, each on the one before.

@@ -6,6 +6,7 @@
 #include "backend/cpu/simd16_avx512.h"
 #include "backend/cpu/tile_kernels.h"
 #include "backend/cpu/transpose_avx512.h"
+#include "backend/cpu/vnni_dots_avx512.h"
 // The shared text stands on the names of the header above.
 #include "backend/cpu/rotate_rows.inc.h"
 // Stand on both.

@@ -4,25 +4,6 @@
 namespace quest {
 namespace {
 
-inline __attribute__((always_inline)) void dot_bytes(__m512i& sum, __m512i unsigned_bytes,
-                                                     __m512i signed_bytes) {
-  // As assembly: g++ 12 copies the accumulators around the intrinsic.
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
-}
-
-// --- Sums over lanes ---
-
-/// The sums over the lanes of four vectors.
-inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
-  const auto halves = [](__m512i v) {
-    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-  };
-  const __m256i ab = _mm256_hadd_epi32(halves(a), halves(b));
-  const __m256i cd = _mm256_hadd_epi32(halves(c), halves(d));
-  const __m256i abcd = _mm256_hadd_epi32(ab, cd);
-  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
-}
-
 // --- Integer products ---
 
 // Rows of w lie one after another, and are read so where that is all there is to do: hardware then

@@ -86,12 +86,6 @@ inline __m512i splat_group(const std::uint8_t* p) {
   return _mm512_set1_epi32(group);
 }
 
-/// sum += the dot products of 4 bytes in each lane. As assembly, for g++ 12 copies (and stores) the
-/// accumulators around the intrinsic: 20 instead of up to 82 % of the peak.
-inline void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
-}
-
 // The accumulators are written out, a pair a row: g++ 12 keeps arrays of them in memory, or copies
 // them around every vpdpbusd.
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
@@ -223,17 +217,6 @@ void pack_dot_row(std::uint8_t* out, const std::int8_t* codes, std::int64_t colu
   std::int64_t k = 0;
   for (; k < columns; ++k) out[k] = static_cast<std::uint8_t>(codes[k] + 128);
   for (; k % 64 != 0; ++k) out[k] = 0;
-}
-
-/// The sums over the lanes of four vectors.
-inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
-  const auto halves = [](__m512i v) {
-    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-  };
-  const __m256i ab = _mm256_hadd_epi32(halves(a), halves(b));
-  const __m256i cd = _mm256_hadd_epi32(halves(c), halves(d));
-  const __m256i abcd = _mm256_hadd_epi32(ab, cd);
-  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
 }
 
 #define QUEST_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3)

@@ -2,24 +2,11 @@
 // operands lie in the same order there: row i of a tile has pair i of 16 lanes.
 #pragma once
 
+#include "backend/cpu/pairs_avx512.h"
 #include "backend/cpu/tile_packing.inc.h"
 
 namespace quest {
 namespace {
-
-/// Values 0, 0, 1, 1, ... of a and b in turn: the lower 16 lanes of two rows, and the upper 16.
-inline __m512i lower_pairs(__m512i a, __m512i b) {
-  const __m512i order = _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a,
-                                         0x290009, 0x280008, 0x270007, 0x260006, 0x250005, 0x240004,
-                                         0x230003, 0x220002, 0x210001, 0x200000);
-  return _mm512_permutex2var_epi16(a, order, b);
-}
-inline __m512i upper_pairs(__m512i a, __m512i b) {
-  const __m512i order = _mm512_set_epi32(0x3f001f, 0x3e001e, 0x3d001d, 0x3c001c, 0x3b001b, 0x3a001a,
-                                         0x390019, 0x380018, 0x370017, 0x360016, 0x350015, 0x340014,
-                                         0x330013, 0x320012, 0x310011, 0x300010);
-  return _mm512_permutex2var_epi16(a, order, b);
-}
 
 void pack_row_pairs(std::uint8_t* out, const TileSource& source, std::int64_t lane,
                     std::int64_t group, std::int64_t groups) {
@@ -28,8 +15,8 @@ void pack_row_pairs(std::uint8_t* out, const TileSource& source, std::int64_t la
     for (std::int64_t i = 0; i < kTileRows; ++i) {
       const __m512i even = load_bf16(source, rows, lane, 2 * i);
       const __m512i odd = load_bf16(source, rows, lane, 2 * i + 1);
-      _mm512_store_si512(out + kTileBytes * i, lower_pairs(even, odd));
-      _mm512_store_si512(out + kTileSize + kTileBytes * i, upper_pairs(even, odd));
+      _mm512_store_si512(out + kTileBytes * i, pairs_of_lower(even, odd));
+      _mm512_store_si512(out + kTileSize + kTileBytes * i, pairs_of_upper(even, odd));
     }
   }
 }

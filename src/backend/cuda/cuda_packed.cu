@@ -81,13 +81,8 @@ dim3 packed_grid(std::int64_t rows, std::int64_t columns) {
 void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const PackedRows& w,
                                 Write write) {
   const std::int64_t count = w.codes.rows();
-  const cuda::WriteQuantized write_sum{cuda::rows_of(y),
-                                       write == Write::kAdd,
-                                       cuda::data_of<float>(x.steps),
-                                       cuda::data_of<float>(w.steps),
-                                       cuda::data_of<std::int32_t>(x.code_sums),
-                                       cuda::data_of<std::int32_t>(w.code_sums),
-                                       w.columns};
+  const cuda::WriteQuantized write_sum =
+      cuda::quantized_output(y, x, w.steps, w.code_sums, w.columns, write);
   if (y.rows() <= cuda::kMostDecodeRows && decode_packed(x.codes, w, write_sum)) return;
   if (y.rows() <= cuda::kPackedRows) {
     launch(on("packed_matmul", packed_grid(y.rows(), count), 256), cuda::packed_codes_kernel,

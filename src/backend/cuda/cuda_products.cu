@@ -68,13 +68,8 @@ void CudaBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quant
                                    Write write) {
   const std::int64_t columns = x.codes.cols();
   if (columns > 32768) fail("CUDA: quantized_matmul: {} values are summed, at most 32768", columns);
-  const cuda::WriteQuantized write_sum{cuda::rows_of(y),
-                                       write == Write::kAdd,
-                                       cuda::data_of<float>(x.steps),
-                                       cuda::data_of<float>(w.steps),
-                                       cuda::data_of<std::int32_t>(x.code_sums),
-                                       cuda::data_of<std::int32_t>(w.code_sums),
-                                       columns};
+  const cuda::WriteQuantized write_sum =
+      cuda::quantized_output(y, x, w.steps, w.code_sums, columns, write);
   using cuda::code_factor, cuda::CodeRows, cuda::rows_begin_at;
   if (rows_begin_at(x.codes, cuda::kChunk) && rows_begin_at(w.codes, cuda::kChunk)) {
     cuda::code_product("quantized_matmul", stream_, multiprocessors_,

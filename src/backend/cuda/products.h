@@ -1,4 +1,4 @@
-// What the files of products share: the launch of tile_product_kernel.
+// What the files of products share.
 #pragma once
 
 #include "backend/cuda/cuda_backend.h"
@@ -17,6 +17,19 @@ inline CodeWords words_of(const Tensor& codes) {
   const bool aligned = codes.cols() % 4 == 0 && codes.row_stride % 4 == 0 &&
                        reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
   return {data, codes.row_stride, codes.cols(), aligned};
+}
+
+/// What becomes of the sums of y (= or +=) x w^T on codes of K = `columns`; w has `steps` and sums
+/// of codes.
+inline WriteQuantized quantized_output(const Tensor& y, const QuantizedRows& x, const Tensor& steps,
+                                       const Tensor& code_sums, std::int64_t columns, Write write) {
+  return {rows_of(y),
+          write == Write::kAdd,
+          data_of<float>(x.steps),
+          data_of<float>(steps),
+          data_of<std::int32_t>(x.code_sums),
+          data_of<std::int32_t>(code_sums),
+          columns};
 }
 
 /// Launches tile_product_kernel.
