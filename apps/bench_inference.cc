@@ -50,6 +50,31 @@ std::vector<double> time_batch(const PackedModel& model, const std::vector<std::
   return times;
 }
 
+struct TokenTimes {
+  double product;
+  double read;
+};
+
+// Medians over the tokens: what a token's products take, and a reading of the weights after it.
+TokenTimes time_tokens_and_reads(TimingBackend& backend, Session& session,
+                                 std::span<const std::int32_t> tokens, const InferenceWork& work) {
+  std::vector<double> products;
+  std::vector<std::vector<double>> reads(work.read_weights.size());
+  session.truncate(0);
+  const std::size_t count = std::max(tokens.size(), 2 * reads.size());
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i % tokens.size() == 0) session.truncate(0);
+    backend.reset_times();
+    session.decode(tokens[i % tokens.size()]);
+    products.push_back(product_seconds(backend));
+    const std::size_t way = i % reads.size();
+    reads[way].push_back(work.read_weights[way]());
+  }
+  double fastest = median(reads[0]);
+  for (const std::vector<double>& seconds : reads) fastest = std::min(fastest, median(seconds));
+  return {median(products), fastest};
+}
+
 }  // namespace
 
 InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
@@ -57,6 +82,7 @@ InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
   const std::vector<std::int32_t> tokens =
       random_tokens(std::max(work.prefill_tokens, work.decode_tokens), model.config().vocab);
   const auto prompt = std::span(tokens).first(static_cast<std::size_t>(work.prefill_tokens));
+  const auto text = std::span(tokens).first(static_cast<std::size_t>(work.decode_tokens));
   Session session(model, {.chunk = work.prefill_tokens});
   InferenceTimes times;
   for (std::int64_t repetition = 0; repetition <= work.repetitions; ++repetition) {
@@ -70,19 +96,16 @@ InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
     session.truncate(0);
     session.decode(tokens[0]);
     session.truncate(0);
-    backend.reset_times();
     start = Clock::now();
-    for (const std::int32_t token :
-         std::span(tokens).first(static_cast<std::size_t>(work.decode_tokens))) {
-      session.decode(token);
-    }
+    for (const std::int32_t token : text) session.decode(token);
     const double decode = seconds_since(start);
+    const TokenTimes token = time_tokens_and_reads(backend, session, text, work);
     if (repetition == 0) continue;  // a warm-up
     times.prefill.push_back(prefill);
-    times.decode.push_back(decode);
     times.prefill_product.push_back(prefill_product);
-    times.decode_product.push_back(product_seconds(backend));
-    times.read_rates.push_back(work.read_rate());
+    times.decode.push_back(decode);
+    times.token_product.push_back(token.product);
+    times.token_read.push_back(token.read);
   }
   for (const std::int64_t batch : work.batches) {
     times.batch_decode[batch] = time_batch(model, tokens, batch, work);

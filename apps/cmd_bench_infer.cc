@@ -14,7 +14,7 @@
 #include "apps/progress.h"
 #include "apps/random_packed.h"
 #include "apps/text.h"
-#include "backend/cpu/peaks.h"
+#include "backend/cpu/memory_reads.h"
 #include "core/error.h"
 #include "infer/sequences.h"
 
@@ -108,14 +108,15 @@ class BenchInferCommand : public Command {
         TimingBackend backend(*backends[b]);
         const PackedModel model(backend, models[m], weights.view(),
                                 dtype_ == "bf16" ? DType::kBF16 : DType::kF32);
+        double bytes = 0;
+        for (const auto read : weights.decode_reads()) bytes += static_cast<double>(read.size());
+        const MemoryReads reads(backend.threads(), weights.decode_reads());
         results.push_back(
             {presets_[m / schemes_.size()], models[m].scheme.to_string(), backend.name(),
-             threads_[b], weights.decode_bytes(),
-             2.0 * static_cast<double>(models[m].config.linear_parameters()),
-             time_inference(
-                 backend, model,
-                 {prefill_, decode_, batches_, repetitions_,
-                  [&] { return read_rate(backend, rooflines[b], weights.decode_bytes()); }}),
+             threads_[b], bytes, 2.0 * static_cast<double>(models[m].config.linear_parameters()),
+             time_inference(backend, model,
+                            {prefill_, decode_, batches_, repetitions_,
+                             ways_to_read(backend, rooflines[b], reads, bytes)}),
              rooflines[b].rate(Unit::kInt8)});
       }
     }
@@ -125,13 +126,21 @@ class BenchInferCommand : public Command {
   }
 
  private:
-  // Reads of as many bytes as the weights have; of a device that is no CPU, copies (read and
-  // written).
-  static double read_rate(const Backend& backend, const Roofline& roofline, double bytes) {
-    if (backend.place() != Place::kHost) return roofline.levels.back().bytes_per_second;
-    return 1e9 * measure_read_rate(backend.threads(), static_cast<std::size_t>(bytes));
+  // Of a device that is no CPU, what as many bytes take at the rate of copies (read and written).
+  static std::vector<std::function<double()>> ways_to_read(const Backend& backend,
+                                                           const Roofline& roofline,
+                                                           const MemoryReads& reads,
+                                                           double bytes) {
+    if (backend.place() != Place::kHost) {
+      const double seconds = bytes / roofline.levels.back().bytes_per_second;
+      return {[seconds] { return seconds; }};
+    }
+    std::vector<std::function<double()>> ways;
+    for (std::size_t way = 0; way < MemoryReads::ways(); ++way) {
+      ways.emplace_back([&reads, way] { return reads.seconds(way); });
+    }
+    return ways;
   }
-  static double read_peak(const InferenceResult& r) { return 1e-9 * median(r.times.read_rates); }
 
   ModelDescription describe(const std::string& preset, const std::string& scheme) const {
     ModelDescription model;
@@ -156,8 +165,19 @@ class BenchInferCommand : public Command {
     return static_cast<double>(batch * decode_) / median(r.times.batch_decode.at(batch));
   }
   // Of the weights, while products run.
-  double product_gb_per_s(const InferenceResult& r) const {
-    return 1e-9 * r.weight_bytes * static_cast<double>(decode_) / median(r.times.decode_product);
+  static double product_gb_per_s(const InferenceResult& r) {
+    return 1e-9 * r.weight_bytes / median(r.times.token_product);
+  }
+  static double read_gb_per_s(const InferenceResult& r) {
+    return 1e-9 * r.weight_bytes / median(r.times.token_read);
+  }
+  // Products' rate over that of reading, in the same repetition.
+  static double read_share(const InferenceResult& r) {
+    std::vector<double> shares;
+    for (std::size_t i = 0; i < r.times.token_read.size(); ++i) {
+      shares.push_back(r.times.token_read[i] / r.times.token_product[i]);
+    }
+    return median(shares);
   }
   double product_gops(const InferenceResult& r) const {
     return 1e-9 * r.linear_flops * static_cast<double>(prefill_) / median(r.times.prefill_product);
@@ -180,8 +200,8 @@ class BenchInferCommand : public Command {
     if (device_ != "cpu") text += fmt::format("device    {}\n", results.front().device);
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
-        "read      weights' bytes a token over the time of products, and the share of the rate at\n"
-        "          which this machine reads as many bytes over and over (another device copies)\n"
+        "read      weights' bytes a token over the time of its products, and the share of the rate\n"
+        "          at which reading them alone goes, in turns, token by token (a device: copying)\n"
         "products  operations of the quantized layers, two a weight, and the share of: {}\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"
         "\n",
@@ -198,8 +218,7 @@ class BenchInferCommand : public Command {
       text += fmt::format(
           "{:<8}{:<12}{:>8}{:>12}{:>14.1f}{:>14.2f}{:>16}{:>18}\n", r.preset, r.scheme, r.threads,
           size_text(r.weight_bytes), prefill_speed(r), decode_speed(r),
-          fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r),
-                      100 * product_gb_per_s(r) / read_peak(r)),
+          fmt::format("{:.1f} {:>4.0f} %", product_gb_per_s(r), 100 * read_share(r)),
           fmt::format("{:.0f} {:>4.0f} %", product_gops(r), 100 * product_gops(r) / int8_gops(r)));
       text.pop_back();
       for (const std::int64_t batch : batches_) {
@@ -236,7 +255,8 @@ class BenchInferCommand : public Command {
     json["prefill_seconds"] = r.times.prefill;
     json["decode_seconds"] = r.times.decode;
     json["decode_product_gb_per_s"] = product_gb_per_s(r);
-    json["read_peak_gb_per_s"] = read_peak(r);
+    json["read_gb_per_s"] = read_gb_per_s(r);
+    json["decode_read_share"] = read_share(r);
     json["prefill_product_gops"] = product_gops(r);
     json["int8_peak"] = r.int8_peak.name;
     json["int8_peak_gops"] = int8_gops(r);

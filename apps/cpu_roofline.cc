@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "backend/cpu/memory_reads.h"
+
 namespace quest::app {
 namespace {
 

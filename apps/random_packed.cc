@@ -45,13 +45,14 @@ Tensor RandomPackedTensors::add(const std::string& name, const Shape& shape, DTy
   return tensors_[name] = Tensor(memory_.back().data(), shape, dtype);
 }
 
-double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
+// Returns what was added.
+std::vector<Tensor> RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
   const Shape shape{stored.rows, stored.columns};
   if (stored.bits > kMaxBits) {
     const DType dtype = stored.bits == 16 ? DType::kBF16 : DType::kF32;
     const Tensor dense = add(stored.weight_name(), shape, dtype);
     fill_floats(dense, 2 * kStep, true);
-    return static_cast<double>(dense.bytes());
+    return {dense};
   }
   const std::int64_t row_bytes = packed_row_bytes(stored.columns, stored.bits);
   const Tensor codes(static_cast<std::byte*>(codes_.get()) + code_bytes_, {stored.rows, row_bytes},
@@ -65,8 +66,9 @@ double RandomPackedTensors::add_matrix(const StoredMatrix& stored) {
   for (std::int64_t r = 0; used != 0 && r < stored.rows; ++r) {
     codes.row<std::uint8_t>(r)[row_bytes - 1] &= static_cast<std::uint8_t>((1 << used) - 1);
   }
-  fill_floats(add(stored.name + ".scales", {stored.rows}, DType::kF32), kStep, false);
-  return static_cast<double>(codes.bytes());
+  const Tensor scales = add(stored.name + ".scales", {stored.rows}, DType::kF32);
+  fill_floats(scales, kStep, false);
+  return {codes, scales};
 }
 
 RandomPackedTensors::RandomPackedTensors(const ModelDescription& description) {
@@ -91,7 +93,9 @@ RandomPackedTensors::RandomPackedTensors(const ModelDescription& description) {
   norm("model.norm.weight");
   add_matrix(stored_embedding(description));
   for (const StoredMatrix& stored : matrices) {
-    decode_bytes_ += add_matrix(stored);
+    for (const Tensor& read : add_matrix(stored)) {
+      decode_reads_.emplace_back(static_cast<const std::byte*>(read.data), read.bytes());
+    }
   }
 }
 

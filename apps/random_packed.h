@@ -1,11 +1,13 @@
 // RandomPackedTensors: a packed model that nobody trained, for benchmarks and the self test.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,14 +20,14 @@ class RandomPackedTensors {
  public:
   explicit RandomPackedTensors(const ModelDescription& description);
   PackedTensors view() const { return {tensors_, "random weights"}; }
-  /// Bytes that a token of decoding reads: all matrices but the embedding table, whose one row is
-  /// nothing beside them.
-  double decode_bytes() const { return decode_bytes_; }
+  /// What a token of decoding reads: the codes and scales of all matrices but the embedding table,
+  /// whose one row is nothing beside them.
+  const std::vector<std::span<const std::byte>>& decode_reads() const { return decode_reads_; }
 
  private:
   Tensor add(const std::string& name, const Shape& shape, DType dtype);
   void fill_with_bits(std::vector<std::uint64_t>& words);
-  double add_matrix(const StoredMatrix& stored);
+  std::vector<Tensor> add_matrix(const StoredMatrix& stored);
 
   std::deque<std::vector<std::uint64_t>> memory_;
   // Of all matrices, one after the other as in a file, and in large pages, as files are cached.
@@ -33,7 +35,7 @@ class RandomPackedTensors {
   std::size_t code_bytes_ = 0;                 // of these, in use
   std::uint64_t state_ = 0x9e3779b97f4a7c15u;  // of the random bits
   std::map<std::string, Tensor> tensors_;
-  double decode_bytes_ = 0;
+  std::vector<std::span<const std::byte>> decode_reads_;
 };
 
 }  // namespace quest::app

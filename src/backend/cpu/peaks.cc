@@ -1,16 +1,12 @@
 // Loops of nothing but one instruction, in assembly so that no compiler improves on them.
 #include "backend/cpu/peaks.h"
 
-#include <omp.h>
-
-#include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
-#include "backend/host_memory.h"
+#include "backend/cpu/fastest_run.h"
+#include "backend/cpu/memory_reads.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -21,31 +17,9 @@
 namespace quest {
 namespace {
 
-constexpr int kRepeats = 9;
 constexpr std::size_t kCacheBytes = std::size_t{512} << 10;
 constexpr std::size_t kSharedCacheBytes = std::size_t{8} << 20;
 constexpr std::size_t kMemoryBytes = std::size_t{256} << 20;
-constexpr std::size_t kReadBytes = std::size_t{24} << 20;  // that a thread reads at least
-
-/// Seconds of the fastest of several runs of body(thread) on all threads at once.
-template <typename Body>
-double fastest(int threads, const Body& body) {
-  double best = 1e30;
-#pragma omp parallel num_threads(threads)
-  {
-    const int thread = omp_get_thread_num();
-    for (int repeat = 0; repeat < kRepeats; ++repeat) {
-#pragma omp barrier
-      const auto start = std::chrono::steady_clock::now();
-      body(thread);
-#pragma omp barrier
-      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-#pragma omp single
-      best = std::min(best, elapsed.count());
-    }
-  }
-  return best;
-}
 
 #if defined(__x86_64__)
 
@@ -125,7 +99,7 @@ void pairs_128(std::int64_t loops) {
 /// 10^9 operations a second of `threads` threads in a loop that does `operations`.
 double rate(int threads, double operations, void (*loop)(std::int64_t)) {
   constexpr std::int64_t kLoops = 100000;
-  const double seconds = fastest(threads, [&](int) { loop(kLoops); });
+  const double seconds = fastest_run(threads, [&](int) { loop(kLoops); });
   return 1e-9 * operations * kLoops * threads / seconds;
 }
 
@@ -219,78 +193,14 @@ double data_rate(int threads, bool bf16) {
   const std::byte* const data =
       reinterpret_cast<std::byte*>(operands.data()) + (64 - address % 64) % 64;
   const double operations = 4.0 * kDataSteps * (bf16 ? 16384 : 32768);
-  const double seconds = fastest(
+  const double seconds = fastest_run(
       threads, [&](int) { bf16 ? amx_bf16_data(kLoops, data) : amx_int8_data(kLoops, data); });
   return 1e-9 * operations * kLoops * threads / seconds;
-}
-
-// --- Reading ---
-
-#define QUEST_READ_LOOP(MOVE, STEP, END)                                  \
-  asm volatile("1:\n" MOVE "add $" STEP ", %0\n cmp %1, %0\n jb 1b\n" END \
-               : "+r"(data)                                               \
-               : "r"(end)                                                 \
-               : "cc", "memory", QUEST_LOW_REGISTERS)
-
-void read_512(const std::byte* data, const std::byte* end) {
-  QUEST_READ_LOOP(
-      "vmovaps (%0), %%zmm0\n vmovaps 64(%0), %%zmm1\n vmovaps 128(%0), %%zmm2\n"
-      "vmovaps 192(%0), %%zmm3\n",
-      "256", "vzeroupper\n");
-}
-// The same with prefetches 16 KiB ahead, which hide the latency of what lies outside the caches.
-void read_512_ahead(const std::byte* data, const std::byte* end) {
-  QUEST_READ_LOOP(
-      "prefetcht0 16384(%0)\n prefetcht0 16448(%0)\n prefetcht0 16512(%0)\n"
-      "prefetcht0 16576(%0)\n vmovaps (%0), %%zmm0\n vmovaps 64(%0), %%zmm1\n"
-      "vmovaps 128(%0), %%zmm2\n vmovaps 192(%0), %%zmm3\n",
-      "256", "vzeroupper\n");
-}
-void read_256(const std::byte* data, const std::byte* end) {
-  QUEST_READ_LOOP(
-      "vmovaps (%0), %%ymm0\n vmovaps 32(%0), %%ymm1\n vmovaps 64(%0), %%ymm2\n"
-      "vmovaps 96(%0), %%ymm3\n",
-      "128", "vzeroupper\n");
-}
-void read_128(const std::byte* data, const std::byte* end) {
-  QUEST_READ_LOOP(
-      "movaps (%0), %%xmm0\n movaps 16(%0), %%xmm1\n movaps 32(%0), %%xmm2\n"
-      "movaps 48(%0), %%xmm3\n",
-      "64", "");
-}
-
-using Read = void (*)(const std::byte*, const std::byte*);
-
-/// The ways of reading that this CPU has; the faster one counts.
-std::vector<Read> ways_to_read() {
-  if (__builtin_cpu_supports("avx512f") != 0) return {read_512, read_512_ahead};
-  if (__builtin_cpu_supports("avx2") != 0) return {read_256};
-  return {read_128};
 }
 
 #endif
 
 }  // namespace
-
-double measure_read_rate(int threads, std::size_t bytes) {
-  double best = 0.0;
-#if defined(__x86_64__)
-  const std::size_t share = bytes / static_cast<std::size_t>(threads) / 4096 * 4096;
-  if (share == 0) return best;
-  const std::size_t passes = std::max<std::size_t>(1, kReadBytes / share);
-  auto* const data = static_cast<std::byte*>(allocate_host(bytes));
-  std::memset(data, 1, bytes);
-  for (const Read read : ways_to_read()) {
-    const double seconds = fastest(threads, [&](int thread) {
-      const std::byte* const begin = data + static_cast<std::size_t>(thread) * share;
-      for (std::size_t pass = 0; pass < passes; ++pass) read(begin, begin + share);
-    });
-    best = std::max(best, 1e-9 * static_cast<double>(share * passes) * threads / seconds);
-  }
-  deallocate_host(data, bytes);
-#endif
-  return best;
-}
 
 Peaks measure_peaks(int threads) {
   Peaks peaks{};

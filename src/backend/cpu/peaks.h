@@ -2,8 +2,6 @@
 // as shares of them.
 #pragma once
 
-#include <cstddef>
-
 namespace quest {
 
 /// Rates of `threads` threads together; 0 where this CPU lacks the unit. A multiplication and the
@@ -28,9 +26,5 @@ struct Peaks {
 /// Measures for about a second: the best of several short runs of each, so that other work on the
 /// machine disturbs little.
 Peaks measure_peaks(int threads);
-
-/// The same for reads of `bytes` bytes in all, each thread its share, over and over: 10^9 bytes a
-/// second. 0 where there are too few bytes to read.
-double measure_read_rate(int threads, std::size_t bytes);
 
 }  // namespace quest
