@@ -111,13 +111,13 @@ class BenchInferCommand : public Command {
         double bytes = 0;
         for (const auto read : weights.decode_reads()) bytes += static_cast<double>(read.size());
         const MemoryReads reads(backend.threads(), weights.decode_reads());
-        results.push_back(
-            {presets_[m / schemes_.size()], models[m].scheme.to_string(), backend.name(),
-             threads_[b], bytes, 2.0 * static_cast<double>(models[m].config.linear_parameters()),
-             time_inference(backend, model,
-                            {prefill_, decode_, batches_, repetitions_,
-                             ways_to_read(backend, rooflines[b], reads, bytes)}),
-             rooflines[b].rate(Unit::kInt8)});
+        results.push_back({presets_[m / schemes_.size()], models[m].scheme.to_string(),
+                           backend.name(), threads_[b], bytes,
+                           2.0 * static_cast<double>(models[m].config.linear_parameters()),
+                           time_inference(backend, model,
+                                          {prefill_, decode_, batches_, repetitions_,
+                                           ways_to_read(backend, rooflines[b], reads, bytes)}),
+                           rooflines[b].rate(Unit::kInt8)});
       }
     }
     progress.finish();
@@ -129,8 +129,7 @@ class BenchInferCommand : public Command {
   // Of a device that is no CPU, what as many bytes take at the rate of copies (read and written).
   static std::vector<std::function<double()>> ways_to_read(const Backend& backend,
                                                            const Roofline& roofline,
-                                                           const MemoryReads& reads,
-                                                           double bytes) {
+                                                           const MemoryReads& reads, double bytes) {
     if (backend.place() != Place::kHost) {
       const double seconds = bytes / roofline.levels.back().bytes_per_second;
       return {[seconds] { return seconds; }};
@@ -200,7 +199,8 @@ class BenchInferCommand : public Command {
     if (device_ != "cpu") text += fmt::format("device    {}\n", results.front().device);
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
-        "read      weights' bytes a token over the time of its products, and the share of the rate\n"
+        "read      weights' bytes a token over the time of its products, and the share of the "
+        "rate\n"
         "          at which reading them alone goes, in turns, token by token (a device: copying)\n"
         "products  operations of the quantized layers, two a weight, and the share of: {}\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"

@@ -18,6 +18,20 @@ using Slot = Workspace::Slot;
 /// Bytes of unpacked panels of w that a thread holds.
 constexpr std::int64_t kPanelBytes = 384 << 10;
 
+/// How few rows of x meet w.
+enum class Dots : std::uint8_t {
+  kBytes,     ///< products of bytes
+  kSigns,     ///< one bit by one bit: bits that differ are counted
+  kBitPairs,  ///< the same of two bits by two bits, of one row
+};
+
+/// Counting the bits of a row beats its bytes where cores count those of two vectors a cycle.
+Dots choose_dots(const PackedKernels& kernels, std::int64_t rows, int x_bits, int w_bits) {
+  if (x_bits == 1 && w_bits == 1) return Dots::kSigns;
+  const bool pairs = rows == 1 && x_bits == 2 && w_bits == 2 && kernels.xor_pairs_dot != nullptr;
+  return pairs && made_by_amd() ? Dots::kBitPairs : Dots::kBytes;
+}
+
 /// An integer product under way: y (= or +=) x w^T.
 struct Product {
   Tensor y;
@@ -25,7 +39,7 @@ struct Product {
   const PackedRows& w;
   Write write;
   const PackedKernels& kernels;
-  bool signs;  ///< one bit by one bit
+  Dots dots;
   const std::uint8_t* x_rows = nullptr;
   std::int64_t x_row_bytes = 0;
 
@@ -33,7 +47,7 @@ struct Product {
   std::int64_t n() const { return w.codes.rows(); }
   std::int64_t k() const { return w.columns; }
 
-  /// Columns [j, j + count) of row i of y from raw sums: of u qx, or of differing signs.
+  /// Columns [j, j + count) of row i of y from raw sums: of u qx, or of differing bits.
   void finish(std::int64_t i, std::int64_t j, std::int64_t count, const std::int32_t* sums) const {
     FinishedRow row{};
     row.y = row_of(y, i, j).data;
@@ -43,9 +57,9 @@ struct Product {
     row.sums = sums;
     row.step = x.steps.as<float>()[i];
     row.w_steps = w.steps.as<float>() + j;
-    if (signs) {
+    if (dots != Dots::kBytes) {
       row.factor = -2;
-      row.constant = static_cast<std::int32_t>(k());
+      row.constant = static_cast<std::int32_t>(dots == Dots::kSigns ? k() : 9 * k());
     } else {
       // T = 4 sum qx qw + 2 sum qx + 2 sum qw + K, and sum qx qw = sum u qx - 2^(b-1) sum qx.
       row.factor = 4;
@@ -57,22 +71,31 @@ struct Product {
   }
 };
 
-/// All rows of x as `dot` or the kernel of signs reads them.
-void pack_rows(Product& p, Workspace& workspace, int threads) {
-  p.x_row_bytes =
-      p.signs ? sign_row_bytes(p.k()) : round_up(p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
-  p.x_rows = pack_each_row(p.x.codes, p.x_row_bytes, workspace, threads,
-                           [&](std::uint8_t* out, const std::int8_t* codes) {
-                             p.signs ? p.kernels.pack_signs(out, codes, p.k())
-                                     : p.kernels.pack_x(out, codes, p.k(), p.w.bits);
-                           });
+/// Bytes of a row of x as the dots read it, and that row.
+std::int64_t dot_row_bytes(const Product& p) {
+  if (p.dots == Dots::kSigns) return sign_row_bytes(p.k());
+  if (p.dots == Dots::kBitPairs) return bit_pairs_row_bytes(p.k());
+  return round_up(p.kernels.x_row_bytes(p.k(), p.w.bits), 64);
+}
+void pack_dot_row(const Product& p, std::uint8_t* out, const std::int8_t* codes) {
+  if (p.dots == Dots::kSigns) return p.kernels.pack_signs(out, codes, p.k());
+  if (p.dots == Dots::kBitPairs) return p.kernels.pack_bit_pairs(out, codes, p.k());
+  p.kernels.pack_x(out, codes, p.k(), p.w.bits);
+}
+
+ChosenDot choose(const Product& p, const PackedDot& rows, Isa isa, Workspace& workspace) {
+  if (p.dots == Dots::kSigns) return {p.kernels.xor_dot, rows};
+  if (p.dots == Dots::kBitPairs) return {p.kernels.xor_pairs_dot, rows};
+  return choose_dot(isa, rows, workspace);
 }
 
 void multiply_few_rows(Product& p, Isa isa, Workspace& workspace, int threads) {
-  pack_rows(p, workspace, threads);
+  p.x_row_bytes = dot_row_bytes(p);
+  p.x_rows = pack_each_row(
+      p.x.codes, p.x_row_bytes, workspace, threads,
+      [&](std::uint8_t* out, const std::int8_t* codes) { pack_dot_row(p, out, codes); });
   const PackedDot rows = dot_of_rows(p.w, p.x_rows, p.x_row_bytes, p.m());
-  const ChosenDot chosen =
-      p.signs ? ChosenDot{p.kernels.xor_dot, rows} : choose_dot(isa, rows, workspace);
+  const ChosenDot chosen = choose(p, rows, isa, workspace);
   for_each_block_of_dots(chosen.kernel, chosen.dot, workspace, threads,
                          [&](std::int64_t j, std::int64_t count, const auto& sums_of) {
                            for (std::int64_t i = 0; i < p.m(); ++i)
@@ -198,7 +221,8 @@ void multiply_many_rows(Product& p, Workspace& workspace, int threads,
 void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                                Write write) {
   assert(x.codes.cols() == w.columns && y.rows() == x.codes.rows() && y.cols() == w.codes.rows());
-  Product p{y, x, w, write, packed_kernels(isa_), x_bits == 1 && w.bits == 1};
+  const PackedKernels& packed = packed_kernels(isa_);
+  Product p{y, x, w, write, packed, choose_dots(packed, x.codes.rows(), x_bits, w.bits)};
   const QuantKernels& kernels = quant_kernels(isa_);
   if (bits_pay(isa_, x_bits, w.bits, p.m(), p.k(), /*packed=*/true)) {
     return multiply_bits({isa_, workspace_, threads_}, {y, write}, x, x_bits, weights_of(w));
@@ -207,7 +231,7 @@ void CpuBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, con
   if (kernels.byte_tiles != nullptr) {
     return multiply_codes({workspace_, threads_, *kernels.byte_tiles}, {y, write}, x, w);
   }
-  if (p.signs) return multiply_few_rows(p, isa_, workspace_, threads_);
+  if (p.dots == Dots::kSigns) return multiply_few_rows(p, isa_, workspace_, threads_);
   multiply_many_rows(p, workspace_, threads_, kernels.product);
 }
 

@@ -14,8 +14,11 @@
 #include "backend/cpu/packed_rows.inc.h"
 // Stand on all, each on the one before.
 #include "backend/cpu/packed_fields_avx512.inc.h"
+#include "backend/cpu/packed_in_order_avx512.inc.h"
 #include "backend/cpu/packed_products_avx512.inc.h"
 #include "backend/cpu/packed_signs_avx512.inc.h"
+// Stands on these, and ends the table.
+#include "backend/cpu/packed_bit_pairs_avx512.inc.h"
 
 namespace quest {
 

@@ -22,23 +22,24 @@ constexpr std::size_t kReadBytes = std::size_t{24} << 20;  // that a thread read
 using Loop = const std::byte* (*)(const std::byte* data, const std::byte* end);
 
 const std::byte* read_lines(const std::byte* data, const std::byte* end) {
-  for (; data < end; data += kLine) static_cast<void>(*static_cast<const volatile std::byte*>(data));
+  for (; data < end; data += kLine)
+    static_cast<void>(*static_cast<const volatile std::byte*>(data));
   return data;
 }
 
 #if defined(__x86_64__)
 
 // A step is 256 bytes.
-#define QUEST_READ_LOOP(TEXT, END)                                                 \
-  const std::byte* const last = data + (end - data) / 256 * 256;                   \
-  if (data == last) return data;                                                   \
-  asm volatile("1:\n" TEXT "add $256, %0\n cmp %1, %0\n jb 1b\n" END               \
-               : "+r"(data)                                                        \
-               : "r"(last)                                                         \
-               : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");                  \
+#define QUEST_READ_LOOP(TEXT, END)                                   \
+  const std::byte* const last = data + (end - data) / 256 * 256;     \
+  if (data == last) return data;                                     \
+  asm volatile("1:\n" TEXT "add $256, %0\n cmp %1, %0\n jb 1b\n" END \
+               : "+r"(data)                                          \
+               : "r"(last)                                           \
+               : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");    \
   return data
-#define QUEST_READ_512                                            \
-  "vmovaps (%0), %%zmm0\n vmovaps 64(%0), %%zmm1\n"               \
+#define QUEST_READ_512                              \
+  "vmovaps (%0), %%zmm0\n vmovaps 64(%0), %%zmm1\n" \
   "vmovaps 128(%0), %%zmm2\n vmovaps 192(%0), %%zmm3\n"
 
 const std::byte* read_512(const std::byte* data, const std::byte* end) {

@@ -51,7 +51,7 @@ inline PackedDot dot_of_rows(const PackedRows& w, const std::uint8_t* x, std::in
   dot.columns = w.codes.rows();
   dot.k = w.columns;
   dot.bits = w.bits;
-  if (made_by_amd()) dot.loads_end = dot.w + dot.columns * dot.w_row_bytes;
+  dot.in_order = made_by_amd();
   return dot;
 }
 
@@ -78,7 +78,7 @@ inline ChosenDot choose_dot(Isa isa, PackedDot dot, Workspace& workspace) {
 /// Rows of w between two ends of sums. Ends of rows of 1 and 2 bits are as much work as the rows:
 /// in small pieces they overlap with what follows.
 inline std::int64_t columns_between_ends(const PackedDot& dot) {
-  if (dot.loads_end == nullptr || dot.bits < 4) return kDotColumns;
+  if (!dot.in_order || dot.bits < 4) return kDotColumns;
   return std::max(kDotColumns, kMostDotColumns / dot.rows / kDotColumns * kDotColumns);
 }
 

@@ -12,10 +12,10 @@ enum class Isa : std::uint8_t;
 
 /// Rows of x against rows of packed w.
 struct PackedDot {
-  const std::uint8_t* x;     ///< rows from pack_x (or pack_signs)
-  std::int64_t x_row_bytes;  ///< of x_row_bytes (or sign_row_bytes)
-  std::int64_t rows;         ///< of x, 1 or more
-  const std::uint8_t* w;     ///< packed rows
+  const std::uint8_t* x;  ///< rows from pack_x (or pack_signs, or pack_bit_pairs)
+  std::int64_t x_row_bytes;
+  std::int64_t rows;      ///< of x, 1 or more
+  const std::uint8_t* w;  ///< packed rows
   std::int64_t w_row_bytes;
   std::int64_t columns;   ///< rows of w, 1 or more
   std::int64_t k;         ///< summed values
@@ -23,10 +23,9 @@ struct PackedDot {
   std::int32_t* sums;     ///< [rows][stride]
   std::int64_t stride;    ///< at least `columns` rounded up to 4
   std::uint8_t* scratch;  ///< [dot_scratch_bytes(k)], aligned to 64 bytes
-  /// Where the memory of w ends, up to which later rows may be loaded ahead, on CPUs whose hardware
-  /// follows loads best; null: later rows are asked for from far, and one row of w meets x at a
-  /// time.
-  const std::uint8_t* loads_end;
+  /// Of CPUs whose hardware follows loads best in the order of memory: rows of w are read one after
+  /// another where that is possible. Else later rows are asked for from far.
+  bool in_order;
 };
 
 /// Bytes of scratch that a dot product of `k` values needs.
@@ -104,6 +103,12 @@ struct PackedKernels {
   void (*pack_place)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns, int place);
   /// sums[i, j] = number of k where the bits of x and w differ; bits is 1.
   void (*xor_dot)(const PackedDot& dot);
+  /// A row of codes of two bits as they lie in a file, zeros up to whole 64 bytes, then the same
+  /// with the two bits of each code swapped: bit_pairs_row_bytes in all.
+  void (*pack_bit_pairs)(std::uint8_t* out, const std::int8_t* codes, std::int64_t columns);
+  /// Of one row of x: sums[j] = (9 K - the sum over k of (2 qx + 1)(2 qw + 1)) / 2; bits is 2. Null
+  /// where bits are not counted by an instruction.
+  void (*xor_pairs_dot)(const PackedDot& dot);
   /// y (= or +=) the product of a tile of many rows; null where xor_dot does as well. A row of
   /// codes of b bits is b planes, 2 q + 1 = 2^(b-1) s + 2^(b-2) s' + ... with each of -1 and 1: s
   /// is 1 where q is not negative (pack_signs), then come the bits of the places below
@@ -135,6 +140,11 @@ struct PackedTileKernels {
 /// Bytes of a row of signs.
 static constexpr std::int64_t sign_row_bytes(std::int64_t columns) {
   return (columns + 511) / 512 * 64;
+}
+
+/// Bytes of a row from pack_bit_pairs.
+static constexpr std::int64_t bit_pairs_row_bytes(std::int64_t columns) {
+  return (columns + 255) / 256 * 128;
 }
 
 /// Those for `isa`, with the extensions that this CPU has; they may run only where

@@ -127,12 +127,12 @@ TEST(PackedKernelsOnCpu, EveryTableCountsDifferingSigns) {
   }
 }
 
-// Where rows may be loaded ahead, other loops run; they may not read past the last row.
-TEST(PackedKernelsOnCpu, LoadingAheadGivesTheSameIntegers) {
+// Other loops run where rows are read in order.
+TEST(PackedKernelsOnCpu, RowsInOrderGiveTheSameIntegers) {
   constexpr std::int64_t kMostRows = 3;
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const int bits : {1, 2, 4, 5, 8}) {
-      for (const std::int64_t k : {256, 512, 513, 768, 1024, 1100}) {
+      for (const std::int64_t k : {256, 512, 513, 768, 1024, 1100, 2816, 9000}) {
         const std::int64_t columns = 3 + 32768 * 8 / bits / k;
         const OwnedPackedRows w(random_codes(columns, k, bits, 17), bits);
         const std::int64_t row_bytes =
@@ -154,10 +154,10 @@ TEST(PackedKernelsOnCpu, LoadingAheadGivesTheSameIntegers) {
         dot.scratch = scratch.view().as<std::uint8_t>();
         const auto expect_same = [&](void (*kernel)(const PackedDot&), const char* what) {
           for (dot.rows = 1; dot.rows <= kMostRows; ++dot.rows) {
-            dot.loads_end = nullptr;
+            dot.in_order = false;
             dot.sums = sums.data();
             kernel(dot);
-            dot.loads_end = dot.w + columns * dot.w_row_bytes;
+            dot.in_order = true;
             dot.sums = ahead.data();
             kernel(dot);
             for (std::int64_t i = 0; i < dot.rows * stride; ++i) {
@@ -194,6 +194,36 @@ std::int32_t odd_product(const OwnedQuantizedRows& x, std::int64_t i, const Owne
            (2 * w.codes.view().row<std::int8_t>(j)[k] + 1);
   }
   return sum;
+}
+
+TEST(PackedKernelsOnCpu, BitPairsThatDifferMakeTheProduct) {
+  constexpr std::int64_t kColumns = 7;
+  for (const auto& [table_name, kernels] : all_tables()) {
+    if (kernels->xor_pairs_dot == nullptr) continue;
+    for (const std::int64_t k : {1, 5, 255, 256, 257, 1024, 2816, 3100}) {
+      const OwnedQuantizedRows x = random_codes(1, k, 2, 21), w = random_codes(kColumns, k, 2, 22);
+      const OwnedPackedRows packed(w, 2);
+      const OwnedTensor x_row({bit_pairs_row_bytes(k)}, DType::kU8);
+      kernels->pack_bit_pairs(x_row.view().as<std::uint8_t>(), x.codes.view().as<std::int8_t>(), k);
+      std::int32_t sums[kColumns + 1];
+      PackedDot dot{};
+      dot.x = x_row.view().as<std::uint8_t>();
+      dot.x_row_bytes = bit_pairs_row_bytes(k);
+      dot.rows = 1;
+      dot.w = packed.rows.codes.as<std::uint8_t>();
+      dot.w_row_bytes = packed.rows.codes.row_stride;
+      dot.columns = kColumns;
+      dot.k = k;
+      dot.bits = 2;
+      dot.sums = sums;
+      dot.stride = kColumns + 1;
+      kernels->xor_pairs_dot(dot);
+      for (std::int64_t j = 0; j < kColumns; ++j) {
+        ASSERT_EQ(9 * k - 2 * sums[j], odd_product(x, 0, w, j))
+            << table_name << ", K " << k << ", column " << j;
+      }
+    }
+  }
 }
 
 // Planes of the codes of row i, the signs first, `stride` rows of bits apart.

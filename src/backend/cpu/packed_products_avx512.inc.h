@@ -23,16 +23,6 @@ inline __attribute__((always_inline)) void ask_ahead(const std::uint8_t* at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
 }
 
-/// Four rows of w; rows that do not exist repeat the last one.
-struct FourRows {
-  const std::uint8_t* row[4];
-  FourRows(const PackedDot& d, std::int64_t j) {
-    const std::int64_t last = d.columns - 1 - j;
-    row[0] = d.w + j * d.w_row_bytes;
-    for (int c = 1; c < 4; ++c) row[c] = row[c - 1] + (c <= last ? d.w_row_bytes : 0);
-  }
-};
-
 /// Cell c of a row of w against `kRows` rows of x, of row c % kRows of x and a place of a chunk.
 template <int bits, int kRows, int cell, typename Sums>
 inline __attribute__((always_inline)) void add_cell(Sums& sums, const PackedDot& d,
@@ -99,29 +89,18 @@ inline void dot_row_by_row(const PackedDot& d, const FourRows& w, std::int64_t i
 }
 
 // Four rows of w side by side share x and the end of their sums, but leave the order of memory;
-// what comes later is fetched in that order beside them.
+// what comes later is asked for in that order beside them.
 
-enum class Fetch : std::uint8_t { kLoads, kAsksFirstLevel, kAsksSecondLevel };
+enum class Level : std::uint8_t { kFirst, kSecond };
 
 /// How far ahead of the rows at hand, in bytes.
-template <Fetch fetch>
-constexpr std::int64_t kFetchedAhead = fetch == Fetch::kLoads            ? 8192
-                                       : fetch == Fetch::kAsksFirstLevel ? 4096
-                                                                         : 12288;
+template <Level level>
+constexpr std::int64_t kAskedAhead = level == Level::kFirst ? 4096 : 12288;
 
-/// Four lines. Loads of a byte a line are what a Zen 4 follows best beside few products; loads of
-/// more than a byte of the register are slower (docs/log.md).
-template <Fetch fetch>
-inline __attribute__((always_inline)) void fetch_lines(const std::uint8_t* at) {
-  if constexpr (fetch == Fetch::kLoads) {
-    std::uint8_t byte;
-    asm volatile("movb (%1), %0\n movb 64(%1), %0\n movb 128(%1), %0\n movb 192(%1), %0"
-                 : "=&q"(byte)
-                 : "r"(at));
-  } else {
-    constexpr auto kHint = fetch == Fetch::kAsksFirstLevel ? _MM_HINT_T0 : _MM_HINT_T1;
-    for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(at + 64 * c), kHint);
-  }
+template <Level level>
+inline __attribute__((always_inline)) void ask_for_lines(const std::uint8_t* at) {
+  constexpr auto kHint = level == Level::kFirst ? _MM_HINT_T0 : _MM_HINT_T1;
+  for (int c = 0; c < 4; ++c) _mm_prefetch(reinterpret_cast<const char*>(at + 64 * c), kHint);
 }
 
 /// Places whose sums stay apart, with fields left where they lie, while registers last; where it
@@ -191,7 +170,7 @@ inline __attribute__((always_inline)) void put_sums(SumsOfFour<bits, rows>& sums
 }
 
 /// `rows` rows of x from row i on, four rows of w side by side.
-template <int bits, int rows, Fetch fetch>
+template <int bits, int rows, Level level>
 inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t i,
                              std::int64_t j) {
   constexpr int kBytes = Cut<bits>::kBytes;
@@ -200,10 +179,10 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   SumsOfFour<bits, rows> sums;
   const std::int64_t bytes = (d.k * bits + 7) / 8;
   const std::uint8_t* x = d.x + i * d.x_row_bytes;
-  const std::uint8_t* ahead = w.row[0] + kFetchedAhead<fetch>;
+  const std::uint8_t* ahead = w.row[0] + kAskedAhead<level>;
   std::int64_t at = 0;
   for (; at + kBytes <= bytes; at += kBytes, x += Cut<bits>::kCodes, ahead += 4 * kBytes) {
-    fetch_lines<fetch>(ahead);
+    ask_for_lines<level>(ahead);
     add_chunks<bits, rows>(sums, w, at, first_bytes(kBytes), x, d.x_row_bytes, kPlaces);
   }
   if (at < bytes) {
@@ -212,89 +191,18 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   put_sums<bits, rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
 }
 
-/// Whether dot_four_columns may fetch ahead beside the four rows of w from row j on: a load must
-/// find memory, and of rows that are no whole lines some would be fetched twice, out of order.
-template <Fetch fetch>
-inline bool may_fetch(const PackedDot& d, std::int64_t j) {
-  if (d.loads_end == nullptr || d.w_row_bytes % 64 != 0) return false;
-  return fetch != Fetch::kLoads ||
-         d.loads_end - (d.w + j * d.w_row_bytes) >= kFetchedAhead<fetch> + 4 * d.w_row_bytes;
-}
-
-/// Fewer than four rows of x from row i on, the four rows of w from row j on. 8 bits by one row of
-/// x and long rows of 2 bits read from memory as well one row after another; others were not
-/// measured.
+/// Fewer than four rows of x from row i on, the four rows of w from row j on. Side by side where a
+/// line of w has work enough, and fills whole lines, of which some would be asked for twice
+/// otherwise. 8 bits by one row of x and long rows of 2 bits read from memory as well one row after
+/// another; others were not measured.
 template <int bits, int rows>
 inline void dot_few(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
   if constexpr (bits == 4 || (bits == 8 && rows > 1)) {
-    constexpr int kProducts = Cut<bits>::kPlaces * rows;  // of a line
-    constexpr Fetch kFetch = kProducts < 4 ? Fetch::kLoads : Fetch::kAsksFirstLevel;
-    if (may_fetch<kFetch>(d, j)) return dot_four_columns<bits, rows, kFetch>(d, w, i, j);
+    if (d.in_order && d.w_row_bytes % 64 == 0) {
+      return dot_four_columns<bits, rows, Level::kFirst>(d, w, i, j);
+    }
   }
   dot_row_by_row<bits, rows>(d, w, i, j);
-}
-
-// --- One short row of x, held in registers ---
-
-// w is then read once and in its order, one load a line: nothing goes faster, in caches or memory.
-
-constexpr int kHeldVectors = 16;
-
-template <int... each>
-inline __attribute__((always_inline)) void hold(Accumulators<kHeldVectors>& held,
-                                                const std::uint8_t* x, std::int64_t bytes,
-                                                Indices<int, each...>) {
-  ((held.template at<each>() =
-        64 * each < bytes ? _mm512_loadu_si512(x + 64 * each) : _mm512_setzero_si512()),
-   ...);
-}
-
-/// A row of `chunks` chunks of w against x; the sum over the lanes is their product.
-template <int bits, int... each>
-inline __attribute__((always_inline)) __m512i dot_held_row(Accumulators<kHeldVectors>& held,
-                                                           const std::uint8_t* w,
-                                                           std::int64_t chunks,
-                                                           Indices<int, each...>) {
-  constexpr int kPlaces = Cut<bits>::kPlaces;
-  static_assert(4 % kPlaces == 0);
-  Accumulators<4> sums;
-  __m512i chunk = _mm512_loadu_si512(w);
-  (((each > 0 && each % kPlaces == 0 && each / kPlaces < chunks
-         ? static_cast<void>(chunk = _mm512_loadu_si512(w + 64 * (each / kPlaces)))
-         : static_cast<void>(0)),
-    (each / kPlaces < chunks
-         ? dot_bytes(sums.template at<each % 4>(), field_in_place<bits, each % kPlaces>(chunk),
-                     held.template at<each>())
-         : static_cast<void>(0))),
-   ...);
-  const auto moved = [](__m512i sum, int place) __attribute__((always_inline)) {
-    return _mm512_srai_epi32(sum, static_cast<unsigned>(bits * (place % kPlaces)));
-  };
-  return _mm512_add_epi32(
-      _mm512_add_epi32(sums.template at<0>(), moved(sums.template at<1>(), 1)),
-      _mm512_add_epi32(moved(sums.template at<2>(), 2), moved(sums.template at<3>(), 3)));
-}
-
-template <int bits>
-void dot_held(const PackedDot& d) {
-  constexpr QUEST_INDICES(kHeldVectors) kAll;
-  Accumulators<kHeldVectors> held;
-  hold(held, d.x, d.x_row_bytes, kAll);
-  const std::int64_t chunks = d.k * bits / 512;
-  for (std::int64_t j = 0; j < d.columns; j += 4) {
-    const FourRows w(d, j);
-    const __m512i a = dot_held_row<bits>(held, w.row[0], chunks, kAll);
-    const __m512i b = dot_held_row<bits>(held, w.row[1], chunks, kAll);
-    const __m512i c = dot_held_row<bits>(held, w.row[2], chunks, kAll);
-    const __m512i e = dot_held_row<bits>(held, w.row[3], chunks, kAll);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(d.sums + j), sums_of_four(a, b, c, e));
-  }
-}
-
-/// Whether dot_held can do it: whole lines of w, 2 or 4 bits, and registers for x.
-inline bool may_hold(const PackedDot& d) {
-  return d.loads_end != nullptr && d.rows == 1 && d.k * d.bits % 512 == 0 &&
-         d.k <= 64 * kHeldVectors;
 }
 
 template <int bits>
@@ -302,11 +210,19 @@ void dot_bits(const PackedDot& d) {
   if constexpr (bits == 2 || bits == 4) {
     if (may_hold(d)) return dot_held<bits>(d);
   }
+  if constexpr (bits == 4 || bits == 8) {
+    if (may_stack(d)) {
+      if (d.rows == 1) return dot_from_stack<bits, 1>(d);
+      if constexpr (bits == 8) {
+        return d.rows == 2 ? dot_from_stack<8, 2>(d) : dot_from_stack<8, 3>(d);
+      }
+    }
+  }
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     std::int64_t i = 0;
     for (; i + 4 <= d.rows; i += 4) {
-      dot_four_columns<bits, 4, Fetch::kAsksSecondLevel>(d, w, i, j);
+      dot_four_columns<bits, 4, Level::kSecond>(d, w, i, j);
     }
     if (d.rows - i == 3) dot_few<bits, 3>(d, w, i, j);
     if (d.rows - i == 2) dot_few<bits, 2>(d, w, i, j);

@@ -88,19 +88,27 @@ void finish_row(const FinishedRow& row) {
   if (j < row.columns) finish_columns(row, j, row.columns - j);
 }
 
+/// `count` columns from j on; where it is a constant, compilers make vectors of them.
+template <bool three>
+inline __attribute__((always_inline)) void finish_whole_numbers(const FinishedDigits& row,
+                                                                std::int64_t j, int count) {
+  float* const __restrict y = row.y + j;
+  const std::int32_t* const __restrict low = row.products[0] + j;
+  const std::int32_t* const __restrict middle = row.products[1] + j;
+  const std::int32_t* const __restrict high = three ? row.products[2] + j : nullptr;
+  const float* const __restrict w_steps = row.w_steps + j;
+  const double unit = row.unit, offset = row.offset;
+  for (int c = 0; c < count; ++c) {
+    double whole = 256.0 * middle[c] + low[c];
+    if constexpr (three) whole += 65536.0 * high[c];
+    y[c] = static_cast<float>(unit * (whole + offset) * w_steps[c]);
+  }
+}
 template <bool three>
 inline void finish_whole_numbers(const FinishedDigits& row) {
-  float* const __restrict y = row.y;
-  const std::int32_t* const low = row.products[0];
-  const std::int32_t* const middle = row.products[1];
-  const std::int32_t* const high = row.products[2];
-  const float* const w_steps = row.w_steps;
-  const double unit = row.unit, offset = row.offset;
-  for (std::int64_t j = 0; j < row.columns; ++j) {
-    double whole = 256.0 * middle[j] + low[j];
-    if constexpr (three) whole += 65536.0 * high[j];
-    y[j] = static_cast<float>(unit * (whole + offset) * w_steps[j]);
-  }
+  std::int64_t j = 0;
+  for (; j + 16 <= row.columns; j += 16) finish_whole_numbers<three>(row, j, 16);
+  for (; j < row.columns; ++j) finish_whole_numbers<three>(row, j, 1);
 }
 
 void finish_digits(const FinishedDigits& row) {

@@ -116,7 +116,7 @@ inline __attribute__((always_inline)) void put_ones(Accumulators<4 * rows>& sums
 
 /// How far ahead to ask. Four rows of bits are nearly one piece: asked of the first level in the
 /// order of memory, a Zen 4 follows best without any distance.
-inline std::int64_t signs_ahead(const PackedDot& d) { return d.loads_end == nullptr ? 4096 : 0; }
+inline std::int64_t signs_ahead(const PackedDot& d) { return d.in_order ? 0 : 4096; }
 
 inline __attribute__((always_inline)) void ask_for_signs(const std::uint8_t* signs) {
   for (int c = 0; c < 4; ++c) __builtin_prefetch(signs + 64 * c);
@@ -152,42 +152,50 @@ inline void xor_rows_by_four(const PackedDot& d, const FourRows& w, std::int64_t
   xor_rows_by_four<rows>(d, w, i, j, kPairs);
 }
 
-/// The sum over the lanes of 64 bits is the number of bits of a row of w that differ from x. Two
-/// chunks a turn: of one instruction's loads, hardware follows less.
-inline __attribute__((always_inline)) __m512i ones_of_row(const std::uint8_t* x,
-                                                          const std::uint8_t* w,
-                                                          std::int64_t bytes) {
-  const auto add_chunk = [&](__m512i sum, std::int64_t at, __mmask64 valid)
-      __attribute__((always_inline)) {
-    return add_ones_of_64(
-        sum, _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, w + at), _mm512_loadu_si512(x + at)));
+/// The sum over the lanes of 64 bits is the number of bits of a row of w, of `bytes` bytes, that
+/// differ from x, whose first whole lines are held.
+template <int... each>
+inline __attribute__((always_inline)) __m512i ones_of_row(Accumulators<kHeldVectors>& held,
+                                                          const std::uint8_t* x,
+                                                          const std::uint8_t* w, std::int64_t bytes,
+                                                          Indices<int, each...>) {
+  Accumulators<2> sums;
+  const auto add = [](__m512i & sum, __m512i line, __m512i signs) __attribute__((always_inline)) {
+    sum = add_ones_of_64(sum, _mm512_xor_si512(line, signs));
   };
-  __m512i even = _mm512_setzero_si512(), odd = even;
-  std::int64_t at = 0;
-  for (; at + 128 <= bytes; at += 128) {
-    even = add_chunk(even, at, ~__mmask64{0});
-    odd = add_chunk(odd, at + 64, ~__mmask64{0});
+  static_cast<void>(((64 * (each + 1) <= bytes &&
+                      (add(sums.template at<each % 2>(), _mm512_loadu_si512(w + 64 * each),
+                           held.template at<each>()),
+                       true)) &&
+                     ...));
+  const std::int64_t of_held = 64 * sizeof...(each);
+  for (std::int64_t at = bytes < of_held ? bytes / 64 * 64 : of_held; at < bytes; at += 64) {
+    add(sums.template at<0>(), _mm512_maskz_loadu_epi8(first_bytes(bytes - at), w + at),
+        _mm512_loadu_si512(x + at));
   }
-  for (; at < bytes; at += 64) even = add_chunk(even, at, first_bytes(bytes - at));
-  return _mm512_add_epi64(even, odd);
+  return _mm512_add_epi64(sums.template at<0>(), sums.template at<1>());
 }
 
 /// One row of x; rows of w one after another.
+template <int vectors = kHeldVectors>
 void xor_row_by_row(const PackedDot& d) {
+  constexpr QUEST_INDICES(vectors) kAll;
   const std::int64_t bytes = (d.k + 7) / 8;
+  Accumulators<vectors> held;
+  hold(held, d.x, d.x_row_bytes, kAll);
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     Accumulators<4> sums;
-    sums.at<0>() = ones_of_row(d.x, w.row[0], bytes);
-    sums.at<1>() = ones_of_row(d.x, w.row[1], bytes);
-    sums.at<2>() = ones_of_row(d.x, w.row[2], bytes);
-    sums.at<3>() = ones_of_row(d.x, w.row[3], bytes);
+    sums.at<0>() = ones_of_row(held, d.x, w.row[0], bytes, kAll);
+    sums.at<1>() = ones_of_row(held, d.x, w.row[1], bytes, kAll);
+    sums.at<2>() = ones_of_row(held, d.x, w.row[2], bytes, kAll);
+    sums.at<3>() = ones_of_row(held, d.x, w.row[3], bytes, kAll);
     put_ones<1>(sums, d.sums + j, d.stride);
   }
 }
 
 void xor_dot(const PackedDot& d) {
-  if (d.rows == 1 && d.loads_end != nullptr) return xor_row_by_row(d);
+  if (d.rows == 1 && d.in_order) return xor_row_by_row(d);
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     std::int64_t i = 0;
@@ -332,23 +340,6 @@ void xor_tile(const XorTile& tile) {
   }
   xor_rows(tile, QUEST_INDICES(2 * rows){});
 }
-
-constexpr PackedKernels kVnniPacked = {
-    .unpack_row = unpack_row,
-    .x_row_bytes = x_row_bytes,
-    .pack_x = pack_x,
-    .dot = dot,
-    .pack_signs = pack_signs,
-    .pack_place = pack_place,
-    .xor_dot = xor_dot,
-    .xor_tile = xor_tile<kXorRows>,
-    .pack_sign_panel = pack_sign_panel,
-    .counts_bits = kCountsBits,
-    .xor_rows = kXorRows,
-    .xor_columns = kXorColumns,
-    .finish_row = finish_row,
-    .finish_digits = finish_digits,
-};
 
 }  // namespace
 }  // namespace quest

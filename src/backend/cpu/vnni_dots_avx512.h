@@ -16,13 +16,15 @@ inline __attribute__((always_inline)) void dot_bytes(__m512i& sum, __m512i unsig
 
 /// The sums over the lanes of four vectors.
 inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
-  const auto halves = [](__m512i v) {
-    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  const auto interleaved = [](__m512i x, __m512i y) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
   };
-  const __m256i ab = _mm256_hadd_epi32(halves(a), halves(b));
-  const __m256i cd = _mm256_hadd_epi32(halves(c), halves(d));
-  const __m256i abcd = _mm256_hadd_epi32(ab, cd);
-  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+  const __m512i ab = interleaved(a, b), cd = interleaved(c, d);
+  const __m512i quarters =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64(quarters, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
 }  // namespace
