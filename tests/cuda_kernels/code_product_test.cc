@@ -226,11 +226,14 @@ void expect_products_by_column(const Size& size) {
                                        "columns by columns");
 }
 
-// Sums of fewer, as many and more steps than a pipeline has stages, whole and with tails.
+// Sums of fewer, as many and more steps than a pipeline has stages, whole and with tails. The last
+// two kinds of blocks are those of warpgroups.
 constexpr Size kSmallSizes[] = {
     {1, 1, 16}, {63, 65, 70}, {64, 64, 64}, {65, 129, 500}, {5, 40, 384}};
 constexpr Size kMiddleSizes[] = {{128, 128, 64}, {129, 127, 271}};
 constexpr Size kLargeSizes[] = {{256, 128, 128}, {257, 129, 330}};
+constexpr Size kNarrowSizes[] = {{1, 1, 16}, {65, 40, 128}, {128, 128, 384}, {129, 127, 530}};
+constexpr Size kWideSizes[] = {{1, 9, 129}, {128, 256, 256}, {65, 257, 650}};
 
 TEST(CodeProduct, OfRowsHasTheBitsOfPlainLoopsInEveryShape) {
   on_every_kernel_run([] {
@@ -240,12 +243,34 @@ TEST(CodeProduct, OfRowsHasTheBitsOfPlainLoopsInEveryShape) {
   });
 }
 
+TEST(CodeProduct, OfWarpgroupsHasTheBitsOfPlainLoopsInEveryShape) {
+  if (!product_device(0).has_warpgroups) GTEST_SKIP() << "no device of capability 9.0";
+  on_every_kernel_run([] {
+    for (const Size& size : kNarrowSizes) expect_products_by_row<NarrowWarpgroupProduct>(size);
+    for (const Size& size : kWideSizes) expect_products_by_row<WideWarpgroupProduct>(size);
+  });
+}
+
 TEST(CodeProduct, OfColumnsHasTheBitsOfPlainLoopsInEveryShape) {
   on_every_kernel_run([] {
     for (const Size& size : kSmallSizes) expect_products_by_column<SmallCodeProduct>(size);
     for (const Size& size : kMiddleSizes) expect_products_by_column<MiddleCodeProduct>(size);
     for (const Size& size : kLargeSizes) expect_products_by_column<LargeCodeProduct>(size);
   });
+}
+
+TEST(CodeProduct, WarpgroupsTakeManyRowsWhereTheDeviceHasThem) {
+  const auto chosen = [](bool has, bool suits, std::int64_t rows, std::int64_t columns) {
+    return choose_code_blocks({132, has}, suits, {rows, columns, 2048, true});
+  };
+  EXPECT_EQ(chosen(true, true, 8192, 2048), CodeBlocks::kWideWarpgroups);
+  EXPECT_EQ(chosen(true, true, 2048, 2048), CodeBlocks::kWideWarpgroups);  // 128 blocks of 132
+  EXPECT_EQ(chosen(true, true, 1024, 2048), CodeBlocks::kNarrowWarpgroups);
+  EXPECT_EQ(chosen(true, true, 65, 2048), CodeBlocks::kSmall);
+  EXPECT_EQ(chosen(true, false, 8192, 2048), CodeBlocks::kLarge);
+  EXPECT_EQ(chosen(false, true, 8192, 2048), CodeBlocks::kLarge);
+  EXPECT_EQ(chosen(false, true, 2048, 2048), CodeBlocks::kMiddle);
+  EXPECT_EQ(chosen(false, true, 64, 32768), CodeBlocks::kSmall);
 }
 
 // More than one group of eight tiles of rows, the last one not full.

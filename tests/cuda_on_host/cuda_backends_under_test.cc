@@ -1,5 +1,5 @@
 // The CUDA backend under test on the host: threads forwards and backwards, with the library's
-// products and without.
+// products and without, on a device with warpgroups and on one without.
 #include <cublasLt.h>
 #include <gtest/gtest.h>
 
@@ -15,6 +15,7 @@ namespace {
 std::unique_ptr<Backend> make(cuda_on_host::Order order, bool library) {
   cuda_on_host::set_order(order);
   cuda_on_host::set_library_products(library);
+  cuda_on_host::set_capability(library ? 9 : 8, library ? 0 : 6);
   return make_staged_backend(make_cuda_backend(0));
 }
 
@@ -32,6 +33,7 @@ std::vector<KernelRun> kernel_runs() {
     return KernelRun{name,
                      [order] {
                        cuda_on_host::set_order(order);
+                       cuda_on_host::set_capability(9, 0);
                        cuda_on_host::take_matrix_loads();
                      },
                      [] { EXPECT_EQ(cuda_on_host::take_matrix_loads().conflicting, 0); }};

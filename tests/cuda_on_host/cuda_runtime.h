@@ -199,6 +199,8 @@ class DeviceAccess {
 /// The order in which the threads of a block take turns.
 enum class Order { kForwards, kBackwards };
 void set_order(Order order);
+/// The compute capability of the device, 9.0 at first.
+void set_capability(int major, int minor);
 /// What a device would have free: the next allocation beyond it fails.
 void set_free_bytes(std::size_t bytes);
 

@@ -26,9 +26,10 @@ namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{64} << 10;
 constexpr std::size_t kPage = 4096;
-// What a block has without asking, and what every device from sm_80 on lets it ask for.
+// What a block has without asking, and what devices let it ask for: sm_90, and all from sm_80 on.
 constexpr std::size_t kPlainSharedBytes = std::size_t{48} << 10;
-constexpr std::size_t kMostSharedBytes = std::size_t{99} << 10;
+constexpr std::size_t kMostSharedBytes = std::size_t{227} << 10;
+constexpr std::size_t kLeastSharedBytes = std::size_t{99} << 10;
 
 struct Fiber {
   std::jmp_buf turn;
@@ -98,6 +99,7 @@ void fiber_main() {
   for (;;) {
     (*block.thread)();
     end_copies();
+    end_products();
     block.current->done = true;
     --block.running;
     ++block.progress;
@@ -222,9 +224,13 @@ void die(const char* what, const std::source_location& where) {
 }
 
 std::byte* dynamic_shared() { return shared.first; }
+std::size_t dynamic_shared_bytes() { return static_cast<std::size_t>(shared.pages - shared.first); }
 
 cudaError_t grant_shared(const void* kernel, int bytes) {
-  if (bytes < 0 || static_cast<std::size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
+  cudaDeviceProp device{};
+  cudaGetDeviceProperties(&device, 0);
+  const std::size_t most = device.major == 9 ? kMostSharedBytes : kLeastSharedBytes;
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > most) return cudaErrorInvalidValue;
   shared.granted[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }

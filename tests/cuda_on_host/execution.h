@@ -1,5 +1,5 @@
 // What the parts of the emulation share: blocks that run (execution.cc) and what their threads do
-// besides (tensor_core.cc).
+// besides (tensor_core.cc, warpgroup.cc).
 #pragma once
 
 #include "cuda_runtime.h"
@@ -18,7 +18,12 @@ using WarpWords = const std::uint32_t (*)[kWarp];
 /// until the lane's next exchange.
 WarpWords gather(const std::uint32_t* words, int count, const std::source_location& where);
 
-/// A thread of a kernel has ended: it may have no copies that it did not wait for.
+/// A thread of a kernel has ended: it may have no copies, and no products of a warpgroup, that it
+/// did not wait for.
 void end_copies();
+void end_products();
+
+/// Bytes from dynamic_shared() on.
+std::size_t dynamic_shared_bytes();
 
 }  // namespace cuda_on_host

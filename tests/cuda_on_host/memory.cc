@@ -12,6 +12,7 @@ struct Memory {
   std::map<std::uintptr_t, std::size_t> blocks;  // by address
   std::size_t free_bytes = std::size_t{4} << 30;
   int open = 0;
+  int major = 9, minor = 0;  // compute capability
 
   void protect(int rights) const {
     for (const auto& [address, bytes] : blocks) {
@@ -46,6 +47,10 @@ DeviceAccess::DeviceAccess() {
 DeviceAccess::~DeviceAccess() {
   if (--memory.open == 0) memory.protect(PROT_NONE);
 }
+void set_capability(int major, int minor) {
+  memory.major = major;
+  memory.minor = minor;
+}
 void set_free_bytes(std::size_t bytes) { memory.free_bytes = bytes; }
 
 }  // namespace cuda_on_host
@@ -75,7 +80,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"emulated on the host", 9, 0, 2};
+  *properties = {"emulated on the host", memory.major, memory.minor, 2};
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {

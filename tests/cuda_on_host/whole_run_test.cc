@@ -26,6 +26,7 @@ namespace {
 std::unique_ptr<Backend> cuda() {
   cuda_on_host::set_order(cuda_on_host::Order::kForwards);
   cuda_on_host::set_library_products(true);
+  cuda_on_host::set_capability(9, 0);
   return make_cuda_backend(0);
 }
 

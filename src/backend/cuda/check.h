@@ -44,7 +44,7 @@ struct Launch {
   cudaStream_t stream;
   dim3 grid;
   unsigned threads;
-  int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (sm_86)
+  int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (227 on sm_90)
 };
 
 /// What a block may have of dynamic shared memory without asking.

@@ -18,6 +18,12 @@ struct CodeProductShape {
   static constexpr int kWarpRows = 16 * kRowTiles, kWarpColumns = 8 * kColumnTiles;
   static constexpr int kRows = kRowWarps * kWarpRows, kColumns = kColumnWarps * kWarpColumns;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
+  static constexpr bool kUsesWarpgroups = false;
+  static constexpr int kExpandedTiles = 2;           // the one that is multiplied, and the next
+  static constexpr int kAlignment = 128;             // of tiles, in bytes
+  static constexpr int kMostSharedBytes = 99 << 10;  // of a block on sm_86, sm_89 and sm_120
+  template <bool kIsLeft>
+  using Layout = LoadedLayout<kIsLeft>;
   static_assert(kColumnTiles % 4 == 0 && kStages >= 3);
 };
 /// A warp of 64 x 64 outputs reads 4 KiB of shared memory for 32 products of 16 x 8 x 32; one of
@@ -30,17 +36,6 @@ using SmallCodeProduct = CodeProductShape<2, 2, 2, 4, 6, 3>;   // 64 x 64
 struct CodeProductSize {
   std::int64_t rows, columns, summed;
   bool whole_vectors;  ///< rows of the output begin at multiples of 16 bytes
-};
-
-template <typename Shape, typename Left, typename Right>
-struct CodeProductTiles {
-  using Lefts = TilesOf<Left, Shape::kRows, Shape::kThreads, true>;
-  using Rights = TilesOf<Right, Shape::kColumns, Shape::kThreads, false>;
-  static constexpr bool kExpands = Rights::kExpandedBytes > 0;
-  static constexpr int kRightStages = Shape::kStages * Lefts::kStageBytes;
-  static constexpr int kExpanded = kRightStages + Shape::kStages * Rights::kStageBytes;
-  static constexpr int kSharedBytes = kExpanded + 2 * Rights::kExpandedBytes;
-  static_assert(kSharedBytes <= 99 << 10);  // what a block may have on sm_86, sm_89 and sm_120
 };
 
 /// First row and column of a block's tile. Blocks that run side by side share rows and columns, so
@@ -60,6 +55,66 @@ __device__ TileOrigin tile_origin(const CodeProductSize& size) {
   return {std::int64_t{group * kGroup + in_group % height} * Shape::kRows,
           std::int64_t{in_group / height} * Shape::kColumns};
 }
+
+/// The tiles of both factors in a block's shared memory: stages of copies, and where packed codes
+/// are expanded those too.
+template <typename Shape, typename Left, typename Right>
+class CodePipeline {
+ public:
+  using Lefts = TilesOf<Left, Shape::kRows, Shape::kThreads, typename Shape::template Layout<true>>;
+  using Rights =
+      TilesOf<Right, Shape::kColumns, Shape::kThreads, typename Shape::template Layout<false>>;
+  static constexpr bool kExpands = Rights::kExpandedBytes > 0;
+  static constexpr int kRightStages = Shape::kStages * Lefts::kStageBytes;
+  static constexpr int kExpanded = kRightStages + Shape::kStages * Rights::kStageBytes;
+  /// What a launch asks for; dynamic_shared() is aligned to 128 bytes, so more needs room.
+  static constexpr int kSharedBytes =
+      kExpanded + Shape::kExpandedTiles * Rights::kExpandedBytes + Shape::kAlignment - 128;
+  static_assert(kSharedBytes <= Shape::kMostSharedBytes);
+
+  /// `shared` at a multiple of Shape::kAlignment.
+  __device__ CodePipeline(const Left& left, const Right& right, const TileOrigin& origin,
+                          std::int64_t summed, std::byte* shared)
+      : lefts_(left, origin.row, summed),
+        rights_(right, origin.column, summed),
+        shared_(shared),
+        steps_(static_cast<int>((summed + kDepth - 1) / kDepth)) {}
+
+  /// Places of the sum are taken in so many steps.
+  __device__ int steps() const { return steps_; }
+  /// Begins to copy the tiles of a step, if there is one, as a group of copies.
+  __device__ void start(int step, int stage) const {
+    if (step < steps_) {
+      lefts_.start(left_stage(stage), step);
+      rights_.start(right_stage(stage), step);
+    }
+    commit_copies();
+  }
+  /// Expands what this thread has copied to `stage` for a step.
+  __device__ void expand(int step, int stage) const {
+    rights_.expand(right_stage(stage), expanded(step));
+  }
+  __device__ const std::byte* left(int stage) const { return left_stage(stage); }
+  __device__ const std::byte* right(int step, int stage) const {
+    return Rights::tile(right_stage(stage), expanded(step));
+  }
+
+ private:
+  static constexpr int kDepth = Shape::template Layout<true>::kDepth;
+
+  __device__ std::byte* left_stage(int stage) const { return shared_ + stage * Lefts::kStageBytes; }
+  __device__ std::byte* right_stage(int stage) const {
+    return shared_ + kRightStages + stage * Rights::kStageBytes;
+  }
+  __device__ std::byte* expanded(int step) const {
+    return shared_ + kExpanded + step % Shape::kExpandedTiles * Rights::kExpandedBytes;
+  }
+
+  Lefts lefts_;
+  Rights rights_;
+  std::byte* shared_;
+  int steps_;
+};
 
 /// Sums of a warp: [tile of rows][tile of columns][as multiply_add holds them].
 template <typename Shape>
@@ -156,49 +211,34 @@ __device__ __forceinline__ void write_columns(const Write& write, const CodeSums
 template <typename Shape, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     code_product_kernel(Left left, Right right, Write write, CodeProductSize size) {
-  using Tiles = CodeProductTiles<Shape, Left, Right>;
-  using Lefts = typename Tiles::Lefts;
-  using Rights = typename Tiles::Rights;
+  using Pipeline = CodePipeline<Shape, Left, Right>;
+  using Lefts = typename Pipeline::Lefts;
+  using Rights = typename Pipeline::Rights;
+  constexpr bool kExpands = Pipeline::kExpands;
   constexpr int kStages = Shape::kStages;
   const TileOrigin origin = tile_origin<Shape>(size);
-  const Lefts lefts(left, origin.row, size.summed);
-  const Rights rights(right, origin.column, size.summed);
-  std::byte* const shared = dynamic_shared();
-  const auto left_stage = [&](int stage) { return shared + stage * Lefts::kStageBytes; };
-  const auto right_stage = [&](int stage) {
-    return shared + Tiles::kRightStages + stage * Rights::kStageBytes;
-  };
-  const auto expanded = [&](int step) {
-    return shared + Tiles::kExpanded + step % 2 * Rights::kExpandedBytes;
-  };
-  const auto steps = static_cast<int>((size.summed + kCodeDepth - 1) / kCodeDepth);
-  const auto start = [&](int step, int stage) {
-    if (step < steps) {
-      lefts.start(left_stage(stage), step);
-      rights.start(right_stage(stage), step);
-    }
-    commit_copies();
-  };
+  const Pipeline tiles(left, right, origin, size.summed, dynamic_shared());
+  const int steps = tiles.steps();
 
   CodeSums<Shape> sums = {};
   LeftSums<Shape> left_sums = {};
 #pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) start(step, step);
-  if constexpr (Tiles::kExpands) {
+  for (int step = 0; step < kStages - 1; ++step) tiles.start(step, step);
+  if constexpr (kExpands) {
     wait_for_copies<kStages - 2>();
-    rights.expand(right_stage(0), expanded(0));
+    tiles.expand(0, 0);
   }
   int stage = 0;
   for (int step = 0; step < steps; ++step) {
     // The copies of this step, and where they have to be expanded those of the next.
-    wait_for_copies<kStages - (Tiles::kExpands ? 3 : 2)>();
+    wait_for_copies<kStages - (kExpands ? 3 : 2)>();
     __syncthreads();  // All have passed the last step: its stage is free.
-    start(step + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
-    multiply_stage<Shape, Lefts, Rights, Write::kNeedsLeftSums>(
-        sums, left_sums, left_stage(stage), Rights::tile(right_stage(stage), expanded(step)));
+    tiles.start(step + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
+    multiply_stage<Shape, Lefts, Rights, Write::kNeedsLeftSums>(sums, left_sums, tiles.left(stage),
+                                                                tiles.right(step, stage));
     stage = stage == kStages - 1 ? 0 : stage + 1;
-    if constexpr (Tiles::kExpands) {
-      if (step + 1 < steps) rights.expand(right_stage(stage), expanded(step + 1));
+    if constexpr (kExpands) {
+      if (step + 1 < steps) tiles.expand(step + 1, stage);
     }
   }
   if constexpr (Write::kNeedsLeftSums) {

@@ -10,7 +10,7 @@
 
 namespace quest::cuda {
 
-inline constexpr int kCodeDepth = 64;  // places of the sum that a stage holds
+inline constexpr int kCodeDepth = 64;  // places of the sum in a stage for mma
 inline constexpr int kChunk = 16;      // bytes of a copy, and of a row of a matrix
 
 /// Codes [count, summed]: the sum runs along rows, which begin at multiples of 16 bytes.
@@ -53,13 +53,25 @@ __device__ inline int transposed_place(int matrix, int i) {
   return matrix / 2 * 16 + i / 2 * 4 + matrix % 2 * 2 + i % 2;
 }
 
-/// Tiles of CodeRows, as rows of kCodeDepth bytes. Left factors give a warp 16 rows in their order.
-/// Of right ones four tiles of mma have 32 rows, of which tile j has 8 t + 2 j and the next: so a
-/// lane holds eight neighbouring columns of outputs.
-template <int kCount, int kThreads, bool kIsLeft>
+/// Where the chunk of a row lies in a tile of rows whose matrices warps load (load_matrices).
+template <bool kIsLeft>
+struct LoadedLayout {
+  static constexpr int kDepth = kCodeDepth;  // places of a row
+  __device__ static int chunk_offset(int row, int chunk) {
+    const int twist = kIsLeft ? row / 2 % 4 : row / 8 % 4;
+    return row * kDepth + (chunk ^ twist) * kChunk;
+  }
+};
+
+/// Tiles of CodeRows, as rows of Layout::kDepth bytes. Left factors give a warp 16 rows in their
+/// order. Of right ones four tiles of mma have 32 rows, of which tile j has 8 t + 2 j and the next:
+/// so a lane holds eight neighbouring columns of outputs.
+template <int kCount, int kThreads, typename Layout>
 class RowTiles {
+  static constexpr int kDepth = Layout::kDepth;
+
  public:
-  static constexpr int kStageBytes = kCount * kCodeDepth;
+  static constexpr int kStageBytes = kCount * kDepth;
   static constexpr int kExpandedBytes = 0;
   static constexpr int kRun = 8;  // neighbouring columns in a lane
 
@@ -71,22 +83,18 @@ class RowTiles {
     const int row = static_cast<int>(threadIdx.x) / kChunks;
     const int chunk = static_cast<int>(threadIdx.x) % kChunks;
     source_ = codes + (first + row) * stride + chunk * kChunk;
-    target_ = chunk_offset(row, chunk);
-  }
-  /// Where a chunk lies in its tile.
-  __device__ static int chunk_offset(int row, int chunk) {
-    return row * kCodeDepth + (chunk ^ twist(row)) * kChunk;
+    target_ = Layout::chunk_offset(row, chunk);
   }
 
   /// Begins to copy the tile of a step to a stage.
   __device__ void start(std::byte* stage, int step) const {
     const int row = static_cast<int>(threadIdx.x) / kChunks;
     const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-    const int bytes = count_before(summed_, step * kCodeDepth + chunk * kChunk, kChunk);
+    const int bytes = count_before(summed_, step * kDepth + chunk * kChunk, kChunk);
 #pragma unroll
     for (int i = 0; i < kCount; i += kRowsAtOnce) {
-      copy_async<kChunk>(stage + target_ + i * kCodeDepth,
-                         source_ + std::int64_t{i} * stride_ + step * kCodeDepth,
+      copy_async<kChunk>(stage + target_ + i * kDepth,
+                         source_ + std::int64_t{i} * stride_ + step * kDepth,
                          row + i < rows_left_ ? bytes : 0);
     }
   }
@@ -100,7 +108,7 @@ class RowTiles {
   __device__ static void load_left(unsigned (&a)[4], const std::byte* tile, int first, int part) {
     const int lane = static_cast<int>(threadIdx.x) % 32, row = lane % 16;
     const int chunk = 2 * part + lane / 16;
-    load_matrices(a, tile + first * kCodeDepth + chunk_offset(row, chunk));
+    load_matrices(a, tile + first * kDepth + Layout::chunk_offset(row, chunk));
   }
   /// Row 0 or 1 of a lane among 16.
   __device__ static int left_row(int half) {
@@ -111,7 +119,7 @@ class RowTiles {
     const int lane = static_cast<int>(threadIdx.x) % 32, i = lane % 8;
     const int row = i / 2 * 8 + pair % 2 * 4 + lane / 16 * 2 + i % 2;
     const int chunk = 2 * part + lane / 8 % 2;
-    load_matrices(b, tile + pair / 2 * 32 * kCodeDepth + chunk_offset(row, chunk));
+    load_matrices(b, tile + pair / 2 * 32 * kDepth + Layout::chunk_offset(row, chunk));
   }
   /// First column of run 0 of a lane among 32, and which sum of which tile its column i has.
   __device__ static int first_column(int) { return static_cast<int>(threadIdx.x) % 4 * 8; }
@@ -119,11 +127,9 @@ class RowTiles {
   __device__ static constexpr int place_of(int i) { return i % 2; }
 
  private:
-  static constexpr int kChunks = kCodeDepth / kChunk;
+  static constexpr int kChunks = kDepth / kChunk;
   static constexpr int kRowsAtOnce = kThreads / kChunks;
   static_assert(kCount % kRowsAtOnce == 0 && kRowsAtOnce % 32 == 0);
-
-  __device__ static int twist(int row) { return kIsLeft ? row / 2 % 4 : row / 8 % 4; }
 
   // Sums have at most 32768 places, and strides fit 32 bits: registers are what a block runs out
   // of.
@@ -225,19 +231,21 @@ __device__ unsigned spread(unsigned codes) {
 }
 
 /// Tiles of PackedCodeRows as right factors: a thread copies a unit of a row as it is, and a step
-/// later makes bytes of it, unsigned, in one of two expanded tiles, which are as those of RowTiles.
-template <int kBits, int kCount, int kThreads>
+/// later makes bytes of it, unsigned, in one of several expanded tiles, which are as those of
+/// RowTiles.
+template <int kBits, int kCount, int kThreads, typename Layout>
 class PackedTiles {
+  static constexpr int kDepth = Layout::kDepth;
   static constexpr int kUnitCodes = kBits == 1 ? 32 : 16;  // at least the 4 bytes of a copy
   static constexpr int kUnitBytes = kUnitCodes * kBits / 8;
-  static constexpr int kUnits = kCodeDepth / kUnitCodes;  // of a row
+  static constexpr int kUnits = kDepth / kUnitCodes;  // of a row
   static constexpr int kRowsAtOnce = kThreads / kUnits;
   static_assert(kCount % kRowsAtOnce == 0);
-  using Expanded = RowTiles<kCount, kThreads, false>;
+  using Expanded = RowTiles<kCount, kThreads, Layout>;
 
  public:
-  static constexpr int kStageBytes = kCount * kCodeDepth * kBits / 8;
-  static constexpr int kExpandedBytes = kCount * kCodeDepth;
+  static constexpr int kStageBytes = kCount * kDepth * kBits / 8;
+  static constexpr int kExpandedBytes = kCount * kDepth;
   static constexpr int kRun = Expanded::kRun;
 
   __device__ PackedTiles(const PackedCodeRows<kBits>& rows, std::int64_t first)
@@ -248,7 +256,7 @@ class PackedTiles {
   }
 
   __device__ void start(std::byte* stage, int step) const {
-    const int at = step * (kCodeDepth * kBits / 8);
+    const int at = step * (kDepth * kBits / 8);
     const int bytes = count_before(row_bytes_, at + unit() * kUnitBytes, kUnitBytes);
 #pragma unroll
     for (int i = 0; i < kCount; i += kRowsAtOnce) {
@@ -272,7 +280,7 @@ class PackedTiles {
           bytes[quad] = spread<kBits>(words[bit / 32] >> bit % 32 & ((1u << 4 * kBits) - 1));
         }
         const int chunk = unit() * (kUnitCodes / kChunk) + c;
-        *reinterpret_cast<uint4*>(expanded + Expanded::chunk_offset(row() + i, chunk)) =
+        *reinterpret_cast<uint4*>(expanded + Layout::chunk_offset(row() + i, chunk)) =
             make_uint4(bytes[0], bytes[1], bytes[2], bytes[3]);
       }
     }
@@ -299,33 +307,33 @@ class PackedTiles {
 };
 
 /// The tiles of a factor in a block of kThreads threads; kUnsigned: of unsigned numbers.
-template <typename Factor, int kCount, int kThreads, bool kIsLeft>
+template <typename Factor, int kCount, int kThreads, typename Layout>
 struct TilesOf;
-template <int kCount, int kThreads, bool kIsLeft>
-struct TilesOf<CodeRows, kCount, kThreads, kIsLeft> : RowTiles<kCount, kThreads, kIsLeft> {
+template <int kCount, int kThreads, typename Layout>
+struct TilesOf<CodeRows, kCount, kThreads, Layout> : RowTiles<kCount, kThreads, Layout> {
   static constexpr bool kUnsigned = false;
   __device__ TilesOf(const CodeRows& rows, std::int64_t first, std::int64_t summed)
-      : RowTiles<kCount, kThreads, kIsLeft>(rows.codes, rows.stride, rows.count, first, summed) {}
+      : RowTiles<kCount, kThreads, Layout>(rows.codes, rows.stride, rows.count, first, summed) {}
 };
-template <int kCount, int kThreads>
-struct TilesOf<UnsignedCodeRows, kCount, kThreads, false> : RowTiles<kCount, kThreads, false> {
+template <int kCount, int kThreads, typename Layout>
+struct TilesOf<UnsignedCodeRows, kCount, kThreads, Layout> : RowTiles<kCount, kThreads, Layout> {
   static constexpr bool kUnsigned = true;
   __device__ TilesOf(const UnsignedCodeRows& rows, std::int64_t first, std::int64_t summed)
-      : RowTiles<kCount, kThreads, false>(rows.codes, rows.stride, rows.count, first, summed) {}
+      : RowTiles<kCount, kThreads, Layout>(rows.codes, rows.stride, rows.count, first, summed) {}
 };
-template <int kCount, int kThreads, bool kIsLeft>
-struct TilesOf<CodeColumns, kCount, kThreads, kIsLeft> : ColumnTiles<kCount, kThreads> {
+template <int kCount, int kThreads, typename Layout>
+struct TilesOf<CodeColumns, kCount, kThreads, Layout> : ColumnTiles<kCount, kThreads> {
   static constexpr bool kUnsigned = false;
   __device__ TilesOf(const CodeColumns& columns, std::int64_t first, std::int64_t summed)
       : ColumnTiles<kCount, kThreads>(columns.codes, columns.stride, columns.count, first, summed) {
   }
 };
-template <int kBits, int kCount, int kThreads>
-struct TilesOf<PackedCodeRows<kBits>, kCount, kThreads, false>
-    : PackedTiles<kBits, kCount, kThreads> {
+template <int kBits, int kCount, int kThreads, typename Layout>
+struct TilesOf<PackedCodeRows<kBits>, kCount, kThreads, Layout>
+    : PackedTiles<kBits, kCount, kThreads, Layout> {
   static constexpr bool kUnsigned = true;
   __device__ TilesOf(const PackedCodeRows<kBits>& rows, std::int64_t first, std::int64_t)
-      : PackedTiles<kBits, kCount, kThreads>(rows, first) {}
+      : PackedTiles<kBits, kCount, kThreads, Layout>(rows, first) {}
 };
 
 }  // namespace quest::cuda

@@ -48,7 +48,7 @@ CudaBackend::CudaBackend(int device)
       products_(stream_, workspace_) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", "{}", device);
-  multiprocessors_ = properties.multiProcessorCount;
+  device_ = cuda::product_device(device);
   name_ = fmt::format("cuda:{} {} (sm_{}{})", device, properties.name, properties.major,
                       properties.minor);
 }
@@ -110,6 +110,14 @@ void require_device(const Tensor& tensor) {
   if (tensor && tensor.place != Place::kCuda) {
     fail("CUDA: a kernel was given a tensor {} in the host's memory", tensor.shape.to_string());
   }
+}
+
+ProductDevice product_device(int device) {
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", "{}", device);
+  constexpr bool kBuiltForWarpgroups = QUEST_CUDA_WARPGROUPS != 0;
+  return {properties.multiProcessorCount,
+          kBuiltForWarpgroups && properties.major == 9 && properties.minor == 0};
 }
 
 FloatRows rows_of(const Tensor& tensor) {

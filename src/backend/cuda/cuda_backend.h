@@ -14,6 +14,17 @@
 
 namespace quest {
 
+namespace cuda {
+
+/// What products of codes have to know of a device.
+struct ProductDevice {
+  int multiprocessors = 1;
+  bool has_warpgroups = false;  ///< compute capability 9.0, and a build for it by name (sm_90a)
+};
+ProductDevice product_device(int device);
+
+}  // namespace cuda
+
 /// See backend.h for what each kernel computes. Copies from and to the host end before they return;
 /// all else is asynchronous, and what the host reads it reads by `copy`. Same inputs, same bits:
 /// no kernel adds atomically. Heads may have up to 256 values. To be used on the thread that made
@@ -123,7 +134,7 @@ class CudaBackend : public Backend {
   cuda::OwnedStream owned_stream_;  // first, so that it outlives what frees memory on it
   cudaStream_t stream_;
   std::string name_;
-  int multiprocessors_ = 1;
+  cuda::ProductDevice device_;
   cuda::Workspace workspace_;
   cuda::LtProducts products_;
   std::vector<SequenceSpan> sent_spans_;  // what Slot::kSpans holds

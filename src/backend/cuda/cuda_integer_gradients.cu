@@ -32,8 +32,7 @@ void CudaBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quanti
          key.words[1]);
   const bool add = write == Write::kAdd;
   if (rows_begin_at(w.codes, cuda::kChunk)) {
-    cuda::code_product("integer_matmul_grad_input", stream_, multiprocessors_,
-                       CodeRows{g, stride, rows},
+    cuda::code_product("integer_matmul_grad_input", stream_, device_, CodeRows{g, stride, rows},
                        cuda::code_factor<CodeColumns>(w.codes, d_z.cols()),
                        cuda::WriteOddLines{cuda::rows_of(d_z), add, scales}, d_z, columns);
     return;
@@ -62,7 +61,7 @@ void CudaBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quant
     const Tensor codes = x.codes.rows_slice(begin, end);
     const bool add = write == Write::kAdd || begin > 0;
     if (rows_begin_at(codes, cuda::kChunk)) {
-      cuda::code_product("integer_matmul_grad_weight", stream_, multiprocessors_,
+      cuda::code_product("integer_matmul_grad_weight", stream_, device_,
                          CodeColumns{g, stride, columns},
                          cuda::code_factor<CodeColumns>(codes, d_z.cols()),
                          cuda::WriteOddLines{cuda::rows_of(d_z), add, scales}, d_z, end - begin);

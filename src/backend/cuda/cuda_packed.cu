@@ -115,7 +115,7 @@ bool CudaBackend::multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
   const auto product = [&]<typename Right>(std::size_t alignment, const Right& right) {
     if (!cuda::rows_begin_at(w.codes, alignment)) return false;
     write_sum.code_offset = 1u << (w.bits - 1);
-    cuda::code_product("packed_matmul", stream_, multiprocessors_,
+    cuda::code_product("packed_matmul", stream_, device_,
                        cuda::code_factor<cuda::CodeRows>(x_codes, y.rows()), right, write_sum, y,
                        w.columns);
     return true;

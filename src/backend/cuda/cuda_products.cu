@@ -72,7 +72,7 @@ void CudaBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quant
       cuda::quantized_output(y, x, w.steps, w.code_sums, columns, write);
   using cuda::code_factor, cuda::CodeRows, cuda::rows_begin_at;
   if (rows_begin_at(x.codes, cuda::kChunk) && rows_begin_at(w.codes, cuda::kChunk)) {
-    cuda::code_product("quantized_matmul", stream_, multiprocessors_,
+    cuda::code_product("quantized_matmul", stream_, device_,
                        code_factor<CodeRows>(x.codes, y.rows()),
                        code_factor<CodeRows>(w.codes, y.cols()), write_sum, y, columns);
     return;
