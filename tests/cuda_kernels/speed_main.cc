@@ -73,11 +73,8 @@ class SpeedTable {
         floats_(*backend_, pool_bytes(), random_words(0x807f807fu, 0x3f803f80u)),
         outputs_(*backend_, pool_bytes(), random_words(0, 0)),
         steps_(*backend_, std::size_t{1} << 20, random_words(0, 0x3f800000u)) {
-    cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-    multiprocessors_ = properties.multiProcessorCount;
     fmt::print("{}, {} multiprocessors\n{:34} {:>22} {:>10} {:>9} {:>9}\n", backend_->name(),
-               multiprocessors_, "kernel", "M x N x K", "us", "TOP/s", "GB/s");
+               device_.multiprocessors, "kernel", "M x N x K", "us", "TOP/s", "GB/s");
   }
 
   void copies();
@@ -132,7 +129,7 @@ class SpeedTable {
   bool small_;
   std::unique_ptr<Backend> backend_;
   Pool codes_, floats_, outputs_, steps_;
-  int multiprocessors_ = 1;
+  cuda::ProductDevice device_ = cuda::product_device(0);
 };
 
 double operations_of(const Size& size) {
@@ -169,6 +166,10 @@ void SpeedTable::products_of_codes(const Size& size) {
   one_shape<cuda::LargeCodeProduct>("codes, blocks of 256 x 128", size);
   one_shape<cuda::MiddleCodeProduct>("codes, blocks of 128 x 128", size);
   one_shape<cuda::SmallCodeProduct>("codes, blocks of 64 x 64", size);
+  if (device_.has_warpgroups) {
+    one_shape<cuda::WideWarpgroupProduct>("codes, warpgroups, 128 x 256", size);
+    one_shape<cuda::NarrowWarpgroupProduct>("codes, warpgroups, 128 x 128", size);
+  }
   time("codes, as chosen", size, operations_of(size), 0, [&] {
     backend_->quantized_matmul(outputs_.take({size.m, size.n}, DType::kBF16),
                                quantized(size.m, size.k), quantized(size.n, size.k), Write::kSet);
