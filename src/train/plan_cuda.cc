@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/division.h"
+#include "quant/gradient_rounding.h"
 #include "train/plan_products.h"
 
 namespace quest {
@@ -30,7 +31,16 @@ std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
                                const LinearScheme& scheme) {
     if (!scheme.integer_product()) return;
     if (config.backward == GradientProducts::kInt8) {
-      gradients = std::max(gradients, count * round_up(outputs, kChunkBytes));
+      const std::int64_t block = std::min(count, kRoundedRows);
+      gradients = std::max({gradients, count * round_up(outputs, kChunkBytes),
+                            outputs * round_up(block, kChunkBytes)});
+      // Codes by rows for warpgroups, as devices of compute capability 9.0 have them.
+      if (scheme.weight.bits < 8) {
+        operands = std::max(operands, columns * round_up(outputs, kChunkBytes));
+      }
+      if (scheme.activation.bits < 8) {
+        operands = std::max(operands, columns * round_up(block, kChunkBytes));
+      }
       lines = std::max(lines, 2 * 4 * std::max(count, outputs));
     } else {
       operands = std::max(operands, std::max(count, outputs) * columns * element);

@@ -35,9 +35,12 @@ TEST(SameBits, CodesStepsAndMasksAreThoseOfTheCpu) {
 TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
   CpuBackend cpu(1, Isa::kGeneric);
   const RoundingKey key = RoundingKeys(7, 1, 2).next();
-  for (const ProductCase& size : {ProductCase{3, 5, 7}, {17, 40, 96}, {70, 33, 128}}) {
-    const OwnedQuantizedRows x = random_codes(size.m, size.k, 4, 1);
-    const OwnedQuantizedRows w = random_codes(size.n, size.k, 4, 2);
+  for (const ProductCase& size :
+       {ProductCase{3, 5, 7}, {17, 40, 96}, {70, 33, 128}, {1, 130, 144}, {141, 270, 304}}) {
+    const OwnedQuantizedRows x_rows = random_codes(size.m, size.k, 7, 1);
+    const OwnedQuantizedRows w_rows = random_codes(size.n, size.k, 7, 2);
+    QuantizedRows x = x_rows.view(), w = w_rows.view();
+    x.bits = w.bits = size.m == 17 ? 8 : 7;
     const OwnedTensor d_y({size.m, size.n}, DType::kBF16);
     fill_normal(d_y, 3);
     struct Results {
@@ -47,9 +50,9 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
       Results r{OwnedTensor({size.m, size.n}, DType::kF32),
                 OwnedTensor({size.m, size.k}, DType::kF32),
                 OwnedTensor({size.n, size.k}, DType::kF32)};
-      backend.quantized_matmul(r.y, x.view(), w.view(), Write::kSet);
-      backend.integer_matmul_grad_input(r.d_x, d_y, w.view(), key, Write::kSet);
-      backend.integer_matmul_grad_weight(r.d_w, d_y, x.view(), key, Write::kSet);
+      backend.quantized_matmul(r.y, x, w, Write::kSet);
+      backend.integer_matmul_grad_input(r.d_x, d_y, w, key, Write::kSet);
+      backend.integer_matmul_grad_weight(r.d_w, d_y, x, key, Write::kSet);
       return r;
     };
     const Results wanted = run(cpu);
@@ -58,6 +61,27 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
       EXPECT_TRUE(got.y.same_bytes(wanted.y)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_x.same_bytes(wanted.d_x)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_w.same_bytes(wanted.d_w)) << size.m << " on " << label;
+    });
+  }
+}
+
+// More rows than are summed at once, by rows of codes (7 bits) and by columns.
+TEST(SameBits, WeightGradientsOfSeveralBlocksOfRowsAreThoseOfTheCpu) {
+  constexpr std::int64_t kM = kRoundedRows + 5, kN = 3, kK = 16;
+  CpuBackend cpu(1, Isa::kGeneric);
+  const RoundingKey key = RoundingKeys(7, 1, 2).next();
+  const OwnedQuantizedRows codes = random_codes(kM, kK, 7, 1);
+  const OwnedTensor d_y({kM, kN}, DType::kBF16);
+  fill_normal(d_y, 3);
+  for (const int bits : {7, 8}) {
+    QuantizedRows x = codes.view();
+    x.bits = bits;
+    OwnedTensor wanted({kN, kK}, DType::kF32);
+    cpu.integer_matmul_grad_weight(wanted, d_y, x, key, Write::kSet);
+    on_every_backend([&](Backend& backend, const std::string& label) {
+      OwnedTensor got({kN, kK}, DType::kF32);
+      backend.integer_matmul_grad_weight(got, d_y, x, key, Write::kSet);
+      EXPECT_TRUE(got.same_bytes(wanted)) << bits << " bits on " << label;
     });
   }
 }

@@ -135,8 +135,10 @@ TEST_P(IntegerGradientsOnCpu, RoundedValuesAreThoseOfTheDefinition) {
 TEST_P(IntegerGradients, TheyAreTheReferences) {
   for (const ProductCase& size : kProductCases) {
     const int bits = 1 + static_cast<int>(size.k % 8);
-    const OwnedQuantizedRows x = random_codes(size.m, size.k, bits, 3);
-    const OwnedQuantizedRows w = random_codes(size.n, size.k, bits, 4);
+    const OwnedQuantizedRows x_rows = random_codes(size.m, size.k, bits, 3);
+    const OwnedQuantizedRows w_rows = random_codes(size.n, size.k, bits, 4);
+    QuantizedRows x = x_rows.view(), w = w_rows.view();
+    x.bits = w.bits = bits;
     for (const DType in : {DType::kF32, DType::kBF16}) {
       const Sliced d_y(size.m, size.n, in);
       fill_gradient(d_y, 9);
@@ -144,8 +146,8 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
         for (const Write write : {Write::kSet, Write::kAdd}) {
           const Sliced actual(size.m, size.k, out, 5);
           const Sliced expected(size.m, size.k, out, 5);
-          backend_->integer_matmul_grad_input(actual, d_y, w.view(), kKey, write);
-          reference_->integer_matmul_grad_input(expected, d_y, w.view(), kKey, write);
+          backend_->integer_matmul_grad_input(actual, d_y, w, kKey, write);
+          reference_->integer_matmul_grad_input(expected, d_y, w, kKey, write);
           // The integers are the same: what is left are roundings of terms as large as what was
           // there.
           expect_close(actual, expected, 0x1p-21 * 4 + 4 * rounding(out),
@@ -156,8 +158,8 @@ TEST_P(IntegerGradients, TheyAreTheReferences) {
       for (const Write write : {Write::kSet, Write::kAdd}) {
         const Sliced actual(size.n, size.k, DType::kF32, 6);
         const Sliced expected(size.n, size.k, DType::kF32, 6);
-        backend_->integer_matmul_grad_weight(actual, d_y, x.view(), kKey, write);
-        reference_->integer_matmul_grad_weight(expected, d_y, x.view(), kKey, write);
+        backend_->integer_matmul_grad_weight(actual, d_y, x, kKey, write);
+        reference_->integer_matmul_grad_weight(expected, d_y, x, kKey, write);
         expect_close(actual, expected, 0x1p-21 * 4,
                      fmt::format("d_w {} {} {}", size.m, size.n, size.k));
       }

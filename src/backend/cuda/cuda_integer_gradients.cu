@@ -1,6 +1,7 @@
 // CudaBackend: gradients of the quantized product on integers with stochastic rounding.
 #include "backend/cuda/code_product_launch.h"
 #include "backend/cuda/rounding_kernels.cuh"
+#include "backend/cuda/transpose_kernels.cuh"
 
 namespace quest {
 namespace {
@@ -8,6 +9,23 @@ namespace {
 // Rounded gradients lie in rows of whole chunks.
 std::int64_t whole_chunks(std::int64_t columns) {
   return (columns + cuda::kChunk - 1) / cuda::kChunk * cuda::kChunk;
+}
+
+// Whether these codes become a factor by rows: where warpgroups multiply, which take no other, and
+// 2 q + 1 has eight bits.
+bool suits_rows(const cuda::ProductDevice& device, const QuantizedRows& rows) {
+  return device.has_warpgroups && rows.bits < 8 && cuda::rows_begin_at(rows.codes, cuda::kChunk);
+}
+
+// 2 q + 1 of codes [summed, count] as a factor by rows, in the workspace.
+cuda::CodeRows odd_rows(Launch how, cuda::Workspace& workspace, const Tensor& codes) {
+  const std::int64_t summed = codes.rows(), count = codes.cols(), stride = whole_chunks(summed);
+  auto* const out = workspace.take<std::int8_t>(cuda::Workspace::Slot::kOperand, count * stride);
+  how.grid =
+      dim3(blocks_of(count, cuda::kTransposedLines) * blocks_of(summed, cuda::kTransposedLines));
+  launch(how, cuda::transpose_odd_kernel, cuda::code_factor<cuda::CodeColumns>(codes, count), out,
+         summed, stride);
+  return {out, stride, count};
 }
 
 }  // namespace
@@ -31,6 +49,12 @@ void CudaBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quanti
          cuda::RoundedOut{g, stride, to_fixed, true}, std::int64_t{0}, columns, key.words[0],
          key.words[1]);
   const bool add = write == Write::kAdd;
+  if (suits_rows(device_, w)) {
+    cuda::code_product("integer_matmul_grad_input", stream_, device_, CodeRows{g, stride, rows},
+                       odd_rows(on("transpose_odd", dim3(), 256), workspace_, w.codes),
+                       cuda::WriteLines{cuda::rows_of(d_z), add, scales}, d_z, columns);
+    return;
+  }
   if (rows_begin_at(w.codes, cuda::kChunk)) {
     cuda::code_product("integer_matmul_grad_input", stream_, device_, CodeRows{g, stride, rows},
                        cuda::code_factor<CodeColumns>(w.codes, d_z.cols()),
@@ -45,32 +69,46 @@ void CudaBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quanti
 
 void CudaBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
                                              const RoundingKey& key, Write write) {
-  const std::int64_t columns = d_y.cols(), stride = whole_chunks(columns);
+  const std::int64_t columns = d_y.cols();
   const cuda::FoldedGradient folded{cuda::rows_of(d_y), cuda::data_of<float>(x.steps), true};
   for (std::int64_t begin = 0; begin < d_y.rows(); begin += kRoundedRows) {
-    const std::int64_t end = std::min(begin + kRoundedRows, d_y.rows());
+    const std::int64_t end = std::min(begin + kRoundedRows, d_y.rows()), rows = end - begin;
     float* const scales = workspace_.take<float>(Workspace::Slot::kLines, 2 * columns);
     float* const to_fixed = scales + columns;
-    auto* const g =
-        workspace_.take<std::int8_t>(Workspace::Slot::kGradient, (end - begin) * stride);
     launch(on("column_lines", dim3(blocks_of(columns, cuda::kWarp)), 256),
            cuda::column_lines_kernel, folded, scales, to_fixed, begin, end, columns);
-    launch(on("round_gradients", dim3(static_cast<unsigned>(end - begin)), 256),
+    const Tensor codes = x.codes.rows_slice(begin, end);
+    const cuda::WriteLines lines{cuda::rows_of(d_z), write == Write::kAdd || begin > 0, scales};
+    if (suits_rows(device_, x)) {
+      const std::int64_t stride = whole_chunks(rows);
+      auto* const g = workspace_.take<std::int8_t>(Workspace::Slot::kGradient, columns * stride);
+      launch(on("round_transposed",
+                dim3(blocks_of(rows, cuda::kRoundedTileRows) *
+                     blocks_of(columns, cuda::kRoundedTileColumns)),
+                256),
+             cuda::round_transposed_kernel, folded, cuda::RoundedOut{g, stride, to_fixed, false},
+             begin, rows, columns, key.words[0], key.words[1]);
+      cuda::code_product(
+          "integer_matmul_grad_weight", stream_, device_, CodeRows{g, stride, columns},
+          odd_rows(on("transpose_odd", dim3(), 256), workspace_, codes), lines, d_z, rows);
+      continue;
+    }
+    const std::int64_t stride = whole_chunks(columns);
+    auto* const g = workspace_.take<std::int8_t>(Workspace::Slot::kGradient, rows * stride);
+    launch(on("round_gradients", dim3(static_cast<unsigned>(rows)), 256),
            cuda::round_gradients_kernel, folded, cuda::RoundedOut{g, stride, to_fixed, false},
            begin, columns, key.words[0], key.words[1]);
-    const Tensor codes = x.codes.rows_slice(begin, end);
-    const bool add = write == Write::kAdd || begin > 0;
     if (rows_begin_at(codes, cuda::kChunk)) {
       cuda::code_product("integer_matmul_grad_weight", stream_, device_,
                          CodeColumns{g, stride, columns},
                          cuda::code_factor<CodeColumns>(codes, d_z.cols()),
-                         cuda::WriteOddLines{cuda::rows_of(d_z), add, scales}, d_z, end - begin);
+                         cuda::WriteOddLines{lines.out, lines.add, scales}, d_z, rows);
       continue;
     }
     cuda::tile_product<cuda::MultiplyIntegers>(
         "integer_matmul_grad_weight", stream_, cuda::RoundedGradients<false>{g, stride},
-        cuda::OddCodesByColumn{cuda::data_of<std::int8_t>(codes), codes.row_stride},
-        cuda::WriteLines{cuda::rows_of(d_z), add, scales}, {columns, d_z.cols(), end - begin});
+        cuda::OddCodesByColumn{cuda::data_of<std::int8_t>(codes), codes.row_stride}, lines,
+        {columns, d_z.cols(), rows});
   }
 }
 

@@ -56,11 +56,19 @@ struct WriteQuantized {
 
 /// scale_i * sum.
 struct WriteLines {
+  static constexpr bool kNeedsLeftSums = false;
   FloatRows out;
   bool add;
   const float* scales;
+
+  struct Nothing {};
+  __device__ float row(std::int64_t i, std::int32_t) const { return scales[i]; }
+  __device__ static Nothing column(std::int64_t) { return {}; }
+  __device__ static float value(float scale, Nothing, std::int32_t sum) {
+    return static_cast<float>(sum) * scale;
+  }
   __device__ void operator()(std::int64_t i, std::int64_t j, std::int32_t sum) const {
-    out.write(i, j, static_cast<float>(sum) * scales[i], add);
+    out.write(i, j, value(scales[i], {}, sum), add);
   }
 };
 

@@ -96,31 +96,71 @@ struct RoundedOut {
   bool line_a_row;
 };
 
-/// g = G rounded. A thread makes one Philox block, whose bits serve 16 columns of its row: all
-/// those of a group of 256 that are 2 i, 2 i + 1 modulo 32. `first_row` is that of d_y where g
-/// begins.
+/// Rounds what one Philox block serves of row m: the 16 columns of a group of 256 that are 2 i,
+/// 2 i + 1 modulo 32. emit(column, integer); factor(column) is that of its line.
+template <typename Factor, typename Emit>
+__device__ void round_block(const FoldedGradient& g, std::int64_t m, std::int64_t block,
+                            std::int64_t columns, unsigned key0, unsigned key1, Factor line_factor,
+                            Emit emit) {
+  const PhiloxWords words =
+      philox(static_cast<unsigned>(block), static_cast<unsigned>(m), key0, key1);
+  for (int i = 0; i < 16; ++i) {
+    const int word = i / 4, turn = i / 2 % 2, half = i % 2;
+    const std::int64_t n = block / 16 * 256 + word * 64 + turn * 32 + block % 16 * 2 + half;
+    if (n >= columns) continue;
+    const unsigned bits = turn == 0 ? words.w[word] : words.w[word] >> 8 | words.w[word] << 24;
+    const unsigned u = bits >> half * 16 & 0xffffu;
+    const float factor = line_factor(n);
+    std::int32_t value = 0;  // of lines that are zero or broken
+    if (factor > 0.0f) {
+      const auto fixed = static_cast<std::int32_t>(rintf(g.value(m, n) * factor));
+      value = (fixed + static_cast<std::int32_t>(u)) >> 16;
+    }
+    emit(n, static_cast<std::int8_t>(value));
+  }
+}
+
+/// g = G rounded. `first_row` is that of d_y where g begins.
 __global__ void __launch_bounds__(256)
     round_gradients_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
                            std::int64_t columns, unsigned key0, unsigned key1) {
-  const std::int64_t r = blockIdx.x, m = first_row + r;
+  const std::int64_t r = blockIdx.x;
   const std::int64_t groups = (columns + 255) / 256;
   for (std::int64_t block = threadIdx.x; block < groups * 16; block += blockDim.x) {
-    const PhiloxWords words =
-        philox(static_cast<unsigned>(block), static_cast<unsigned>(m), key0, key1);
-    for (int i = 0; i < 16; ++i) {
-      const int word = i / 4, turn = i / 2 % 2, half = i % 2;
-      const std::int64_t n = block / 16 * 256 + word * 64 + turn * 32 + block % 16 * 2 + half;
-      if (n >= columns) continue;
-      const unsigned bits = turn == 0 ? words.w[word] : words.w[word] >> 8 | words.w[word] << 24;
-      const unsigned u = bits >> half * 16 & 0xffffu;
-      const float factor = out.to_fixed[out.line_a_row ? r : n];
-      std::int32_t value = 0;  // of lines that are zero or broken
-      if (factor > 0.0f) {
-        const auto fixed = static_cast<std::int32_t>(rintf(g.value(m, n) * factor));
-        value = (fixed + static_cast<std::int32_t>(u)) >> 16;
-      }
-      out.g[r * out.stride + n] = static_cast<std::int8_t>(value);
-    }
+    round_block(
+        g, first_row + r, block, columns, key0, key1,
+        [&](std::int64_t n) { return out.to_fixed[out.line_a_row ? r : n]; },
+        [&](std::int64_t n, std::int8_t value) { out.g[r * out.stride + n] = value; });
+  }
+}
+
+inline constexpr int kRoundedTileRows = 64, kRoundedTileColumns = 256;
+
+/// g^T = G rounded: out.g has a row a column of G, of lines that are columns. Grid: tiles of 64
+/// rows and 256 columns. What lies behind the `rows` places of a row of out.g is undefined.
+__global__ void __launch_bounds__(256)
+    round_transposed_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
+                            std::int64_t rows, std::int64_t columns, unsigned key0, unsigned key1) {
+  constexpr int kWords = kRoundedTileRows / 4;
+  __shared__ __align__(4) std::int8_t tile[kRoundedTileColumns][kRoundedTileRows + 4];
+  const auto groups = static_cast<unsigned>((columns + 255) / 256);
+  const std::int64_t group = blockIdx.x % groups;
+  const std::int64_t tile_row = std::int64_t{blockIdx.x / groups} * kRoundedTileRows;
+  for (int i = static_cast<int>(threadIdx.x); i < 16 * kRoundedTileRows; i += 256) {
+    const int row = i / 16;
+    if (tile_row + row >= rows) break;
+    round_block(
+        g, first_row + tile_row + row, group * 16 + i % 16, columns, key0, key1,
+        [&](std::int64_t n) { return out.to_fixed[n]; },
+        [&](std::int64_t n, std::int8_t value) { tile[n - group * 256][row] = value; });
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kWords * kRoundedTileColumns; i += 256) {
+    const int line = i / kWords, word = i % kWords;
+    const std::int64_t n = group * kRoundedTileColumns + line, place = tile_row + 4 * word;
+    if (n >= columns || place >= out.stride) continue;
+    *reinterpret_cast<unsigned*>(out.g + n * out.stride + place) =
+        *reinterpret_cast<const unsigned*>(&tile[line][4 * word]);
   }
 }
 
