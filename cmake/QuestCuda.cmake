@@ -20,7 +20,7 @@ find_package(CUDAToolkit 13 REQUIRED)
 add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;--expt-relaxed-constexpr>")
 add_compile_definitions("$<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=;FMT_USE_CONSTEXPR=1>")
 # Devices of compute capability 9.0 multiply codes by warpgroups where there is code for them by name.
-if("90a" IN_LIST QUEST_CUDA_ARCHITECTURES)
+if(QUEST_CUDA_ARCHITECTURES MATCHES "90a")
   add_compile_definitions(QUEST_CUDA_WARPGROUPS=1)
 else()
   add_compile_definitions(QUEST_CUDA_WARPGROUPS=0)

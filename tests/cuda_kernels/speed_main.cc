@@ -87,9 +87,9 @@ class SpeedTable {
  private:
   std::size_t pool_bytes() const { return std::size_t{1} << (small_ ? 20 : 29); }
 
-  QuantizedRows quantized(std::int64_t rows, std::int64_t columns) {
+  QuantizedRows quantized(std::int64_t rows, std::int64_t columns, int bits = 8) {
     return {codes_.take({rows, columns}, DType::kI8), steps_.take({rows}, DType::kF32),
-            steps_.take({rows}, DType::kI32), Tensor()};
+            steps_.take({rows}, DType::kI32), Tensor(), bits};
   }
   PackedRows packed(std::int64_t rows, std::int64_t columns, int bits) {
     PackedRows w;
@@ -189,15 +189,21 @@ void SpeedTable::gradients(const Size& size) {
   time("gradient of x, bf16", size, operations_of(size), 0, [&] {
     backend_->quantized_matmul_grad_input(d_x(), d_y(), quantized(size.n, size.k), Write::kSet);
   });
-  time("gradient of x, integers", size, operations_of(size), 0, [&] {
-    backend_->integer_matmul_grad_input(d_x(), d_y(), quantized(size.n, size.k), key, Write::kSet);
-  });
+  for (const int bits : {8, 4}) {  // of fewer than 8 bits: by warpgroups, where there are any
+    time(fmt::format("gradient of x, integers, {} bits", bits), size, operations_of(size), 0, [&] {
+      backend_->integer_matmul_grad_input(d_x(), d_y(), quantized(size.n, size.k, bits), key,
+                                          Write::kSet);
+    });
+  }
   time("gradient of w, bf16", size, operations_of(size), 0, [&] {
     backend_->quantized_matmul_grad_weight(d_w(), d_y(), quantized(size.m, size.k), Write::kAdd);
   });
-  time("gradient of w, integers", size, operations_of(size), 0, [&] {
-    backend_->integer_matmul_grad_weight(d_w(), d_y(), quantized(size.m, size.k), key, Write::kAdd);
-  });
+  for (const int bits : {8, 4}) {
+    time(fmt::format("gradient of w, integers, {} bits", bits), size, operations_of(size), 0, [&] {
+      backend_->integer_matmul_grad_weight(d_w(), d_y(), quantized(size.m, size.k, bits), key,
+                                           Write::kAdd);
+    });
+  }
 }
 
 void SpeedTable::packed_products(const Size& size, int bits) {

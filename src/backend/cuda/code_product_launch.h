@@ -37,8 +37,7 @@ void launch_code_product(const char* name, cudaStream_t stream, const Left& left
   }
 }
 
-/// The shapes of blocks, and the share of the tensor cores' peak at which each should multiply
-/// where a device has both kinds: reckoned, not measured.
+/// The shapes of blocks: three of CodeProductShape, two of WarpgroupProductShape.
 enum class CodeBlocks { kSmall, kMiddle, kLarge, kNarrowWarpgroups, kWideWarpgroups };
 
 /// Whether warpgroups take a product: codes by rows, whose sums are all that is asked for.
@@ -62,6 +61,7 @@ inline CodeBlocks choose_code_blocks(const ProductDevice& device, bool suits_war
       const std::int64_t rounds = (blocks(shape) + multiprocessors - 1) / multiprocessors;
       return static_cast<double>(rounds * Shape::kRows * Shape::kColumns) / rate;
     };
+    // Shares of the tensor cores' peak that each should reach: reckoned, not measured.
     const double wide = time(WideWarpgroupProduct(), 0.65);
     const double narrow = time(NarrowWarpgroupProduct(), 0.55);
     const double small = time(SmallCodeProduct(), 0.3);
