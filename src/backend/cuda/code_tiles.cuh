@@ -1,7 +1,7 @@
 // Factors of products of codes on tensor cores: how their tiles come into shared memory, and from
 // there into the registers of a warp.
 //
-// A tile has kCount output rows (or columns) and kCodeDepth places of the sum, a byte each.
+// A tile has kCount output rows (or columns) and 64 or 128 places of the sum, a byte each.
 // Chunks of 16 bytes lie at their index XOR a number of their line, such that the eight rows which
 // a warp loads at once, and the eight chunks which it stores at once, lie in different banks.
 #pragma once

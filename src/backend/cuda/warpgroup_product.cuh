@@ -111,15 +111,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       publish_shared_writes();
       __syncthreads();
       begin_stage<Shape, Rights>(sums[0], tiles.left(stage), tiles.right(step, stage));
-      // All have passed the barrier, so the step before the last is multiplied: its stage is free.
+      // All have passed the barrier, so the step before the last is multiplied: its stage is free,
+      // and its expanded tile.
       tiles.start(step + kAhead, later(stage, kAhead));
-      wait_for_products<1>();
       stage = later(stage, 1);
       if constexpr (Pipeline::kExpands) {
         // The copies of the next step; those of this one were waited for a step ago.
         wait_for_copies<kAhead - 1>();
         if (step + 1 < steps) tiles.expand(step + 1, stage);
       }
+      wait_for_products<1>();
     }
     finish_products(sums[0]);
     const int warp = static_cast<int>(threadIdx.x) / 32;
