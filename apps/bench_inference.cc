@@ -93,12 +93,14 @@ InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
     const double prefill = seconds_since(start);
     const double prefill_product = product_seconds(backend);
 
+    backend.keep_times(false);  // a device decodes by graphs then, as it does in use
     session.truncate(0);
     session.decode(tokens[0]);
     session.truncate(0);
     start = Clock::now();
     for (const std::int32_t token : text) session.decode(token);
     const double decode = seconds_since(start);
+    backend.keep_times(true);
     const TokenTimes token = time_tokens_and_reads(backend, session, text, work);
     if (repetition == 0) continue;  // a warm-up
     times.prefill.push_back(prefill);
@@ -107,6 +109,7 @@ InferenceTimes time_inference(TimingBackend& backend, const PackedModel& model,
     times.token_product.push_back(token.product);
     times.token_read.push_back(token.read);
   }
+  backend.keep_times(false);
   for (const std::int64_t batch : work.batches) {
     times.batch_decode[batch] = time_batch(model, tokens, batch, work);
   }

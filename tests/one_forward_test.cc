@@ -160,7 +160,7 @@ TEST_P(OneForward, DecodingTokenByTokenGivesTheLogitsOfOnePass) {
   std::vector<float> decoded;
   const PassPart next{0, 1};
   for (std::int64_t t = 0; t < kLength; ++t) {
-    cache.begin_pass({&next, 1});
+    cache.begin_pass(*backend_, {&next, 1});
     whole.model.llama().forward(*backend_, view(tokens_).rows_slice(t, t + 1), step, cache);
     const Tensor logits = whole.model.llama().logits(*backend_, step, 0, 1);
     backend_->synchronize();

@@ -45,6 +45,13 @@ class Stage {
   }
   CacheRows in(const CacheRows& rows) { return {in(rows.values), in(rows.scales)}; }
   CacheRows out(const CacheRows& rows) { return {out(rows.values), out(rows.scales)}; }
+  SequenceSpans in(const SequenceSpans& spans) {
+    SequenceSpans staged = spans;
+    staged.on_device = in(view_of(reinterpret_cast<const std::int64_t*>(spans.data()),
+                                  {static_cast<std::int64_t>(spans.size()), 4}));
+    return staged;
+  }
+  RoundingKey in(const RoundingKey& key) { return {key.words, in(view_of(&key.words[0], {2}))}; }
   Moment out(const Moment& moment) { return {out(moment.values), out(moment.scales)}; }
 
  private:
@@ -183,12 +190,12 @@ class StagedBackend : public Backend {
   void integer_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                  const RoundingKey& key, Write write) override {
     Stage s(*device_);
-    device_->integer_matmul_grad_input(s.out(d_z), s.in(d_y), s.in(w), key, write);
+    device_->integer_matmul_grad_input(s.out(d_z), s.in(d_y), s.in(w), s.in(key), write);
   }
   void integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
                                   const RoundingKey& key, Write write) override {
     Stage s(*device_);
-    device_->integer_matmul_grad_weight(s.out(d_z), s.in(d_y), s.in(x), key, write);
+    device_->integer_matmul_grad_weight(s.out(d_z), s.in(d_y), s.in(x), s.in(key), write);
   }
   void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                      Write write) override {
@@ -238,6 +245,11 @@ class StagedBackend : public Backend {
     Stage s(*device_);
     device_->rope(s.out(x), s.in(cos), s.in(sin), layout, first_position, length, inverse);
   }
+  void cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                   const SequenceSpans& spans) override {
+    Stage s(*device_);
+    device_->cached_rope(s.out(x), s.in(cos), s.in(sin), layout, s.in(spans));
+  }
   void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                  const AttentionShape& shape) override {
     Stage s(*device_);
@@ -250,15 +262,14 @@ class StagedBackend : public Backend {
     device_->attention_backward(s.out(d_q), s.out(d_k), s.out(d_v), s.in(d_out), s.in(q), s.in(k),
                                 s.in(v), s.in(out), s.in(log_sums), shape);
   }
-  void cache_append(const CacheRows& cache, Tensor x,
-                    std::span<const SequenceSpan> spans) override {
+  void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override {
     Stage s(*device_);
-    device_->cache_append(s.out(cache), s.in(x), spans);
+    device_->cache_append(s.out(cache), s.in(x), s.in(spans));
   }
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                        std::span<const SequenceSpan> spans, const HeadShape& shape) override {
+                        const SequenceSpans& spans, const HeadShape& shape) override {
     Stage s(*device_);
-    device_->cached_attention(s.out(out), s.in(q), s.in(k), s.in(v), spans, shape);
+    device_->cached_attention(s.out(out), s.in(q), s.in(k), s.in(v), s.in(spans), shape);
   }
   void swiglu(Tensor h, Tensor gate, Tensor up) override {
     Stage s(*device_);
@@ -288,15 +299,18 @@ class StagedBackend : public Backend {
     Stage s(*device_);
     device_->sum_squares(s.out(total), s.in(x));
   }
-  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override {
+  void clip_scale(Tensor scale, Tensor sums, float max_norm) override {
     Stage s(*device_);
-    device_->clip_scale(s.out(scale), s.in(square_sum), max_norm);
+    device_->clip_scale(s.out(scale), s.in(sums), max_norm);
   }
   void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
              Tensor grad_scale, const AdamWStep& step) override {
     Stage s(*device_);
+    const AdamWFactors factors = adamw_factors(step);
+    AdamWStep staged = step;
+    staged.on_device = s.in(view_of(&factors.beta1, {kAdamWFactors}));
     device_->adamw(s.out(parameter), s.out(first), s.out(second), s.in(gradient), s.in(grad_scale),
-                   step);
+                   staged);
   }
 
  private:

@@ -2,6 +2,7 @@
 #include "backend/backend.h"
 
 #include <chrono>
+#include <cmath>
 #include <vector>
 
 #include "core/error.h"
@@ -39,9 +40,27 @@ void turn(Backend& backend, Tensor y, const Rotary& r) {
 
 }  // namespace
 
+AdamWFactors adamw_factors(const AdamWStep& step) {
+  const auto steps = static_cast<double>(step.step);
+  const auto narrow = [](double value) { return static_cast<float>(value); };
+  return {
+      .beta1 = step.beta1,
+      .one_minus_beta1 = narrow(1.0 - step.beta1),
+      .beta2 = step.beta2,
+      .one_minus_beta2 = narrow(1.0 - step.beta2),
+      .inverse_correction1 = narrow(1.0 / (1.0 - std::pow(double{step.beta1}, steps))),
+      .inverse_correction2 = narrow(1.0 / (1.0 - std::pow(double{step.beta2}, steps))),
+      .epsilon = step.epsilon,
+      .learning_rate = step.learning_rate,
+      .decay = narrow(1.0 - double{step.learning_rate} * step.weight_decay),
+  };
+}
+
 std::unique_ptr<Stopwatch> Backend::make_stopwatch() {
   return std::make_unique<HostStopwatch>(*this);
 }
+
+std::unique_ptr<Recording> Backend::make_recording() { return std::make_unique<Recording>(); }
 
 void Backend::packed_matmul(Tensor, const QuantizedRows&, int, const PackedRows&, Write) {
   fail_packed(*this);
@@ -62,6 +81,14 @@ void Backend::quantized_matmul_rope(Tensor y, const QuantizedRows& x, const Quan
                                     const Rotary& rotary) {
   quantized_matmul(y, x, w, Write::kSet);
   turn(*this, y, rotary);
+}
+
+void Backend::cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                          const SequenceSpans& spans) {
+  for (const SequenceSpan& span : spans) {
+    const Tensor rows = x.rows_slice(span.first_row, span.first_row + span.count);
+    rope(rows, cos, sin, layout, span.position, span.count, false);
+  }
 }
 
 void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,

@@ -14,7 +14,9 @@
 #include <span>
 #include <string>
 
+#include "backend/adamw_factors.h"
 #include "backend/cache_rows.h"
+#include "backend/recording.h"
 #include "backend/stopwatch.h"
 #include "core/tensor.h"
 #include "quant/gradient_rounding.h"
@@ -89,8 +91,15 @@ struct AdamWStep {
   float epsilon;
   float weight_decay;
   std::int64_t step;  ///< 1 for the first update
+  /// f32 [kAdamWFactors]: `adamw_factors` of this where kernels of a device read them; null for
+  /// those of the host.
+  Tensor on_device = {};
 };
+AdamWFactors adamw_factors(const AdamWStep& step);
 
+/// What a call is given besides tensors and differs from one run of a recording to the next (spans,
+/// rounding keys, the factors of AdamW) is given twice: as it is, for kernels of the host, and as a
+/// tensor `on_device`, for those of a device.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -108,10 +117,14 @@ class Backend {
   virtual void synchronize() = 0;
   /// The backend outlives it. One that works while its caller goes on has marks that do not wait.
   virtual std::unique_ptr<Stopwatch> make_stopwatch();
+  /// The backend outlives it. One that is told its kernels ahead of time has recordings that call
+  /// their bodies a first time or two; others call them in every run.
+  virtual std::unique_ptr<Recording> make_recording();
 
   // --- Moving and filling ---
 
-  /// dst = src: same type and shape, either may be a column slice, either may lie on the host.
+  /// dst = src: same type and shape, either may be a column slice, either may lie on the host. When
+  /// it returns, what lies there has been read or is there.
   virtual void copy(Tensor dst, Tensor src) = 0;
   /// dst = 0.
   virtual void zero(Tensor dst) = 0;
@@ -222,6 +235,9 @@ class Backend {
   /// first_position + r % length. `inverse` turns back (the gradient).
   virtual void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
                     std::int64_t first_position, std::int64_t length, bool inverse) = 0;
+  /// As `rope`, not inverse, for each span alone: its rows of x have its positions.
+  virtual void cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                           const SequenceSpans& spans);
 
   /// Causal attention. out float [B * query_length, H*D] = softmax(q k^T / sqrt(D), masked) v;
   /// log_sums f32 [B, H, query_length] = log of the softmax denominators (for backward; may be
@@ -239,13 +255,12 @@ class Backend {
   /// cache: row first_row + i of a span at cache_row + position + i. A float cache rounds to its
   /// type; one of 8 bits gets, for each head, scale = largest |x| / 127 and the integers nearest to
   /// x / scale (a row with NaN or infinity: scale NaN).
-  virtual void cache_append(const CacheRows& cache, Tensor x,
-                            std::span<const SequenceSpan> spans) = 0;
+  virtual void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) = 0;
   /// As `attention`, for each span alone: its queries are its rows of q, the last of the
   /// span.key_length() positions in the cache. out and q float [R, H*D], q may be a column slice;
   /// arithmetic has the type of q. What a span computes does not depend on the other spans.
   virtual void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                                std::span<const SequenceSpan> spans, const HeadShape& shape) = 0;
+                                const SequenceSpans& spans, const HeadShape& shape) = 0;
 
   /// h float [R, F] = silu(gate) * up; gate and up float [R, F], may be column slices.
   virtual void swiglu(Tensor h, Tensor gate, Tensor up) = 0;
@@ -269,9 +284,9 @@ class Backend {
   virtual void sum(Tensor total, Tensor x) = 0;
   /// total f64 [1] += sum of x^2, f32 of any shape. The order of sums is fixed.
   virtual void sum_squares(Tensor total, Tensor x) = 0;
-  /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm is 0; NaN when
-  /// square_sum, f64 [1], is not finite.
-  virtual void clip_scale(Tensor scale, Tensor square_sum, float max_norm) = 0;
+  /// scale f32 [1] = min(1, max_norm / (sqrt(s) + 1e-6)), where s is the last of sums, f64 [n]; 1
+  /// when max_norm is 0; NaN when any of sums is not finite.
+  virtual void clip_scale(Tensor scale, Tensor sums, float max_norm) = 0;
   /// parameter f32: one update with the gradient, f32, times grad_scale f32 [1]. The moments are
   /// rounded after the parameter has moved. Changes nothing when grad_scale is NaN, so a broken
   /// gradient does not reach the weights.

@@ -1,7 +1,8 @@
-// CacheRows and SequenceSpan: kept keys or values, and what one pass does to each kept sequence.
+// CacheRows and SequenceSpans: kept keys or values, and what one pass does to each kept sequence.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/tensor.h"
 
@@ -22,6 +23,18 @@ struct SequenceSpan {
 
   /// Positions of the sequence when the pass is done.
   std::int64_t key_length() const { return position + count; }
+};
+
+/// What a pass does to its sequences, one span each.
+struct SequenceSpans : std::span<const SequenceSpan> {
+  using std::span<const SequenceSpan>::span;
+
+  /// i64 [spans, 4]: the list where kernels of a device read it; null for those of the host. What
+  /// is recorded (Recording) is so for any values there with the same counts.
+  Tensor on_device;
+  /// No sequence will have more positions; how a device shares out the work depends on it, and not
+  /// on what the list says. 0: no more than now.
+  std::int64_t capacity = 0;
 };
 
 /// How q, k and v rows are cut into heads.

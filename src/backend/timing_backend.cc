@@ -93,6 +93,26 @@ void TimingBackend::forget_marks() {
   marks_ = 0;
 }
 
+// Records as the inner backend does while no times are kept.
+class TimingBackend::Untimed : public Recording {
+ public:
+  explicit Untimed(TimingBackend& backend)
+      : backend_(backend), recording_(backend.inner_.make_recording()) {}
+
+  void run(const std::function<void()>& body) override {
+    if (backend_.keeps_) return body();
+    recording_->run(body);
+  }
+
+ private:
+  TimingBackend& backend_;
+  std::unique_ptr<Recording> recording_;
+};
+
+std::unique_ptr<Recording> TimingBackend::make_recording() {
+  return std::make_unique<Untimed>(*this);
+}
+
 void TimingBackend::copy(Tensor dst, Tensor src) {
   timed(Work::kMove, moves({dst, src}), [&] { inner_.copy(dst, src); });
 }
@@ -249,6 +269,11 @@ void TimingBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
         [&] { inner_.rope(x, cos, sin, layout, first_position, length, inverse); });
 }
 
+void TimingBackend::cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                                const SequenceSpans& spans) {
+  timed(Work::kElementwise, moves({x, x}), [&] { inner_.cached_rope(x, cos, sin, layout, spans); });
+}
+
 void TimingBackend::attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                               const AttentionShape& shape) {
   timed(Work::kAttention, {float_unit(q), attention_flops(shape), bytes_of({q, k, v, out})},
@@ -263,13 +288,12 @@ void TimingBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tenso
         [&] { inner_.attention_backward(d_q, d_k, d_v, d_out, q, k, v, out, log_sums, shape); });
 }
 
-void TimingBackend::cache_append(const CacheRows& cache, Tensor x,
-                                 std::span<const SequenceSpan> spans) {
+void TimingBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) {
   timed(Work::kMove, moves(2 * bytes_of({x})), [&] { inner_.cache_append(cache, x, spans); });
 }
 
 void TimingBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                                     std::span<const SequenceSpan> spans, const HeadShape& shape) {
+                                     const SequenceSpans& spans, const HeadShape& shape) {
   double flops = 0;
   for (const SequenceSpan& span : spans) {
     flops += attention_flops({1, span.count, span.key_length(), span.key_length(), shape.heads,
@@ -309,9 +333,8 @@ void TimingBackend::sum_squares(Tensor total, Tensor x) {
   timed(Work::kOptimizer, moves({x}), [&] { inner_.sum_squares(total, x); });
 }
 
-void TimingBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
-  timed(Work::kOptimizer, moves({scale, square_sum}),
-        [&] { inner_.clip_scale(scale, square_sum, max_norm); });
+void TimingBackend::clip_scale(Tensor scale, Tensor sums, float max_norm) {
+  timed(Work::kOptimizer, moves({scale, sums}), [&] { inner_.clip_scale(scale, sums, max_norm); });
 }
 
 void TimingBackend::adamw(Tensor parameter, const Moment& first, const Moment& second,

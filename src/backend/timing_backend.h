@@ -41,7 +41,8 @@ struct WorkTimes {
   double total_bound_seconds() const;
 };
 
-/// Wraps a backend that outlives it.
+/// Wraps a backend that outlives it. What a recording has replayed cannot be told apart: while
+/// times are kept, recordings call their bodies, kernel by kernel.
 class TimingBackend : public Backend {
  public:
   explicit TimingBackend(Backend& inner) : inner_(inner), stopwatch_(inner.make_stopwatch()) {}
@@ -49,6 +50,8 @@ class TimingBackend : public Backend {
   /// Waits for everything that was asked for.
   const WorkTimes& times();
   void reset_times();
+  /// From now on times are kept (as from the beginning) or not.
+  void keep_times(bool keep) { keeps_ = keep; }
   /// From now on the least time of each kernel is booked too.
   void set_roofline(const Roofline& roofline) {
     times();
@@ -63,6 +66,7 @@ class TimingBackend : public Backend {
     inner_.deallocate(data, bytes);
   }
   void synchronize() override { inner_.synchronize(); }
+  std::unique_ptr<Recording> make_recording() override;
 
   void copy(Tensor dst, Tensor src) override;
   void zero(Tensor dst) override;
@@ -105,14 +109,16 @@ class TimingBackend : public Backend {
                         Tensor weight, Tensor rstd) override;
   void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
             std::int64_t length, bool inverse) override;
+  void cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                   const SequenceSpans& spans) override;
   void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                  const AttentionShape& shape) override;
   void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
-  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override;
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
+                        const SequenceSpans& spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
                        const RowQuantizer& quantizer) override;
@@ -121,11 +127,13 @@ class TimingBackend : public Backend {
                      float scale) override;
   void sum(Tensor total, Tensor x) override;
   void sum_squares(Tensor total, Tensor x) override;
-  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void clip_scale(Tensor scale, Tensor sums, float max_norm) override;
   void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
              Tensor grad_scale, const AdamWStep& step) override;
 
  private:
+  class Untimed;
+
   struct Run {
     Work kind;
     KernelWork work;
@@ -139,6 +147,7 @@ class TimingBackend : public Backend {
   // that throws is not booked.
   template <typename Kernel>
   void timed(Work kind, const KernelWork& work, Kernel kernel) {
+    if (!keeps_) return kernel();
     if (marks_ + 2 > 2 * kMostRuns) times();
     const std::size_t first = marks_++;
     stopwatch_->mark();
@@ -153,6 +162,7 @@ class TimingBackend : public Backend {
   std::unique_ptr<Stopwatch> stopwatch_;
   std::vector<Run> runs_;  // not booked yet
   std::size_t marks_ = 0;  // of the stopwatch
+  bool keeps_ = true;
   WorkTimes times_;
   std::optional<Roofline> roofline_;
 };

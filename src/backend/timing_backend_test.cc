@@ -127,6 +127,46 @@ TEST(TimingBackend, AKernelThatThrowsIsNotBooked) {
   EXPECT_EQ(backend.times().seconds[static_cast<std::size_t>(Work::kMove)], 1.0 * 2.0);
 }
 
+// A device whose recordings call their bodies once.
+class RecordingBackend : public TimingBackend {
+ public:
+  explicit RecordingBackend(Backend& inner) : TimingBackend(inner) {}
+  std::unique_ptr<Recording> make_recording() override {
+    struct Once : Recording {
+      void run(const std::function<void()>& body) override {
+        if (!called) body();
+        called = true;
+      }
+      bool called = false;
+    };
+    return std::make_unique<Once>();
+  }
+};
+
+TEST(TimingBackend, RecordingsAreTheDevicesUnlessTimesAreKept) {
+  const auto reference = make_reference_backend();
+  RecordingBackend device(*reference);
+  TimingBackend backend(static_cast<Backend&>(device));
+  const OwnedTensor x({3, 5}, DType::kF32);
+  const auto recording = backend.make_recording();
+  int calls = 0;
+  const auto body = [&] {
+    ++calls;
+    backend.zero(x);
+  };
+  for (int run = 0; run < 3; ++run) recording->run(body);
+  EXPECT_EQ(calls, 3);
+  backend.reset_times();
+  backend.keep_times(false);
+  for (int run = 0; run < 3; ++run) recording->run(body);
+  EXPECT_EQ(calls, 4);
+  EXPECT_EQ(backend.times().total_seconds(), 0.0);
+  backend.keep_times(true);
+  recording->run(body);
+  EXPECT_EQ(calls, 5);
+  EXPECT_GT(backend.times().total_seconds(), 0.0);
+}
+
 TEST(TimingBackend, ARooflineBoundsWhatComesAfterIt) {
   const auto reference = make_reference_backend();
   TimingBackend backend(*reference);

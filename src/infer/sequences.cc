@@ -64,25 +64,36 @@ std::span<const float> Sequences::run(std::span<const NewTokens> parts) {
   Backend& backend = model_->backend();
   std::vector<std::int32_t> tokens;
   std::vector<PassPart> pass;
+  std::int64_t wanted = 0;
   for (const NewTokens& part : parts) {
     assert(static_cast<std::int64_t>(part.tokens.size()) <= chunk_);
     tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
     pass.push_back({part.slot, static_cast<std::int64_t>(part.tokens.size())});
+    if (part.wants_logits) ++wanted;
   }
   const auto rows = static_cast<std::int64_t>(tokens.size());
   assert(rows <= pass_rows());
   lay_out(rows);
   const Tensor on_device = tokens_.rows_slice(0, rows);
   backend.copy(on_device, view_of(tokens.data(), on_device.shape));
-  cache_.begin_pass(pass);
-  model_->forward(on_device, activations_, cache_);
-
-  const std::int64_t wanted = gather_last_rows(parts);
+  cache_.begin_pass(backend, pass);
+  model_->prepare_positions(cache_.pass_end());
+  const auto body = [&] {
+    model_->forward(on_device, activations_, cache_);
+    gather_last_rows(parts);
+    if (wanted > 0) model_->logits(activations_, 0, wanted);
+  };
+  // Passes of a token and its logits for each part are all alike but for what lies in tensors.
+  if (rows == std::ssize(parts) && rows == wanted) {
+    decoding(rows).run(body);
+  } else {
+    body();
+  }
   if (wanted == 0) {
     backend.synchronize();
     return {};
   }
-  const Tensor logits = model_->logits(activations_, 0, wanted);
+  const Tensor logits = activations_.head.logits.rows_slice(0, wanted);
   const auto count = static_cast<std::size_t>(logits.numel());
   if (backend.place() == Place::kHost) {
     backend.synchronize();
@@ -90,7 +101,6 @@ std::span<const float> Sequences::run(std::span<const NewTokens> parts) {
   }
   logits_.resize(count);
   backend.copy(view_of(logits_.data(), logits.shape), logits);
-  backend.synchronize();
   return logits_;
 }
 
@@ -100,9 +110,15 @@ void Sequences::lay_out(std::int64_t rows) {
   activations_ = model_->make_activations(pass_memory_, {1, rows, false});
 }
 
-// Moves the last row of every part that wants logits to the front of what the head reads; returns
-// how many there are.
-std::int64_t Sequences::gather_last_rows(std::span<const NewTokens> parts) const {
+Recording& Sequences::decoding(std::int64_t rows) {
+  decodings_.resize(std::max(decodings_.size(), static_cast<std::size_t>(rows)));
+  std::unique_ptr<Recording>& recording = decodings_[static_cast<std::size_t>(rows - 1)];
+  if (recording == nullptr) recording = model_->backend().make_recording();
+  return *recording;
+}
+
+// Moves the last row of every part that wants logits to the front of what the head reads.
+void Sequences::gather_last_rows(std::span<const NewTokens> parts) const {
   const Tensor x = activations_.final_x;
   std::int64_t wanted = 0;
   std::int64_t end = 0;
@@ -115,7 +131,6 @@ std::int64_t Sequences::gather_last_rows(std::span<const NewTokens> parts) const
     }
     ++wanted;
   }
-  return wanted;
 }
 
 }  // namespace quest

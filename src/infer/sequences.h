@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -64,7 +65,9 @@ class Sequences {
 
  private:
   void lay_out(std::int64_t rows);
-  std::int64_t gather_last_rows(std::span<const NewTokens> parts) const;
+  void gather_last_rows(std::span<const NewTokens> parts) const;
+  // The recording of passes of one token of each of `rows` sequences.
+  Recording& decoding(std::int64_t rows);
 
   const RunnableModel* model_;
   std::int64_t chunk_;
@@ -74,7 +77,8 @@ class Sequences {
   Tensor tokens_;      // i32 [pass_rows]
   std::size_t pass_mark_;
   Activations activations_;
-  std::vector<float> logits_;  // of a device
+  std::vector<std::unique_ptr<Recording>> decodings_;  // by their rows, less one
+  std::vector<float> logits_;                          // of a device
 };
 
 }  // namespace quest

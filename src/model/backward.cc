@@ -123,6 +123,16 @@ void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activat
   backend.embedding_backward(model.d_embedding(), scratch.d_residual, tokens);
 }
 
+std::int64_t count_rounding_keys(const Llama<QuantLinear>& model, const Activations& a) {
+  const std::int64_t chunks = (a.shape.rows() + a.head.rows - 1) / a.head.rows;
+  std::int64_t products = model.head().integer_products() * chunks;
+  for (const Block<QuantLinear>& block : model.blocks()) {
+    products += block.qkv.integer_products() + block.out.integer_products() +
+                block.gate_up.integer_products() + block.down.integer_products();
+  }
+  return 2 * products;  // each has two gradients
+}
+
 void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,
                   Tensor targets) {
   KvCache pass_through;

@@ -13,6 +13,9 @@ void forward_backward(Backend& backend, const Llama<QuantLinear>& model, Activat
                       Tensor tokens, Tensor targets, float loss_scale,
                       const GradientOptions& options, std::vector<LayerError>* errors = nullptr);
 
+/// The keys that it takes from `GradientOptions::rounding`.
+std::int64_t count_rounding_keys(const Llama<QuantLinear>& model, const Activations& a);
+
 /// Forward alone: `a.losses` and `a.correct` of one batch, computed exactly as in training.
 void forward_loss(Backend& backend, const Llama<QuantLinear>& model, Activations& a, Tensor tokens,
                   Tensor targets);

@@ -23,17 +23,30 @@ KvCache::KvCache(Arena& arena, const ModelConfig& config, DType dtype, std::int6
     const CacheRows k = take_rows(arena, config, dtype, slots * capacity);
     layers_.push_back({k, take_rows(arena, config, dtype, slots * capacity)});
   }
+  device_spans_ = arena.take({slots, 4}, DType::kI64);
 }
 
-void KvCache::begin_pass(std::span<const PassPart> parts) {
-  parts_.assign(parts.begin(), parts.end());
+void KvCache::begin_pass(Backend& backend, std::span<const PassPart> parts) {
   spans_.clear();
   std::int64_t row = 0;
   for (const PassPart& part : parts) {
     assert(part.count > 0 && length(part.slot) + part.count <= capacity_);
-    spans_.push_back({row, part.count, length(part.slot), part.slot * capacity_});
+    std::int64_t& length = lengths_[static_cast<std::size_t>(part.slot)];
+    spans_.push_back({row, part.count, length, part.slot * capacity_});
     row += part.count;
+    length += part.count;
   }
+  if (spans_.empty() || backend.place() == Place::kHost) return;
+  const Tensor list = spans().on_device;
+  static_assert(sizeof(SequenceSpan) == 4 * sizeof(std::int64_t));
+  backend.copy(list, view_of(reinterpret_cast<const std::int64_t*>(spans_.data()), list.shape));
+}
+
+SequenceSpans KvCache::spans() const {
+  SequenceSpans spans(spans_);
+  spans.on_device = device_spans_.rows_slice(0, std::ssize(spans_));
+  spans.capacity = capacity_;
+  return spans;
 }
 
 std::int64_t KvCache::pass_end() const {
@@ -43,12 +56,8 @@ std::int64_t KvCache::pass_end() const {
 }
 
 void KvCache::append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const {
-  backend.cache_append(keys(layer), k, spans_);
-  backend.cache_append(values(layer), v, spans_);
-}
-
-void KvCache::end_pass() {
-  for (const PassPart& part : parts_) lengths_[static_cast<std::size_t>(part.slot)] += part.count;
+  backend.cache_append(keys(layer), k, spans());
+  backend.cache_append(values(layer), v, spans());
 }
 
 }  // namespace quest

@@ -35,18 +35,16 @@ class KvCache {
   std::int64_t length(std::int64_t slot) const { return lengths_[static_cast<std::size_t>(slot)]; }
 
   /// Says what the rows of the next pass are: the parts' new positions, one part after the other.
-  /// Every slot has one part at most.
-  void begin_pass(std::span<const PassPart> parts);
+  /// Every slot has one part at most. The sequences are longer now.
+  void begin_pass(Backend& backend, std::span<const PassPart> parts);
   /// Where those rows lie; valid until the next pass begins.
-  std::span<const SequenceSpan> spans() const { return spans_; }
+  SequenceSpans spans() const;
   /// One more than the last position of any of them.
   std::int64_t pass_end() const;
   /// Keeps a layer's k, v [rows of the pass, Hkv*D].
   void append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const;
   const CacheRows& keys(std::int64_t layer) const { return at(layer).k; }
   const CacheRows& values(std::int64_t layer) const { return at(layer).v; }
-  /// After all layers have appended: the sequences are longer now.
-  void end_pass();
 
   /// Forgets all but the first `length` positions of a sequence.
   void truncate(std::int64_t slot, std::int64_t length) {
@@ -63,8 +61,8 @@ class KvCache {
   std::vector<Layer> layers_;
   std::int64_t capacity_ = 0;
   std::vector<std::int64_t> lengths_;
-  std::vector<PassPart> parts_;
   std::vector<SequenceSpan> spans_;
+  Tensor device_spans_;  // i64 [slots, 4], where the backend is not on the host
 };
 
 }  // namespace quest

@@ -115,7 +115,7 @@ void Llama<QuantLinear>::prepare_weights(Backend& backend) const {
 }
 
 template <typename Linear>
-void Llama<Linear>::fill_tables(Backend& backend, std::int64_t positions) const {
+void Llama<Linear>::prepare_positions(Backend& backend, std::int64_t positions) const {
   if (positions <= filled_positions_) return;
   // Twice as many as before, so that a text that grows by tokens comes here rarely.
   const std::int64_t begin = filled_positions_;
@@ -135,7 +135,6 @@ void Llama<Linear>::fill_tables(Backend& backend, std::int64_t positions) const 
   }
   backend.copy(rope_cos_.rows_slice(begin, end), view_of(cos.data(), {end - begin, half}));
   backend.copy(rope_sin_.rows_slice(begin, end), view_of(sin.data(), {end - begin, half}));
-  backend.synchronize();
   filled_positions_ = end;
 }
 
@@ -151,11 +150,7 @@ void Llama<Linear>::project_qkv(Backend& backend, std::int64_t layer, const Laye
     return;
   }
   qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
-  for (const SequenceSpan& span : cache.spans()) {
-    const Tensor rows = s.qkv.rows_slice(span.first_row, span.first_row + span.count);
-    backend.rope(rows.columns(0, turned), rope_cos_, rope_sin_, layout, span.position, span.count,
-                 false);
-  }
+  backend.cached_rope(s.qkv.columns(0, turned), rope_cos_, rope_sin_, layout, cache.spans());
 }
 
 template <typename Linear>
@@ -232,7 +227,7 @@ void Llama<Linear>::remake_block(Backend& backend, std::int64_t layer, const Act
 }
 
 template <typename Linear>
-void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
+void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, const KvCache& cache,
                             std::vector<LayerError>* errors) const {
   const ModelConfig& c = config_;
   const auto note_error = [&](std::int64_t layer, const char* name, const Linear& linear,
@@ -243,7 +238,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
                        linear.input_error(backend, input, a.error_sums)});
   };
 
-  fill_tables(backend, cache.keeps() ? cache.pass_end() : a.shape.length);
+  prepare_positions(backend, cache.keeps() ? cache.pass_end() : a.shape.length);
   embedding_.look_up(backend, a.residual(0, c.layers), tokens);
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
@@ -260,7 +255,6 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, KvC
     block.down.multiply(backend, next, s.down_in, Write::kAdd);
     note_error(layer, "mlp.down", block.down, s.down_in);
   }
-  cache.end_pass();
   backend.rmsnorm(a.final_x, a.final_rstd, a.last_residual, final_norm_, c.norm_epsilon);
 }
 
@@ -276,7 +270,7 @@ Tensor Llama<Linear>::logits(Backend& backend, const Activations& a, std::int64_
 
 template <typename Linear>
 void Llama<Linear>::losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets,
-                           KvCache& cache) const {
+                           const KvCache& cache) const {
   forward(backend, tokens, a, cache);
   const std::int64_t rows = a.shape.rows();
   for (std::int64_t begin = 0; begin < rows; begin += a.head.rows) {

@@ -82,10 +82,15 @@ class Llama {
   /// Of QuantLinear alone: quantizes or casts all weights; once after every change of them.
   void prepare_weights(Backend& backend) const;
 
+  /// Fills the rotary tables for so many positions at least: a context may be far larger than what
+  /// is ever read of it. `forward` does it for its own; one that is recorded needs it done before.
+  /// Passes of a backend come one after another, so no two come here at once.
+  void prepare_positions(Backend& backend, std::int64_t positions) const;
+
   /// tokens i32 [R] to `a.final_x`. A pass-through cache makes them B sequences of T positions
-  /// each; one that keeps has been told by `begin_pass` what they are, and ends the pass. `errors`,
-  /// if not null, receives each layer's quantization error (slow; for the log).
-  void forward(Backend& backend, Tensor tokens, Activations& a, KvCache& cache,
+  /// each; one that keeps has been told by `begin_pass` what they are. `errors`, if not null,
+  /// receives each layer's quantization error (slow; for the log).
+  void forward(Backend& backend, Tensor tokens, Activations& a, const KvCache& cache,
                std::vector<LayerError>* errors = nullptr) const;
 
   /// The inputs of the linear layers of a block that norms and SwiGLU make, from what the slot
@@ -107,7 +112,7 @@ class Llama {
 
   /// `a.losses` and `a.correct` of one batch of tokens and targets, i32 [B * T]; `cache` as above.
   void losses(Backend& backend, Activations& a, Tensor tokens, Tensor targets,
-              KvCache& cache) const;
+              const KvCache& cache) const;
 
   /// The only list of parameters: init, save, load, count and optimizer go through it.
   template <typename Visitor>
@@ -127,9 +132,6 @@ class Llama {
 
  private:
   void take_tables(Arena& prepared);
-  // Fills the rotary tables for so many positions: a context may be far larger than what is ever
-  // read of it. Passes of a backend come one after another, so no two come here at once.
-  void fill_tables(Backend& backend, std::int64_t positions) const;
   // From s.qkv_in to s.qkv, with the rotary embedding of queries and keys.
   void project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
                    const PassShape& shape, const KvCache& cache) const;

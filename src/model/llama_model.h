@@ -19,13 +19,16 @@ class LlamaModel : public RunnableModel {
   Activations make_activations(Arena& arena, const PassShape& shape) const override {
     return llama_->make_activations(arena, shape);
   }
-  void forward(Tensor tokens, Activations& a, KvCache& cache) const override {
+  void prepare_positions(std::int64_t positions) const override {
+    llama_->prepare_positions(*backend_, positions);
+  }
+  void forward(Tensor tokens, Activations& a, const KvCache& cache) const override {
     llama_->forward(*backend_, tokens, a, cache);
   }
   Tensor logits(const Activations& a, std::int64_t begin, std::int64_t rows) const override {
     return llama_->logits(*backend_, a, begin, rows);
   }
-  void losses(Activations& a, Tensor tokens, Tensor targets, KvCache& cache) const override {
+  void losses(Activations& a, Tensor tokens, Tensor targets, const KvCache& cache) const override {
     llama_->losses(*backend_, a, tokens, targets, cache);
   }
   const Llama<Linear>& llama() const { return *llama_; }

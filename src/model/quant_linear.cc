@@ -129,6 +129,11 @@ void QuantLinear::integer_gradients(Backend& backend, const Segment& segment, Te
   }
 }
 
+std::int64_t QuantLinear::integer_products() const {
+  return std::count_if(segments_.begin(), segments_.end(),
+                       [](const Segment& segment) { return segment.scheme.integer_product(); });
+}
+
 void QuantLinear::backward(Backend& backend, Tensor d_x, Tensor d_y, const LinearInput& input,
                            Tensor d_z, const GradientOptions& options) const {
   Write write = Write::kSet;

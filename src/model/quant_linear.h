@@ -93,6 +93,8 @@ class QuantLinear {
       begin = end;
     }
   }
+  /// How many products of codes `forward` makes.
+  std::int64_t integer_products() const;
   std::int64_t outputs() const { return weight_.rows(); }
   std::int64_t columns() const { return weight_.cols(); }
 

@@ -18,10 +18,12 @@ class RunnableModel {
   /// The type of high-precision operands, and of kept keys and values.
   virtual DType compute() const = 0;
   virtual Activations make_activations(Arena& arena, const PassShape& shape) const = 0;
-  virtual void forward(Tensor tokens, Activations& a, KvCache& cache) const = 0;
+  virtual void prepare_positions(std::int64_t positions) const = 0;
+  virtual void forward(Tensor tokens, Activations& a, const KvCache& cache) const = 0;
   virtual Tensor logits(const Activations& a, std::int64_t begin, std::int64_t rows) const = 0;
   /// `a.losses` and `a.correct` of one batch, computed as in training where `cache` keeps nothing.
-  virtual void losses(Activations& a, Tensor tokens, Tensor targets, KvCache& cache) const = 0;
+  virtual void losses(Activations& a, Tensor tokens, Tensor targets,
+                      const KvCache& cache) const = 0;
 };
 
 }  // namespace quest

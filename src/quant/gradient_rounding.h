@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/rng.h"
+#include "core/tensor.h"
 
 namespace quest {
 
@@ -14,22 +15,30 @@ namespace quest {
 /// no RngPurpose, so they meet those of no Rng.
 struct RoundingKey {
   std::array<std::uint32_t, 2> words;
+  Tensor on_device = {};  ///< u32 [2]: the words where kernels of a device read them
 };
 
 /// The keys of one micro-batch, in the order in which its backward pass takes them.
 class RoundingKeys {
  public:
-  RoundingKeys(std::uint64_t seed, std::uint32_t step, std::uint32_t micro_batch)
-      : rng_(seed, RngPurpose::kRounding, step), micro_batch_(micro_batch) {}
+  /// `on_device`, u32 [n, 2], has the words of the first n keys, or is null.
+  RoundingKeys(std::uint64_t seed, std::uint32_t step, std::uint32_t micro_batch,
+               Tensor on_device = {})
+      : rng_(seed, RngPurpose::kRounding, step), micro_batch_(micro_batch), on_device_(on_device) {}
 
   RoundingKey next() {
-    const auto bits = rng_.bits(std::uint64_t{micro_batch_} << 32 | taken_++);
-    return {{bits[0], bits[1]}};
+    const auto bits = rng_.bits(std::uint64_t{micro_batch_} << 32 | taken_);
+    const Tensor row = on_device_ ? on_device_.rows_slice(taken_, taken_ + 1) : Tensor();
+    ++taken_;
+    return {{bits[0], bits[1]}, row};
   }
+
+  std::uint32_t taken() const { return taken_; }
 
  private:
   Rng rng_;
   std::uint32_t micro_batch_;
+  Tensor on_device_;
   std::uint32_t taken_ = 0;
 };
 

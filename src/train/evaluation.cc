@@ -43,9 +43,9 @@ struct PassCache {
                       DType kept) {
     return KvCache(arena, model.config(), kept, shape.batch, shape.length);
   }
-  KvCache& begin() {
+  KvCache& begin(Backend& backend) {
     for (std::int64_t b = 0; b < cache.slots(); ++b) cache.truncate(b, 0);
-    cache.begin_pass(parts);
+    cache.begin_pass(backend, parts);
     return cache;
   }
 
@@ -107,7 +107,7 @@ Evaluation evaluate(const RunnableModel& model, Activations& a, const EvalSource
       std::copy_n(batch.target_tokens.begin() + first * length, used, targets.begin());
       backend.copy(device.tokens, view_of(tokens.data(), device.tokens.shape));
       backend.copy(device.targets, view_of(targets.data(), device.targets.shape));
-      model.losses(a, device.tokens, device.targets, cache.begin());
+      model.losses(a, device.tokens, device.targets, cache.begin(backend));
       backend.copy(view_of(losses.data(), a.losses.shape), a.losses);
       backend.copy(view_of(correct.data(), a.correct.shape), a.correct);
       backend.synchronize();

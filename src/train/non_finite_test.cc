@@ -103,6 +103,26 @@ TEST_P(NonFinite, TheLayerWhereItFirstAppearsIsNamed) {
   EXPECT_NE(text.find("blocks.1.mlp"), std::string::npos) << text;
 }
 
+// Only a step's first micro-batch has the token whose normalized embedding overflows.
+TEST_P(NonFinite, TheSearchBeginsAtTheMicroBatchThatBroke) {
+  make();
+  const BatchSource batches = [&](std::int64_t step, std::int64_t micro, Batch& batch) {
+    tiny_batches(config_)(step, micro, batch);
+    if (micro == 0) batch.input_tokens[0] = 'A';
+  };
+  Trainer trainer(*backend_, config_, batches);
+  trainer.step();
+  trainer.model().llama().for_each_parameter([&](const Parameter& parameter) {
+    const Tensor& value = parameter.value;
+    if (parameter.name == "model.layers.0.input_layernorm.weight") value.as<float>()[5] = 3e38f;
+    if (parameter.name != "model.embed_tokens.weight") return;
+    for (std::int64_t token = 0; token < value.rows(); ++token) value.row<float>(token)[5] = 0.0f;
+    std::fill_n(value.row<float>('A'), value.cols(), 0.0f);
+    value.row<float>('A')[5] = 1.0f;
+  });
+  expect_mentions(stopped_step(trainer), {"step 2", "the loss", "the output of blocks.0.attn.qkv"});
+}
+
 TEST_P(NonFinite, TheRunGoesOnFromTheWeightsThatWereKept) {
   Trainer trainer = make();
   Trainer calm = make();

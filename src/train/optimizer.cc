@@ -1,8 +1,6 @@
 // AdamW: clipping, groups and moments.
 #include "train/optimizer.h"
 
-#include <cmath>
-
 #include "core/error.h"
 
 namespace quest {
@@ -11,7 +9,16 @@ namespace {
 constexpr const char* kFirstPrefix = "exp_avg.";
 constexpr const char* kSecondPrefix = "exp_avg_sq.";
 constexpr const char* kScalesSuffix = ".scales";
-constexpr std::size_t kScalarBytes = 128;
+constexpr std::size_t kScalarBytes = 192;
+
+AdamWStep step_of(const OptimizerConfig& config, double weight_decay) {
+  return {0.0f,
+          static_cast<float>(config.beta1),
+          static_cast<float>(config.beta2),
+          static_cast<float>(config.epsilon),
+          static_cast<float>(weight_decay),
+          0};
+}
 
 }  // namespace
 
@@ -19,8 +26,13 @@ AdamW::AdamW(Model& model, const OptimizerConfig& config)
     : model_(model),
       config_(config),
       scalars_(model.backend(), kScalarBytes),
-      square_sum_(scalars_.take({1}, DType::kF64)),
-      grad_scale_(scalars_.take({1}, DType::kF32)) {
+      grad_scale_(scalars_.take({1}, DType::kF32)),
+      decayed_(step_of(config, config.weight_decay)),
+      undecayed_(step_of(config, 0.0)) {
+  if (model.backend().place() != Place::kHost) {
+    decayed_.on_device = scalars_.take({kAdamWFactors}, DType::kF32);
+    undecayed_.on_device = scalars_.take({kAdamWFactors}, DType::kF32);
+  }
   Arena measuring;
   take_slots(measuring);
   moments_ = Arena(model.backend(), measuring.used_bytes());
@@ -49,26 +61,26 @@ std::size_t AdamW::measure(std::size_t parameter_bytes, int moment_bits) {
   return 2 * (count * static_cast<std::size_t>(moment_bits) / 8 + scales);
 }
 
-double AdamW::update(double learning_rate, std::int64_t step) {
-  Backend& backend = model_.backend();
-  backend.zero(square_sum_);
-  backend.sum_squares(square_sum_, model_.arenas().gradients.flat_f32());
-  backend.clip_scale(grad_scale_, square_sum_, static_cast<float>(config_.grad_clip));
-  AdamWStep update{static_cast<float>(learning_rate),
-                   static_cast<float>(config_.beta1),
-                   static_cast<float>(config_.beta2),
-                   static_cast<float>(config_.epsilon),
-                   0.0f,
-                   step};
-  for (const Slot& slot : slots_) {
-    update.weight_decay = slot.parameter.decayed ? static_cast<float>(config_.weight_decay) : 0.0f;
-    backend.adamw(slot.parameter.value, slot.first, slot.second, slot.parameter.gradient,
-                  grad_scale_, update);
+void AdamW::begin_step(double learning_rate, std::int64_t step) {
+  for (AdamWStep* const update : {&decayed_, &undecayed_}) {
+    update->learning_rate = static_cast<float>(learning_rate);
+    update->step = step;
+    if (!update->on_device) continue;
+    const AdamWFactors factors = adamw_factors(*update);
+    model_.backend().copy(update->on_device, view_of(&factors.beta1, {kAdamWFactors}));
   }
-  double square_sum = 0.0;
-  backend.copy(view_of(&square_sum, {1}), square_sum_);
-  backend.synchronize();
-  return std::sqrt(square_sum);
+}
+
+void AdamW::update(Tensor sums) {
+  Backend& backend = model_.backend();
+  const Tensor square_sum = sums.rows_slice(sums.numel() - 1, sums.numel());
+  backend.zero(square_sum);
+  backend.sum_squares(square_sum, model_.arenas().gradients.flat_f32());
+  backend.clip_scale(grad_scale_, sums, static_cast<float>(config_.grad_clip));
+  for (const Slot& slot : slots_) {
+    backend.adamw(slot.parameter.value, slot.first, slot.second, slot.parameter.gradient,
+                  grad_scale_, slot.parameter.decayed ? decayed_ : undecayed_);
+  }
 }
 
 std::vector<NamedTensor> AdamW::moments() const {

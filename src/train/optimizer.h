@@ -24,9 +24,12 @@ class AdamW {
  public:
   AdamW(Model& model, const OptimizerConfig& config);
 
-  /// Clips and applies the gradients that lie in the model; `step` counts from 1. Returns the
-  /// global gradient norm before clipping. When that is not finite, nothing is changed.
-  double update(double learning_rate, std::int64_t step);
+  /// Sets what differs from one update to the next; `step` counts from 1.
+  void begin_step(double learning_rate, std::int64_t step);
+  /// Clips and applies the gradients that lie in the model. The last of `sums`, f64 [n], becomes
+  /// the square of their global norm before clipping. When any of the sums is not finite, nothing
+  /// else is changed.
+  void update(Tensor sums);
 
   /// The moments under the parameters' names, with "exp_avg." and "exp_avg_sq." before them; scales
   /// of 8-bit moments end in ".scales".
@@ -49,8 +52,9 @@ class AdamW {
   OptimizerConfig config_;
   Arena moments_;
   Arena scalars_;
-  Tensor square_sum_;  // f64 [1]
   Tensor grad_scale_;  // f32 [1]
+  AdamWStep decayed_;
+  AdamWStep undecayed_;
   std::vector<Slot> slots_;
 };
 

@@ -33,7 +33,7 @@ TEST(RunMemory, WorkspaceIsWhatTheKernelsOfAStepAskFor) {
         batch.input_tokens.assign(static_cast<std::size_t>(batch.rows * batch.seq_len), 1);
         batch.target_tokens = batch.input_tokens;
       });
-      trainer.step(true);
+      trainer.step(Measure::kTimesAndErrors);
       const RunConditions conditions{.threads = 2};
       const auto predicted = static_cast<double>(predict_run_memory(config, conditions).workspace);
       const auto taken = static_cast<double>(backend.workspace_bytes());

@@ -89,7 +89,7 @@ class Run {
 void Run::one_step() {
   const std::int64_t next = trainer_.steps_done() + 1;
   const bool logged = is_due(next, plan_.log_every) || next == 1 || next == plan_.steps;
-  const StepReport report = trainer_.step(logged);
+  const StepReport report = trainer_.step(logged ? Measure::kTimesAndErrors : Measure::kNothing);
   losses_.push_back(report.loss);
   step_seconds_ += report.seconds;
   if (logged) folder_.log(step_json(report, trainer_.config(), plan_.peak_flops).dump());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,9 @@ struct TrainerConfig {
 /// Fills micro-batch `micro` of step `step`; a pure function of the two.
 using BatchSource = std::function<void(std::int64_t step, std::int64_t micro, Batch& batch)>;
 
+/// What a step tells besides its losses. To keep times it runs kernel by kernel (TimingBackend).
+enum class Measure : std::uint8_t { kNothing, kTimes, kTimesAndErrors };
+
 /// What one step did.
 struct StepReport {
   std::int64_t step = 0;  ///< steps done, this one included
@@ -50,7 +54,7 @@ struct StepReport {
   double grad_norm = 0.0;
   double learning_rate = 0.0;
   double seconds = 0.0;
-  WorkTimes work;
+  WorkTimes work;                  ///< zeros unless asked for
   std::vector<LayerError> errors;  ///< empty unless asked for
 };
 
@@ -59,9 +63,10 @@ class Trainer {
  public:
   Trainer(Backend& backend, const TrainerConfig& config, BatchSource batches);
 
-  /// One optimizer step. Throws NonFiniteError that names where NaN or infinity was first seen; the
-  /// weights and moments are then those of the step before.
-  StepReport step(bool measure_errors = false);
+  /// One optimizer step; the device is waited for once, at its end. Throws NonFiniteError that
+  /// names where NaN or infinity was first seen; the weights and moments are then those of the step
+  /// before.
+  StepReport step(Measure measure = Measure::kNothing);
 
   /// Seconds of one micro-batch of the next step, measured by running it; changes no result.
   double time_micro_batch();
@@ -93,7 +98,14 @@ class Trainer {
   static Bytes measure(const TrainerConfig& config);
 
  private:
-  double run_micro_batch(std::int64_t micro, std::vector<LayerError>* errors);
+  // What a micro-batch reads, brought to the device; and what it runs then.
+  void load_micro_batch(std::int64_t micro);
+  void run_micro_batch(std::int64_t micro, std::vector<LayerError>* errors = nullptr);
+  RoundingKeys rounding_keys(std::int64_t micro) const;
+  void prepare_step();
+  void update();
+  Tensor loss_sum() const { return sums_.rows_slice(0, 1); }
+  double read_loss_sum();
   [[noreturn]] void report_non_finite(const char* what);
 
   TimingBackend backend_;
@@ -103,9 +115,13 @@ class Trainer {
   AdamW optimizer_;
   Arena memory_;
   Activations activations_;
-  Tensor tokens_;    // i32 [B * T]
-  Tensor targets_;   // i32 [B * T]
-  Tensor loss_sum_;  // f64 [1]
+  Tensor tokens_;   // i32 [B * T]
+  Tensor targets_;  // i32 [B * T]
+  Tensor sums_;     // f64 [2]: of the step's losses, and of its gradients' squares
+  Arena keys_memory_;
+  Tensor rounding_words_;  // u32 [keys of a micro-batch, 2], where a device reads them; else null
+  // The parts of a step. The first micro-batch sets gradients, to which others add.
+  std::unique_ptr<Recording> preparation_, first_micro_batch_, micro_batch_, update_;
   Batch batch_;
   std::int64_t steps_done_ = 0;
 };

@@ -109,7 +109,7 @@ TEST_P(TrainerTest, MeasuringErrorsChangesNothingAndNamesEveryLayer) {
   const TrainerConfig config = tiny_run_config(GetParam());
   const auto measured = make(config);
   const auto plain = make(config);
-  const StepReport report = measured->step(true);
+  const StepReport report = measured->step(Measure::kTimesAndErrors);
   EXPECT_EQ(report.loss, plain->step().loss);
   EXPECT_EQ(weights_of(*measured), weights_of(*plain));
   EXPECT_EQ(report.errors.size(), 8u);
@@ -193,6 +193,30 @@ TEST(Int8Backward, TheMeanGradientOverSeedsIsTheFloatOne) {
   // Independent errors of mean 0 shrink by the root of their number; ones that add up do not.
   EXPECT_GT(std::sqrt(single), 1e-3);
   EXPECT_NEAR(relative_distance(mean, exact) / std::sqrt(single / kSeeds), 1.0, 0.25);
+}
+
+TEST(Int8Backward, KeysAreCountedAsTheyAreTaken) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  const TrainerConfig config = int8_config("w4a4", DType::kF32);
+  for (const std::vector<std::string>& overrides :
+       {std::vector<std::string>{}, {"head=w4a4"}, {"blocks.0.attn.k=w8a4", "blocks.1.*=w4a16"}}) {
+    const Scheme scheme = Scheme::parse("w4a4", overrides);
+    Model model(*backend, config.model, scheme, config.compute, true);
+    model.initialize(1);
+    model.prepare();
+    Arena measuring;
+    const PassShape shape{5, config.seq_len, true};
+    model.make_activations(measuring, shape);
+    Arena arena(*backend, measuring.used_bytes());
+    Activations activations = model.make_activations(arena, shape);
+    activations.head.rows = 16;  // three chunks
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(shape.rows()), 1);
+    const Tensor view = view_of(tokens.data(), {shape.rows()});
+    RoundingKeys keys(1, 2, 3);
+    forward_backward(*backend, model.llama(), activations, view, view, 1.0f, {&keys, Write::kSet});
+    EXPECT_EQ(count_rounding_keys(model.llama(), activations), keys.taken());
+    EXPECT_GT(keys.taken(), 0u);
+  }
 }
 
 TEST(Int8Backward, EveryMicroBatchIsRoundedByItsOwnBits) {

@@ -7,6 +7,7 @@
 #include "backend/cuda/make_cuda_backend.h"
 #include "core/error.h"
 #include "tests/cuda_kernels/kernel_runs.h"
+#include "tests/cuda_kernels/whole_device.h"
 #include "tests/staged_backend.h"
 
 namespace quest {
@@ -19,6 +20,10 @@ void on_every_backend(const std::function<void(Backend&, const std::string&)>& b
   const auto backend = backends_under_test()[0].make();
   body(*backend, backend->name());
 }
+
+std::unique_ptr<Backend> cuda_backend() { return make_cuda_backend(0); }
+void run_late(bool) {}
+std::optional<DeviceCounts> device_counts() { return std::nullopt; }
 
 std::vector<KernelRun> kernel_runs() {
   return {{"device", [] {}, [] {}}};

@@ -38,9 +38,10 @@ void put(void* data, const CublasLtLayout& layout, std::uint64_t row, std::uint6
 void cuda_on_host::set_library_products(bool wanted) { available = wanted; }
 
 const char* cublasLtGetStatusString(cublasStatus_t status) {
-  return status == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"
-         : status == CUBLAS_STATUS_NOT_SUPPORTED ? "CUBLAS_STATUS_NOT_SUPPORTED"
-                                                 : "CUBLAS_STATUS_INVALID_VALUE";
+  return status == CUBLAS_STATUS_SUCCESS            ? "CUBLAS_STATUS_SUCCESS"
+         : status == CUBLAS_STATUS_NOT_SUPPORTED    ? "CUBLAS_STATUS_NOT_SUPPORTED"
+         : status == CUBLAS_STATUS_EXECUTION_FAILED ? "CUBLAS_STATUS_EXECUTION_FAILED"
+                                                    : "CUBLAS_STATUS_INVALID_VALUE";
 }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   *handle = new CublasLtOnHost;
@@ -105,7 +106,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
                               cublasLtMatrixLayout_t c_layout, void* d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*,
-                              std::size_t, cudaStream_t) {
+                              std::size_t, cudaStream_t stream) {
   const bool a_turned = desc->transposed[0] != 0, b_turned = desc->transposed[1] != 0;
   const std::uint64_t rows = d_layout->rows, cols = d_layout->cols;
   const std::uint64_t summed = a_turned ? a_layout->rows : a_layout->cols;
@@ -116,20 +117,24 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
       (a_layout->type == CUDA_R_32F && d_layout->type != CUDA_R_32F)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
-  const cuda_on_host::DeviceAccess access;
   // Told only here, so that refusals after the heuristic are tested.
   if (d_layout->type == CUDA_R_16BF && d_layout->ld % 2 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
   const float scale = *static_cast<const float*>(alpha), kept = *static_cast<const float*>(beta);
-  for (std::uint64_t j = 0; j < cols; ++j) {
-    for (std::uint64_t i = 0; i < rows; ++i) {
-      float sum = 0;
-      for (std::uint64_t k = 0; k < summed; ++k) {
-        sum += (a_turned ? get(a, *a_layout, k, i) : get(a, *a_layout, i, k)) *
-               (b_turned ? get(b, *b_layout, j, k) : get(b, *b_layout, k, j));
+  const auto multiply = [=, a_like = *a_layout, b_like = *b_layout, c_like = *c_layout,
+                         d_like = *d_layout] {
+    const cuda_on_host::DeviceAccess access;
+    for (std::uint64_t j = 0; j < cols; ++j) {
+      for (std::uint64_t i = 0; i < rows; ++i) {
+        float sum = 0;
+        for (std::uint64_t k = 0; k < summed; ++k) {
+          sum += (a_turned ? get(a, a_like, k, i) : get(a, a_like, i, k)) *
+                 (b_turned ? get(b, b_like, j, k) : get(b, b_like, k, j));
+        }
+        const float before = kept == 0.0f ? 0.0f : kept * get(c, c_like, i, j);
+        put(d, d_like, i, j, scale * sum + before);
       }
-      const float before = kept == 0.0f ? 0.0f : kept * get(c, *c_layout, i, j);
-      put(d, *d_layout, i, j, scale * sum + before);
     }
-  }
-  return CUBLAS_STATUS_SUCCESS;
+  };
+  return cuda_on_host::enqueue(stream, multiply) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
+                                                                : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -7,6 +7,7 @@
 #include "backend/cuda/make_cuda_backend.h"
 #include "backend/cuda/tensor_core.cuh"
 #include "tests/cuda_kernels/kernel_runs.h"
+#include "tests/cuda_kernels/whole_device.h"
 #include "tests/staged_backend.h"
 
 namespace quest {
@@ -16,15 +17,24 @@ std::unique_ptr<Backend> make(cuda_on_host::Order order, bool library) {
   cuda_on_host::set_order(order);
   cuda_on_host::set_library_products(library);
   cuda_on_host::set_capability(library ? 9 : 8, library ? 0 : 6);
-  return make_staged_backend(make_cuda_backend(0));
+  return make_cuda_backend(0);
+}
+std::unique_ptr<Backend> make_staged(cuda_on_host::Order order, bool library) {
+  return make_staged_backend(make(order, library));
 }
 
 }  // namespace
 
 std::vector<BackendUnderTest> backends_under_test() {
   using cuda_on_host::Order;
-  return {{"forwards", [] { return make(Order::kForwards, true); }},
-          {"backwards", [] { return make(Order::kBackwards, false); }}};
+  return {{"forwards", [] { return make_staged(Order::kForwards, true); }},
+          {"backwards", [] { return make_staged(Order::kBackwards, false); }}};
+}
+
+std::unique_ptr<Backend> cuda_backend() { return make(cuda_on_host::Order::kForwards, true); }
+void run_late(bool late) { cuda_on_host::set_late(late); }
+std::optional<DeviceCounts> device_counts() {
+  return DeviceCounts{cuda_on_host::count_graph_launches(), cuda_on_host::count_waits()};
 }
 
 std::vector<KernelRun> kernel_runs() {

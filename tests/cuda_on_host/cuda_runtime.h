@@ -3,6 +3,7 @@
 // Kernels are compiled by the host's compiler and run by execution.cc: the threads of a block are
 // fibers on one thread of the host, blocks run one after the other, and device memory (memory.cc)
 // can be touched by kernels and copies only.
+// Streams (streams.cc) run what they are asked for at once or late, and can be captured.
 //
 // What this shows: that kernels compute what the reference does; that every thread reaches each
 // barrier, at the same line; that nothing depends on the order of threads between two barriers
@@ -19,7 +20,9 @@
 #include <cstring>
 #include <functional>
 #include <source_location>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -128,7 +131,12 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorIllegalState = 401,
   cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureImplicit = 906,
+  cudaErrorCapturedEvent = 907,
 };
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -143,13 +151,34 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes);
 
+/// The null stream is the legacy one.
 using cudaStream_t = struct CudaOnHostStream*;
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = nullptr;
-  return cudaSuccess;
-}
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+
+/// While a stream is captured, launches, copies and fills are recorded as they are, with arguments
+/// by value. Waiting, asking for times or memory, and the use of other streams are errors that
+/// invalidate the capture. (Real graphs may contain allocations; ours shall not.)
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal = 0,
+  cudaStreamCaptureModeThreadLocal = 1,
+};
+using cudaGraph_t = struct CudaOnHostGraph*;
+using cudaGraphExec_t = struct CudaOnHostGraphExec*;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+enum cudaStreamCaptureStatus {
+  cudaStreamCaptureStatusNone = 0,
+  cudaStreamCaptureStatusActive = 1,
+  cudaStreamCaptureStatusInvalidated = 2,
+};
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long flags = 0);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 
 /// Its time can be read once the stream has been waited for.
 using cudaEvent_t = struct CudaOnHostEvent*;
@@ -165,6 +194,10 @@ enum cudaMemcpyKind {
 };
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
+/// Memory of the host from which copies are made when their turn comes. Those from other memory of
+/// the host have read it when they return, and copies to it have been made.
+cudaError_t cudaMallocHost(void** data, std::size_t bytes);
+cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
                               std::size_t from_pitch, std::size_t width, std::size_t height,
                               cudaMemcpyKind kind, cudaStream_t stream);
@@ -196,6 +229,18 @@ class DeviceAccess {
   DeviceAccess& operator=(const DeviceAccess&) = delete;
 };
 
+/// What a stream is asked for: `operation` runs, or is recorded.
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> operation);
+/// The error of a call that may not be made while a stream is captured.
+cudaError_t outside_capture();
+/// As cudaStreamSynchronize, of all streams.
+cudaError_t wait();
+/// How often the host has waited, and graphs were launched.
+std::uint64_t count_waits();
+std::uint64_t count_graph_launches();
+/// From now on (not) everything runs as late as it may: when it is waited for.
+void set_late(bool late);
+
 /// The order in which the threads of a block take turns.
 enum class Order { kForwards, kBackwards };
 void set_order(Order order);
@@ -205,7 +250,7 @@ void set_capability(int major, int minor);
 void set_free_bytes(std::size_t bytes);
 
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
-                     const std::function<void()>& thread);
+                     std::function<void()> thread);
 cudaError_t grant_shared(const void* kernel, int bytes);
 
 }  // namespace cuda_on_host
@@ -219,6 +264,9 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  return cuda_on_host::run_grid(*config, reinterpret_cast<const void*>(kernel),
-                                [&] { kernel(Parameters(arguments)...); });
+  return cuda_on_host::run_grid(
+      *config, reinterpret_cast<const void*>(kernel),
+      [kernel, values = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {
+        std::apply(kernel, values);
+      });
 }

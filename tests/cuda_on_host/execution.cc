@@ -187,6 +187,23 @@ bool allowed(const cudaLaunchConfig_t& config, const void* kernel) {
          config.dynamicSmemBytes <= granted_bytes(kernel);
 }
 
+void run_blocks(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+  const DeviceAccess access;
+  gridDim = config.gridDim;
+  blockDim = config.blockDim;
+  block.thread = &thread;
+  while (block.fibers.size() < blockDim.x) block.fibers.push_back(std::make_unique<Fiber>());
+  for (unsigned z = 0; z < gridDim.z; ++z) {
+    for (unsigned y = 0; y < gridDim.y; ++y) {
+      for (unsigned x = 0; x < gridDim.x; ++x) {
+        blockIdx = dim3(x, y, z);
+        shared.begin_block(config.dynamicSmemBytes);
+        run_block(blockDim.x);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void block_barrier(const std::source_location& where) { wait(block.whole, blockDim.x, where); }
@@ -238,23 +255,10 @@ cudaError_t grant_shared(const void* kernel, int bytes) {
 void set_order(Order wanted) { order = wanted; }
 
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
-                     const std::function<void()>& thread) {
+                     std::function<void()> thread) {
   if (!allowed(config, kernel)) return cudaErrorInvalidConfiguration;
-  const DeviceAccess access;
-  gridDim = config.gridDim;
-  blockDim = config.blockDim;
-  block.thread = &thread;
-  while (block.fibers.size() < blockDim.x) block.fibers.push_back(std::make_unique<Fiber>());
-  for (unsigned z = 0; z < gridDim.z; ++z) {
-    for (unsigned y = 0; y < gridDim.y; ++y) {
-      for (unsigned x = 0; x < gridDim.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        shared.begin_block(config.dynamicSmemBytes);
-        run_block(blockDim.x);
-      }
-    }
-  }
-  return cudaSuccess;
+  return enqueue(config.stream,
+                 [config, thread = std::move(thread)] { run_blocks(config, thread); });
 }
 
 }  // namespace cuda_on_host

@@ -2,6 +2,8 @@
 #include <sys/mman.h>
 
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -10,6 +12,7 @@ namespace {
 
 struct Memory {
   std::map<std::uintptr_t, std::size_t> blocks;  // by address
+  std::map<std::uintptr_t, std::size_t> pinned;  // of the host, likewise
   std::size_t free_bytes = std::size_t{4} << 30;
   int open = 0;
   int major = 9, minor = 0;  // compute capability
@@ -20,7 +23,11 @@ struct Memory {
     }
   }
   // Whether all of [data, data + bytes) is device memory, or none of it.
-  bool on_device(const void* data, std::size_t bytes) const {
+  bool on_device(const void* data, std::size_t bytes) const { return inside(blocks, data, bytes); }
+  bool is_pinned(const void* data, std::size_t bytes) const { return inside(pinned, data, bytes); }
+
+  static bool inside(const std::map<std::uintptr_t, std::size_t>& blocks, const void* data,
+                     std::size_t bytes) {
     const auto address = reinterpret_cast<std::uintptr_t>(data);
     auto found = blocks.upper_bound(address);
     if (found == blocks.begin()) return false;
@@ -69,6 +76,16 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
+    case cudaErrorIllegalState:
+      return "cudaErrorIllegalState";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
+    case cudaErrorCapturedEvent:
+      return "cudaErrorCapturedEvent";
     default:
       return "cudaErrorInvalidValue";
   }
@@ -89,6 +106,8 @@ cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
 }
 
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
+  const cudaError_t error = cuda_on_host::outside_capture();
+  if (error != cudaSuccess) return error;
   const std::size_t size = cuda_on_host::whole_pages(bytes);
   if (size > memory.free_bytes) return cudaErrorMemoryAllocation;
   void* const pages = ::mmap(nullptr, size + cuda_on_host::kPage, PROT_READ | PROT_WRITE,
@@ -103,43 +122,90 @@ cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
   return cudaSuccess;
 }
 
-cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  const cudaError_t error = cuda_on_host::outside_capture();
+  if (error != cudaSuccess) return error;
   const auto pages =
       reinterpret_cast<std::uintptr_t>(data) / cuda_on_host::kPage * cuda_on_host::kPage;
-  const auto found = memory.blocks.find(pages);
-  if (found == memory.blocks.end()) return cudaErrorInvalidValue;
-  ::munmap(reinterpret_cast<void*>(pages), found->second + cuda_on_host::kPage);
-  memory.free_bytes += found->second;
-  memory.blocks.erase(found);
+  if (!memory.blocks.contains(pages)) return cudaErrorInvalidValue;
+  return cuda_on_host::enqueue(stream, [pages] {
+    const auto found = memory.blocks.find(pages);
+    ::munmap(reinterpret_cast<void*>(pages), found->second + cuda_on_host::kPage);
+    memory.free_bytes += found->second;
+    memory.blocks.erase(found);
+  });
+}
+
+cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+  const cudaError_t error = cuda_on_host::outside_capture();
+  if (error != cudaSuccess) return error;
+  *data = ::operator new(bytes);
+  memory.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
   return cudaSuccess;
 }
+
+cudaError_t cudaFreeHost(void* data) {
+  const cudaError_t error = cuda_on_host::wait();
+  if (error != cudaSuccess) return error;
+  memory.pinned.erase(reinterpret_cast<std::uintptr_t>(data));
+  ::operator delete(data);
+  return cudaSuccess;
+}
+
+namespace {
+
+// Rows of bytes, and the distance from one to the next.
+struct Rows {
+  char* data;
+  std::size_t pitch;
+};
+
+void copy_rows(Rows to, Rows from, std::size_t width, std::size_t height) {
+  const DeviceAccess access;
+  for (std::size_t row = 0; row < height; ++row) {
+    std::memcpy(to.data + row * to.pitch, from.data + row * from.pitch, width);
+  }
+}
+
+}  // namespace
 
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
                               std::size_t from_pitch, std::size_t width, std::size_t height,
-                              cudaMemcpyKind kind, cudaStream_t) {
+                              cudaMemcpyKind kind, cudaStream_t stream) {
   if (width == 0 || height == 0) return cudaSuccess;
   if (to_pitch < width || from_pitch < width) return cudaErrorInvalidValue;
-  const bool to_device = memory.on_device(to, extent(to_pitch, width, height));
-  const bool from_device = memory.on_device(from, extent(from_pitch, width, height));
-  if (to_device != (kind != cudaMemcpyDeviceToHost)) return cudaErrorInvalidValue;
-  if (from_device != (kind != cudaMemcpyHostToDevice)) return cudaErrorInvalidValue;
-  const DeviceAccess access;
-  for (std::size_t row = 0; row < height; ++row) {
-    std::memcpy(static_cast<char*>(to) + row * to_pitch,
-                static_cast<const char*>(from) + row * from_pitch, width);
+  const std::size_t to_extent = extent(to_pitch, width, height);
+  const std::size_t from_extent = extent(from_pitch, width, height);
+  if (memory.on_device(to, to_extent) != (kind != cudaMemcpyDeviceToHost) ||
+      memory.on_device(from, from_extent) != (kind != cudaMemcpyHostToDevice)) {
+    return cudaErrorInvalidValue;
   }
-  return cudaSuccess;
+  const Rows target{static_cast<char*>(to), to_pitch};
+  const Rows source{static_cast<char*>(const_cast<void*>(from)), from_pitch};
+  if (kind == cudaMemcpyHostToDevice && !memory.is_pinned(from, from_extent)) {
+    std::vector<char> values(source.data, source.data + from_extent);
+    return cuda_on_host::enqueue(stream, [=, values = std::move(values)]() mutable {
+      copy_rows(target, {values.data(), from_pitch}, width, height);
+    });
+  }
+  const cudaError_t error =
+      cuda_on_host::enqueue(stream, [=] { copy_rows(target, source, width, height); });
+  if (error == cudaSuccess && kind == cudaMemcpyDeviceToHost && !memory.is_pinned(to, to_extent)) {
+    return cuda_on_host::wait();
+  }
+  return error;
 }
 
 cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width,
-                              std::size_t height, cudaStream_t) {
+                              std::size_t height, cudaStream_t stream) {
   if (width == 0 || height == 0) return cudaSuccess;
   if (pitch < width || !memory.on_device(to, extent(pitch, width, height))) {
     return cudaErrorInvalidValue;
   }
-  const DeviceAccess access;
-  for (std::size_t row = 0; row < height; ++row) {
-    std::memset(static_cast<char*>(to) + row * pitch, value, width);
-  }
-  return cudaSuccess;
+  return cuda_on_host::enqueue(stream, [=] {
+    const DeviceAccess access;
+    for (std::size_t row = 0; row < height; ++row) {
+      std::memset(static_cast<char*>(to) + row * pitch, value, width);
+    }
+  });
 }

@@ -197,7 +197,7 @@ struct KeptCase : KeptSpans {
       make_reference_backend()->cache_append(cache, x, {&everything, 1});
     }
   }
-  OwnedTensor attention(Backend& backend, std::span<const SequenceSpan> of) const {
+  OwnedTensor attention(Backend& backend, const SequenceSpans& of) const {
     OwnedTensor out({rows, shape.heads * shape.head_dim}, DType::kBF16);
     backend.cached_attention(out, q, k, v, of, shape);
     return out;

@@ -1,12 +1,11 @@
 // Whole runs on the CUDA backend, on the host: they give the CPU's numbers, and no code outside the
 // backend touches device memory, which would end the process.
-#include <cublasLt.h>
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "backend/cuda/make_cuda_backend.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "infer/export.h"
@@ -15,6 +14,7 @@
 #include "infer/session.h"
 #include "infer/tiny_model_for_test.h"
 #include "model/model_file.h"
+#include "tests/cuda_kernels/whole_device.h"
 #include "tests/golden_files.h"
 #include "train/checkpoint.h"
 #include "train/plan.h"
@@ -23,17 +23,11 @@
 namespace quest {
 namespace {
 
-std::unique_ptr<Backend> cuda() {
-  cuda_on_host::set_order(cuda_on_host::Order::kForwards);
-  cuda_on_host::set_library_products(true);
-  cuda_on_host::set_capability(9, 0);
-  return make_cuda_backend(0);
-}
-
 std::vector<StepReport> run(Backend& backend, const TrainerConfig& config, int steps) {
   Trainer trainer(backend, config, tiny_batches(config));
   std::vector<StepReport> reports;
-  for (int step = 0; step < steps; ++step) reports.push_back(trainer.step(step == 1));
+  for (int step = 0; step < steps; ++step)
+    reports.push_back(trainer.step(step == 1 ? Measure::kTimesAndErrors : Measure::kNothing));
   trainer.require_finite_weights();
   return reports;
 }
@@ -49,7 +43,7 @@ std::unique_ptr<Backend> generic_cpu() {
 // The first step differs by rounding alone; after it a code may fall on the other side of a border.
 void expect_cpu_losses(const TrainerConfig& config, const std::string& what) {
   const auto cpu = generic_cpu();
-  const auto device = cuda();
+  const auto device = cuda_backend();
   const auto wanted = run(*cpu, config, 3), got = run(*device, config, 3);
   const double rounding = config.compute == DType::kBF16 ? 2e-3 : 2e-6;
   for (std::size_t i = 0; i < got.size(); ++i) {
@@ -91,7 +85,7 @@ TEST(WholeRun, AStepTakesTheDevicesMemoryThatIsPredicted) {
       config.grad_accum = 1;
       config.batch_size = 4;
       const std::size_t before = free_bytes();
-      const auto device = cuda();
+      const auto device = cuda_backend();
       Trainer trainer(*device, config, tiny_batches(config));
       trainer.step();
       const auto taken = static_cast<double>(before - free_bytes());
@@ -108,7 +102,7 @@ TEST(WholeRun, AStepTakesTheDevicesMemoryThatIsPredicted) {
 
 TEST(WholeRun, TheSameSeedGivesTheSameBitsAgain) {
   const TrainerConfig config = tiny_run_config("w4a4", DType::kBF16);
-  const auto device = cuda();
+  const auto device = cuda_backend();
   const auto first = run(*device, config, 2), second = run(*device, config, 2);
   EXPECT_EQ(first[1].loss, second[1].loss);
   EXPECT_EQ(first[1].grad_norm, second[1].grad_norm);
@@ -142,7 +136,7 @@ TEST(WholeRun, TheGoldenLossIsReached) {
       batch.target_tokens.insert(batch.target_tokens.end(), ids + 1, ids + 65);
     }
   };
-  const auto device = cuda();
+  const auto device = cuda_backend();
   Trainer trainer(*device, config, batches);
   load_weights(trainer.model(), SafetensorsFile(weights_path));
   const auto report = nlohmann::json::parse(read_file(report_path))["runs"]["quest_w4a4"];
@@ -168,7 +162,7 @@ TEST(WholeRun, PackedModelsHaveTheCpusLogits) {
     const auto model = tiny_model(*cpu, tiny_config(256), scheme);
     export_packed(*model, {*load_tokenizer("bytes")}, {8, 8}, folder.path());
     const LoadedModel on_cpu = load_model_folder(folder.path(), *cpu, DType::kF32);
-    const auto device = cuda();
+    const auto device = cuda_backend();
     const LoadedModel on_device = load_model_folder(folder.path(), *device, DType::kF32);
     for (const std::optional<DType> kept : {std::optional<DType>(), {DType::kI8}}) {
       const std::vector<float> wanted = logits_of(*on_cpu.model, kept);
@@ -187,7 +181,7 @@ TEST(WholeRun, PackedModelsHaveTheCpusLogits) {
 TEST(WholeRun, ARunIsSavedAndResumedFromDeviceMemory) {
   const TemporaryFolder folder;
   const TrainerConfig config = tiny_run_config("w4a4");
-  const auto device = cuda();
+  const auto device = cuda_backend();
   Trainer whole(*device, config, tiny_batches(config));
   whole.step();
   TrainerState state;
@@ -200,7 +194,7 @@ TEST(WholeRun, ARunIsSavedAndResumedFromDeviceMemory) {
 }
 
 TEST(WholeRun, OutOfMemorySaysHowMuchAndWhatToLower) {
-  const auto device = cuda();
+  const auto device = cuda_backend();
   cuda_on_host::set_free_bytes(std::size_t{1} << 20);
   try {
     device->allocate(std::size_t{3} << 30);
@@ -215,7 +209,7 @@ TEST(WholeRun, OutOfMemorySaysHowMuchAndWhatToLower) {
 }
 
 TEST(WholeRun, ATensorOfTheHostIsAnErrorAndNoCrash) {
-  const auto device = cuda();
+  const auto device = cuda_backend();
   float values[4] = {};
   EXPECT_THROW(device->zero(view_of(values, {4})), Error);
   EXPECT_THROW(device->swiglu(view_of(values, {2}), view_of(values, {2}), view_of(values, {2})),

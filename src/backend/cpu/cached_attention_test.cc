@@ -150,6 +150,29 @@ TEST(CpuCache, ZerosStayZerosAndBrokenRowsBecomeNaN) {
   on_every_backend(expect_scales);
 }
 
+TEST(CachedRope, TurnsEachSpanFromItsOwnPosition) {
+  for (const Case& c : cases()) {
+    if (c.shape.head_dim % 2 != 0) continue;
+    const OwnedTensor cos({200, c.shape.head_dim / 2}, DType::kF32);
+    const OwnedTensor sin({200, c.shape.head_dim / 2}, DType::kF32);
+    fill_normal(cos, 1);
+    fill_normal(sin, 2);
+    for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
+      on_every_backend([&](Backend& backend, const std::string& label) {
+        const Sliced wanted(c.rows, c.width(), DType::kBF16, 4);
+        const Sliced got(c.rows, c.width(), DType::kBF16, 4);
+        for (const SequenceSpan& span : c.spans) {
+          const Tensor all = wanted;
+          backend.rope(all.rows_slice(span.first_row, span.first_row + span.count), cos, sin,
+                       layout, span.position, span.count, false);
+        }
+        backend.cached_rope(got, cos, sin, layout, c.spans);
+        expect_close(got, wanted, 0.0, "rope" + describe(c, DType::kBF16, DType::kBF16, label));
+      });
+    }
+  }
+}
+
 // As in attention_test.cc.
 double tolerance(const HeadShape& shape, DType type) {
   return type == DType::kBF16 ? 0.02

@@ -200,8 +200,7 @@ void CpuBackend::attention_of_few(Tensor out, Tensor log_sums, Tensor q, const C
   });
 }
 
-void CpuBackend::cache_append(const CacheRows& cache, Tensor x,
-                              std::span<const SequenceSpan> spans) {
+void CpuBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) {
   const std::vector<QueryRow> rows = query_rows(spans);
   const std::int64_t width = x.cols();
   for_each_row(threads_, static_cast<std::int64_t>(rows.size()), width, [&](std::int64_t r) {
@@ -243,7 +242,7 @@ Tensor CpuBackend::as_type(const CacheRows& cache, const SequenceSpan& span, DTy
 }
 
 void CpuBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                                  std::span<const SequenceSpan> spans, const HeadShape& shape) {
+                                  const SequenceSpans& spans, const HeadShape& shape) {
   std::vector<SequenceSpan> few;
   for (const SequenceSpan& span : spans) {
     if (span.count < kFewQueries) {

@@ -1,6 +1,7 @@
 // CpuBackend: sums over parameters and the AdamW update.
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/float_rows.h"
@@ -25,7 +26,9 @@ void CpuBackend::add_up(Tensor total, Tensor x, double (*kernel)(const float*, s
       sums[i] = kernel(values + i * kSumBlock, std::min(kSumBlock, x.numel() - i * kSumBlock));
     }
   });
-  for (std::int64_t i = 0; i < blocks; ++i) *total.as<double>() += sums[i];
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < blocks; ++i) sum += sums[i];
+  *total.as<double>() += sum;
 }
 
 void CpuBackend::sum(Tensor total, Tensor x) { add_up(total, x, float_kernels_.sum); }
@@ -34,11 +37,13 @@ void CpuBackend::sum_squares(Tensor total, Tensor x) {
   add_up(total, x, float_kernels_.sum_squares);
 }
 
-void CpuBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
-  const double squares = *square_sum.as<double>();
+void CpuBackend::clip_scale(Tensor scale, Tensor sums, float max_norm) {
+  const std::span all(sums.as<double>(), static_cast<std::size_t>(sums.numel()));
   double factor = 1.0;
-  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(squares) + 1e-6));
-  if (!std::isfinite(squares)) factor = std::numeric_limits<double>::quiet_NaN();
+  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(all.back()) + 1e-6));
+  for (const double sum : all) {
+    if (!std::isfinite(sum)) factor = std::numeric_limits<double>::quiet_NaN();
+  }
   *scale.as<float>() = static_cast<float>(factor);
 }
 
@@ -46,20 +51,7 @@ void CpuBackend::adamw(Tensor parameter, const Moment& first, const Moment& seco
                        Tensor grad_scale, const AdamWStep& step) {
   const float scale = *grad_scale.as<float>();
   if (std::isnan(scale)) return;
-  const auto steps = static_cast<double>(step.step);
-  const auto narrow = [](double value) { return static_cast<float>(value); };
-  const AdamWFactors factors = {
-      .grad_scale = scale,
-      .beta1 = step.beta1,
-      .one_minus_beta1 = narrow(1.0 - step.beta1),
-      .beta2 = step.beta2,
-      .one_minus_beta2 = narrow(1.0 - step.beta2),
-      .inverse_correction1 = narrow(1.0 / (1.0 - std::pow(double{step.beta1}, steps))),
-      .inverse_correction2 = narrow(1.0 / (1.0 - std::pow(double{step.beta2}, steps))),
-      .epsilon = step.epsilon,
-      .learning_rate = step.learning_rate,
-      .decay = narrow(1.0 - double{step.learning_rate} * step.weight_decay),
-  };
+  const AdamWUpdate update{adamw_factors(step), scale};
   float* const p = parameter.as<float>();
   const float* const g = gradient.as<float>();
   const std::int64_t count = parameter.numel();
@@ -67,7 +59,7 @@ void CpuBackend::adamw(Tensor parameter, const Moment& first, const Moment& seco
     const Tensor m = first.values.reshaped({1, count}), v = second.values.reshaped({1, count});
     parallel_for(threads_, count, row_grain(4), [&](std::int64_t begin, std::int64_t end, int) {
       float_kernels_.adamw(p + begin, row_of(m, 0, begin), row_of(v, 0, begin), g + begin,
-                           end - begin, &factors);
+                           end - begin, &update);
     });
     return;
   }
@@ -80,7 +72,7 @@ void CpuBackend::adamw(Tensor parameter, const Moment& first, const Moment& seco
                        first.values.as<std::int8_t>() + at, second.values.as<std::uint8_t>() + at,
                        first.scales.as<float>() + b, second.scales.as<float>() + b};
                    float_kernels_.adamw_codes(p + at, moments, g + at,
-                                              std::min(kMomentBlock, count - at), &factors);
+                                              std::min(kMomentBlock, count - at), &update);
                  }
                });
 }

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "backend/adamw_factors.h"
+
 namespace quest {
 
 enum class Isa : std::uint8_t;
@@ -18,14 +20,8 @@ struct Floats {
 };
 
 /// What is the same for all elements of an AdamW update.
-struct AdamWFactors {
+struct AdamWUpdate : AdamWFactors {
   float grad_scale;
-  float beta1, one_minus_beta1;
-  float beta2, one_minus_beta2;
-  float inverse_correction1, inverse_correction2;  ///< 1 / (1 - beta^step)
-  float epsilon;
-  float learning_rate;
-  float decay;  ///< 1 - learning_rate * weight_decay
 };
 
 /// A row to be normalized, and one whose squares are taken beside it.
@@ -93,10 +89,10 @@ struct FloatKernels {
   double (*sum_squares)(const float* x, std::int64_t count);
   /// The moments are of one type.
   void (*adamw)(float* parameter, Floats first, Floats second, const float* gradient,
-                std::int64_t count, const AdamWFactors* factors);
+                std::int64_t count, const AdamWUpdate* update);
   /// The same for one block of at most kMomentBlock values whose moments have 8 bits.
   void (*adamw_codes)(float* parameter, CodedMoments moments, const float* gradient,
-                      std::int64_t count, const AdamWFactors* factors);
+                      std::int64_t count, const AdamWUpdate* update);
 
   /// 1 / sqrt(the mean square of x + epsilon). Asks for the row of `out`, unless its data is null.
   float (*inverse_rms)(const float* x, Floats out, float epsilon, std::int64_t count);

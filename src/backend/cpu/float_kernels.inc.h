@@ -55,7 +55,7 @@ double sum_squares(const float* x, std::int64_t count) {
 
 /// The update of one vector: moves the parameter and leaves the new moments in m and v.
 QUEST_INLINE void adamw_vector(float* parameter, Vec& m, Vec& v, const float* gradient,
-                               const AdamWFactors& f, std::int64_t i, int n) {
+                               const AdamWUpdate& f, std::int64_t i, int n) {
   const Vec g = load(gradient, i, n) * f.grad_scale;
   m = fma(splat(f.beta1), m, f.one_minus_beta1 * g);
   v = fma(splat(f.beta2), v, f.one_minus_beta2 * g * g);
@@ -66,7 +66,7 @@ QUEST_INLINE void adamw_vector(float* parameter, Vec& m, Vec& v, const float* gr
 
 template <bool bf16>
 void adamw_floats(float* parameter, void* first, void* second, const float* gradient,
-                  std::int64_t count, const AdamWFactors& f) {
+                  std::int64_t count, const AdamWUpdate& f) {
   for_vectors(
       count, QUEST_STEP {
         Vec m = load({first, bf16}, i, n), v = load({second, bf16}, i, n);
@@ -77,17 +77,17 @@ void adamw_floats(float* parameter, void* first, void* second, const float* grad
 }
 
 void adamw(float* parameter, Floats first, Floats second, const float* gradient, std::int64_t count,
-           const AdamWFactors* factors) {
-  const AdamWFactors f = *factors;
+           const AdamWUpdate* update) {
+  const AdamWUpdate f = *update;
   if (first.is_bf16)
     return adamw_floats<true>(parameter, first.data, second.data, gradient, count, f);
   adamw_floats<false>(parameter, first.data, second.data, gradient, count, f);
 }
 
 void adamw_codes(float* parameter, CodedMoments moments, const float* gradient, std::int64_t count,
-                 const AdamWFactors* factors) {
+                 const AdamWUpdate* update) {
   constexpr float kFirstCodes = 127.0f, kSecondCodes = 255.0f;
-  const AdamWFactors f = *factors;
+  const AdamWUpdate f = *update;
   const float first_unit = *moments.first_scale / (kFirstCodes * kFirstCodes);
   const float second_unit =
       *moments.second_scale / (kSecondCodes * kSecondCodes * kSecondCodes * kSecondCodes);

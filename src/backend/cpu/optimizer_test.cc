@@ -51,6 +51,25 @@ TEST(CpuOptimizer, ClipScaleIsTheReferences) {
   }
 }
 
+TEST(CpuOptimizer, ClipScaleIsNaNWhereAnySumIsNotFinite) {
+  for (const double bad :
+       {1.0, std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+        std::numeric_limits<double>::quiet_NaN()}) {
+    const double sums[2] = {bad, 9.0};
+    const auto expect_scale = [&](Backend& backend, const std::string& label) {
+      float got = 0.0f;
+      backend.clip_scale(view_of(&got, {1}), view_of(sums, {2}), 1.5f);
+      if (bad == 1.0) {
+        EXPECT_NEAR(got, 0.5f, 1e-6f) << label;
+      } else {
+        EXPECT_TRUE(std::isnan(got)) << bad << " on " << label;
+      }
+    };
+    expect_scale(*make_reference_backend(), "reference");
+    on_every_backend(expect_scale);
+  }
+}
+
 struct AdamState {
   OwnedTensor parameter, first, second, gradient;
 

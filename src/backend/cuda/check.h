@@ -21,6 +21,9 @@ void check_cuda(cudaError_t error, const char* call, fmt::format_string<Args...>
   }
 }
 
+/// Throws Error that names `what`, which a graph may not contain, if the stream is being captured.
+void require_not_captured(cudaStream_t stream, const char* what);
+
 namespace cuda {
 
 /// A stream that is destroyed with its owner.

@@ -4,17 +4,16 @@
 #include <limits>
 
 #include "backend/cuda/attention_backward_kernels.cuh"
-#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/span_launch.h"
 #include "backend/cuda/split_attention_kernels.cuh"
 #include "backend/cuda/tensor_attention_backward_kernels.cuh"
 
 namespace quest {
 namespace {
 
-using cuda::Bf16Rows;
-using cuda::KeyRows;
-using cuda::rows_of;
-using cuda::TileOrder;
+using cuda::Bf16Rows, cuda::KeyRows, cuda::TileOrder;
+using cuda::list_of, cuda::longest, cuda::most_keys, cuda::narrow, cuda::plain_order, cuda::rows_of;
+using cuda::with_blocks;
 
 void check_heads(std::int64_t head_dim) {
   if (head_dim > cuda::kMostHeadDim) {
@@ -34,20 +33,6 @@ KeyRows keys_of(const CacheRows& cache, std::int64_t head_dim) {
           cache.values.row_stride,
           cache.scales.row_stride,
           head_dim};
-}
-
-unsigned narrow(std::int64_t count) { return static_cast<unsigned>(count); }
-
-std::int64_t longest(std::span<const SequenceSpan> spans) {
-  std::int64_t count = 0;
-  for (const SequenceSpan& span : spans) count = std::max(count, span.count);
-  return count;
-}
-
-std::int64_t most_keys(std::span<const SequenceSpan> spans) {
-  std::int64_t count = 0;
-  for (const SequenceSpan& span : spans) count = std::max(count, span.key_length());
-  return count;
 }
 
 /// Whether heads of these rows can be copied in pieces of 16 bytes.
@@ -70,11 +55,6 @@ Bf16Rows bf16_rows(const Tensor& x) {
   return {static_cast<const std::uint16_t*>(rows_of(x).data), x.row_stride};
 }
 
-/// All tiles at once: for kernels that do not use the second-level cache well anyway.
-TileOrder plain_order(std::int64_t lines, unsigned tiles) {
-  return {narrow(lines), tiles, narrow(lines)};
-}
-
 /// Lines of heads that each read `keys` keys and values in bf16, which `sharing` heads share.
 TileOrder order_in_cache(std::int64_t lines, unsigned tiles, std::int64_t keys,
                          std::int64_t head_dim, std::int64_t sharing) {
@@ -82,14 +62,6 @@ TileOrder order_in_cache(std::int64_t lines, unsigned tiles, std::int64_t keys,
   const std::int64_t bytes = std::max<std::int64_t>(1, 4 * keys * head_dim);
   const std::int64_t section = std::max<std::int64_t>(1, kCacheBytes / bytes) * sharing;
   return {narrow(lines), tiles, narrow(std::min(lines, section))};
-}
-
-/// A launch of one block a tile.
-Launch with_blocks(Launch how, const TileOrder& order, int threads, int shared_bytes) {
-  how.grid = dim3(order.lines * order.tiles);
-  how.threads = narrow(threads);
-  how.shared_bytes = shared_bytes;
-  return how;
 }
 
 void attend_any_rows(Launch how, cuda::Attention task, std::int64_t spans,
@@ -148,21 +120,23 @@ cuda::CacheValues cache_values(const CacheRows& cache) {
           cache.scales.row_stride};
 }
 
-/// How the keys of those spans of a list that `taken` has are cut.
+/// Into how many parts the keys of those spans of a list that `taken` has are cut, at most: blocks
+/// that a span turns out not to need end at once.
 struct CutKeys {
   cuda::PartSums parts{};
   std::int64_t most_parts = 1, most_rows = 0;  ///< rows: queries times heads of a key head
   std::int64_t joined_queries = 0;             ///< of a span of several parts, at most
 
-  CutKeys(cuda::Workspace& workspace, std::span<const SequenceSpan> spans, const HeadShape& shape,
+  CutKeys(cuda::Workspace& workspace, const SequenceSpans& spans, const HeadShape& shape,
           const cuda::CountRange& taken) {
+    const std::int64_t keys = std::max(spans.capacity, most_keys(spans));
     for (const SequenceSpan& span : spans) {
       if (!taken.has(span)) continue;
-      const cuda::KeySplit split(span, shape);
+      const std::int64_t span_parts = cuda::most_parts(span.count, keys, shape);
       most_rows = std::max(most_rows, span.count * (shape.heads / shape.kv_heads));
-      most_parts = std::max(most_parts, split.parts);
-      if (split.parts == 1) continue;
-      parts.slots = std::max(parts.slots, span.count * split.parts);
+      most_parts = std::max(most_parts, span_parts);
+      if (span_parts == 1) continue;
+      parts.slots = std::max(parts.slots, span.count * span_parts);
       joined_queries = std::max(joined_queries, span.count);
     }
     const std::int64_t states = std::ssize(spans) * parts.slots * shape.heads;
@@ -182,7 +156,7 @@ void join_parts(Launch how, const CutKeys& cut, const cuda::PartJoin& task, std:
 
 /// Attention of the spans that `task` takes, if any.
 void attend_spans(Launch how, cuda::Workspace& workspace, cuda::SplitAttention task,
-                  std::span<const SequenceSpan> spans) {
+                  const SequenceSpans& spans) {
   const HeadShape& shape = task.shape;
   const CutKeys cut(workspace, spans, shape, task.taken);
   task.parts = cut.parts;
@@ -291,44 +265,23 @@ void CudaBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor 
   run(on("attention_backward", dim3(), 0), task, shape.batch);
 }
 
-const SequenceSpan* CudaBackend::on_device(std::span<const SequenceSpan> spans) {
-  auto* const list = workspace_.take<SequenceSpan>(cuda::Workspace::Slot::kSpans,
-                                                   static_cast<std::int64_t>(spans.size()));
-  const auto same = [](const SequenceSpan& a, const SequenceSpan& b) {
-    return a.first_row == b.first_row && a.count == b.count && a.position == b.position &&
-           a.cache_row == b.cache_row;
-  };
-  // All layers of a pass ask with the same spans.
-  if (!std::equal(spans.begin(), spans.end(), sent_spans_.begin(), sent_spans_.end(), same)) {
-    check_cuda(
-        cudaMemcpyAsync(list, spans.data(), spans.size_bytes(), cudaMemcpyHostToDevice, stream_),
-        "cudaMemcpyAsync", "{} spans", spans.size());
-    synchronize();
-    sent_spans_.assign(spans.begin(), spans.end());
-  }
-  return list;
-}
-
-void CudaBackend::cache_append(const CacheRows& cache, Tensor x,
-                               std::span<const SequenceSpan> spans) {
+void CudaBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) {
   if (spans.empty()) return;
   // Rows of floats are copied in one piece; codes have a scale a head.
   const std::int64_t heads = cache.scales ? cache.scales.cols() : 1;
-  const cuda::CacheAppend task{keys_of(cache, cache.values.cols() / heads),
-                               rows_of(x),
-                               {on_device(spans), {}, 0, 0},
-                               plain_order(std::ssize(spans) * heads, narrow(longest(spans))),
-                               narrow(heads)};
+  const cuda::CacheAppend task{
+      keys_of(cache, cache.values.cols() / heads), rows_of(x), list_of(spans),
+      plain_order(std::ssize(spans) * heads, narrow(longest(spans))), narrow(heads)};
   launch(with_blocks(on("cache_append", dim3(), 0), task.order, cuda::kWarp, 0),
          cuda::cache_append_kernel, task);
 }
 
 void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                                   std::span<const SequenceSpan> spans, const HeadShape& shape) {
+                                   const SequenceSpans& spans, const HeadShape& shape) {
   if (spans.empty()) return;
   check_heads(shape.head_dim);
   const Launch how = on("cached_attention", dim3(), 0);
-  const cuda::Spans list{on_device(spans), {}, 0, 0};
+  const cuda::Spans list = list_of(spans);
   const float scale = score_scale(shape.head_dim);
   if (in_pieces(shape.head_dim, {q}) && in_pieces(shape.head_dim, k) &&
       in_pieces(shape.head_dim, v)) {

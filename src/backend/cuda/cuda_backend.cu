@@ -1,4 +1,6 @@
 // CudaBackend: the device, its memory, copies and casts.
+#include <cstring>
+
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/make_cuda_backend.h"
 
@@ -44,6 +46,7 @@ cudaStream_t stream_on(int device) {
 CudaBackend::CudaBackend(int device)
     : owned_stream_(stream_on(device)),
       stream_(owned_stream_.get()),
+      staging_(stream_),
       workspace_(stream_),
       products_(stream_, workspace_) {
   cudaDeviceProp properties{};
@@ -65,6 +68,7 @@ void CudaBackend::deallocate(void* data, std::size_t) noexcept {
 
 void CudaBackend::synchronize() {
   check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  staging_.reset();
 }
 
 void CudaBackend::copy(Tensor dst, Tensor src) {
@@ -75,6 +79,12 @@ void CudaBackend::copy(Tensor dst, Tensor src) {
                                     : cudaMemcpyDeviceToDevice;
   const auto rows = static_cast<std::size_t>(dst.rows());
   if (rows == 0) return;
+  if (kind != cudaMemcpyDeviceToDevice) {
+    require_not_captured(stream_, "a copy from or to the host");
+    if (dst.is_contiguous() && src.is_contiguous() && dst.bytes() <= cuda::Staging::kBytes) {
+      return copy_staged(dst, src, kind);
+    }
+  }
   if (dst.is_contiguous() && src.is_contiguous()) {
     check_cuda(cudaMemcpyAsync(dst.data, src.data, dst.bytes(), kind, stream_), "cudaMemcpyAsync",
                "{} bytes, kind {}", dst.bytes(), static_cast<int>(kind));
@@ -85,6 +95,19 @@ void CudaBackend::copy(Tensor dst, Tensor src) {
                static_cast<int>(kind));
   }
   if (kind != cudaMemcpyDeviceToDevice) synchronize();
+}
+
+void CudaBackend::copy_staged(Tensor dst, Tensor src, cudaMemcpyKind kind) {
+  const std::size_t bytes = dst.bytes();
+  const bool to_device = kind == cudaMemcpyHostToDevice;
+  void* const memory = staging_.take(bytes);
+  if (to_device) std::memcpy(memory, src.data, bytes);
+  check_cuda(cudaMemcpyAsync(to_device ? dst.data : memory, to_device ? memory : src.data, bytes,
+                             kind, stream_),
+             "cudaMemcpyAsync", "{} bytes, kind {}", bytes, static_cast<int>(kind));
+  if (to_device) return;
+  synchronize();
+  std::memcpy(dst.data, memory, bytes);
 }
 
 void CudaBackend::zero(Tensor dst) {
@@ -110,6 +133,12 @@ void require_device(const Tensor& tensor) {
   if (tensor && tensor.place != Place::kCuda) {
     fail("CUDA: a kernel was given a tensor {} in the host's memory", tensor.shape.to_string());
   }
+}
+
+const void* device_twin(const Tensor& on_device) {
+  require_device(on_device);
+  if (!on_device) fail("CUDA: a kernel was given spans, keys or factors that lie on the host only");
+  return on_device.data;
 }
 
 ProductDevice product_device(int device) {

@@ -3,13 +3,12 @@
 
 #include <cuda_runtime.h>
 
-#include <vector>
-
 #include "backend/backend.h"
 #include "backend/cuda/check.h"
 #include "backend/cuda/device_rows.cuh"
 #include "backend/cuda/lt_products.h"
 #include "backend/cuda/product_outputs.cuh"
+#include "backend/cuda/staging.h"
 #include "backend/cuda/workspace.h"
 
 namespace quest {
@@ -25,10 +24,11 @@ ProductDevice product_device(int device);
 
 }  // namespace cuda
 
-/// See backend.h for what each kernel computes. Copies from and to the host end before they return;
-/// all else is asynchronous, and what the host reads it reads by `copy`. Same inputs, same bits:
-/// no kernel adds atomically. Heads may have up to 256 values. To be used on the thread that made
-/// it, beside no backend of another device: launches go to that thread's current device.
+/// See backend.h for what each kernel computes. Copies to the host, and large ones from it, end
+/// before they return; all else is asynchronous, and what the host reads it reads by `copy`. Same
+/// inputs, same bits: no kernel adds atomically. Heads may have up to 256 values. To be used on the
+/// thread that made it, beside no backend of another device: launches go to that thread's current
+/// device.
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(int device);
@@ -41,6 +41,7 @@ class CudaBackend : public Backend {
   void deallocate(void* data, std::size_t bytes) noexcept override;
   void synchronize() override;
   std::unique_ptr<Stopwatch> make_stopwatch() override;
+  std::unique_ptr<Recording> make_recording() override;
 
   void copy(Tensor dst, Tensor src) override;
   void zero(Tensor dst) override;
@@ -84,14 +85,16 @@ class CudaBackend : public Backend {
                         Tensor weight, Tensor rstd) override;
   void rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout, std::int64_t first_position,
             std::int64_t length, bool inverse) override;
+  void cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                   const SequenceSpans& spans) override;
   void attention(Tensor out, Tensor log_sums, Tensor q, Tensor k, Tensor v,
                  const AttentionShape& shape) override;
   void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
-  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override;
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
+                        const SequenceSpans& spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
                        const RowQuantizer& quantizer) override;
@@ -101,7 +104,7 @@ class CudaBackend : public Backend {
 
   void sum(Tensor total, Tensor x) override;
   void sum_squares(Tensor total, Tensor x) override;
-  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void clip_scale(Tensor scale, Tensor sums, float max_norm) override;
   void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
              Tensor grad_scale, const AdamWStep& step) override;
 
@@ -128,16 +131,17 @@ class CudaBackend : public Backend {
   // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.
   Tensor widened_codes(const QuantizedRows& rows, DType type);
   Tensor scaled_gradient(Tensor d_y, Tensor steps, bool by_row);
+  // Between the host and the device, where both tensors are contiguous and small.
+  void copy_staged(Tensor dst, Tensor src, cudaMemcpyKind kind);
   void add_up(Tensor total, Tensor x, bool squares);
-  const SequenceSpan* on_device(std::span<const SequenceSpan> spans);
 
   cuda::OwnedStream owned_stream_;  // first, so that it outlives what frees memory on it
   cudaStream_t stream_;
   std::string name_;
   cuda::ProductDevice device_;
+  cuda::Staging staging_;
   cuda::Workspace workspace_;
   cuda::LtProducts products_;
-  std::vector<SequenceSpan> sent_spans_;  // what Slot::kSpans holds
 };
 
 namespace cuda {
@@ -149,6 +153,8 @@ T* data_of(const Tensor& tensor) {
   require_device(tensor);
   return tensor ? tensor.as<T>() : nullptr;
 }
+/// The same of an argument that is also given to kernels of the host. Throws where it is missing.
+const void* device_twin(const Tensor& on_device);
 FloatRows rows_of(const Tensor& tensor);
 
 }  // namespace cuda

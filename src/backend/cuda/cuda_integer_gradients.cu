@@ -11,6 +11,10 @@ std::int64_t whole_chunks(std::int64_t columns) {
   return (columns + cuda::kChunk - 1) / cuda::kChunk * cuda::kChunk;
 }
 
+const unsigned* words_of(const RoundingKey& key) {
+  return static_cast<const unsigned*>(cuda::device_twin(key.on_device));
+}
+
 // Whether these codes become a factor by rows: where warpgroups multiply, which take no other, and
 // 2 q + 1 has eight bits.
 bool suits_rows(const cuda::ProductDevice& device, const QuantizedRows& rows) {
@@ -46,8 +50,7 @@ void CudaBackend::integer_matmul_grad_input(Tensor d_z, Tensor d_y, const Quanti
   launch(on("row_lines", row_blocks, 256), cuda::row_lines_kernel, folded, scales, to_fixed,
          columns);
   launch(on("round_gradients", row_blocks, 256), cuda::round_gradients_kernel, folded,
-         cuda::RoundedOut{g, stride, to_fixed, true}, std::int64_t{0}, columns, key.words[0],
-         key.words[1]);
+         cuda::RoundedOut{g, stride, to_fixed, true}, std::int64_t{0}, columns, words_of(key));
   const bool add = write == Write::kAdd;
   if (suits_rows(device_, w)) {
     cuda::code_product("integer_matmul_grad_input", stream_, device_, CodeRows{g, stride, rows},
@@ -87,7 +90,7 @@ void CudaBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quant
                      blocks_of(columns, cuda::kRoundedTileColumns)),
                 256),
              cuda::round_transposed_kernel, folded, cuda::RoundedOut{g, stride, to_fixed, false},
-             begin, rows, columns, key.words[0], key.words[1]);
+             begin, rows, columns, words_of(key));
       cuda::code_product(
           "integer_matmul_grad_weight", stream_, device_, CodeRows{g, stride, columns},
           odd_rows(on("transpose_odd", dim3(), 256), workspace_, codes), lines, d_z, rows);
@@ -97,7 +100,7 @@ void CudaBackend::integer_matmul_grad_weight(Tensor d_z, Tensor d_y, const Quant
     auto* const g = workspace_.take<std::int8_t>(Workspace::Slot::kGradient, rows * stride);
     launch(on("round_gradients", dim3(static_cast<unsigned>(rows)), 256),
            cuda::round_gradients_kernel, folded, cuda::RoundedOut{g, stride, to_fixed, false},
-           begin, columns, key.words[0], key.words[1]);
+           begin, columns, words_of(key));
     if (rows_begin_at(codes, cuda::kChunk)) {
       cuda::code_product("integer_matmul_grad_weight", stream_, device_,
                          CodeColumns{g, stride, columns},

@@ -1,6 +1,6 @@
 // CudaBackend: embedding, norm, rotary embedding, SwiGLU, cross-entropy.
-#include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/model_kernels.cuh"
+#include "backend/cuda/span_launch.h"
 
 namespace quest {
 
@@ -52,6 +52,22 @@ void CudaBackend::rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
                         layout == RopeLayout::kInterleaved,
                         inverse};
   for_each("rope", x.rows(), x.cols() / 2, turn);
+}
+
+void CudaBackend::cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
+                              const SequenceSpans& spans) {
+  const cuda::Rope turn{rows_of(x),
+                        data_of<float>(cos),
+                        data_of<float>(sin),
+                        cos.cols(),
+                        0,
+                        1,
+                        layout == RopeLayout::kInterleaved,
+                        false};
+  const cuda::TileOrder order =
+      cuda::plain_order(std::ssize(spans), cuda::narrow(cuda::longest(spans)));
+  launch(cuda::with_blocks(on("cached_rope", dim3(), 0), order, 256, 0), cuda::cached_rope_kernel,
+         turn, cuda::list_of(spans), order, x.cols() / 2);
 }
 
 void CudaBackend::swiglu(Tensor h, Tensor gate, Tensor up) {

@@ -1,6 +1,4 @@
 // CudaBackend: sums over parameters and the AdamW update.
-#include <cmath>
-
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/optimizer_kernels.cuh"
 
@@ -20,24 +18,14 @@ void CudaBackend::add_up(Tensor total, Tensor x, bool squares) {
 void CudaBackend::sum(Tensor total, Tensor x) { add_up(total, x, false); }
 void CudaBackend::sum_squares(Tensor total, Tensor x) { add_up(total, x, true); }
 
-void CudaBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
+void CudaBackend::clip_scale(Tensor scale, Tensor sums, float max_norm) {
   launch(on("clip_scale", dim3(1), 32), cuda::clip_scale_kernel, data_of<float>(scale),
-         data_of<double>(square_sum), max_norm);
+         data_of<double>(sums), sums.numel(), max_norm);
 }
 
 void CudaBackend::adamw(Tensor parameter, const Moment& first, const Moment& second,
                         Tensor gradient, Tensor grad_scale, const AdamWStep& step) {
-  const auto steps = static_cast<double>(step.step);
-  const auto narrow = [](double value) { return static_cast<float>(value); };
-  const cuda::AdamWFactors factors{step.beta1,
-                                   narrow(1.0 - step.beta1),
-                                   step.beta2,
-                                   narrow(1.0 - step.beta2),
-                                   narrow(1.0 / (1.0 - std::pow(double{step.beta1}, steps))),
-                                   narrow(1.0 / (1.0 - std::pow(double{step.beta2}, steps))),
-                                   step.epsilon,
-                                   step.learning_rate,
-                                   narrow(1.0 - double{step.learning_rate} * step.weight_decay)};
+  const auto* const factors = static_cast<const AdamWFactors*>(cuda::device_twin(step.on_device));
   const std::int64_t count = parameter.numel();
   static_assert(kMomentBlock == 256);
   const Launch how = on("adamw", dim3(blocks_of(count, kMomentBlock)), 256);

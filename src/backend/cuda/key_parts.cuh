@@ -14,24 +14,32 @@ inline constexpr int kSplitRows = 16;
 /// Parts of all queries of a span: what the workspace has to hold.
 inline constexpr std::int64_t kMostParts = 128;
 
+inline constexpr std::int64_t kPartStep = 64;  ///< keys
+
+/// The most parts into which up to `keys` keys are cut for `count` queries.
+__host__ __device__ inline std::int64_t most_parts(std::int64_t count, std::int64_t keys,
+                                                   const HeadShape& shape) {
+  if (count > kFewQueries) return 1;
+  const std::int64_t rows = count * (shape.heads / shape.kv_heads);
+  const std::int64_t blocks = shape.kv_heads * ((rows + kSplitRows - 1) / kSplitRows);
+  const std::int64_t steps = (keys + kPartStep - 1) / kPartStep;
+  std::int64_t most = (kEnoughBlocks + blocks - 1) / blocks;
+  if (most > kMostParts / count) most = kMostParts / count;
+  return most < steps ? most : steps;
+}
+
 /// How the keys of a span are cut. It depends on the span and on heads alone, so that a sequence
 /// computes the same bits beside any others.
 struct KeySplit {
   std::int64_t parts, keys;  ///< keys of each part but the last, a multiple of 64
 
   __host__ __device__ KeySplit(const SequenceSpan& span, const HeadShape& shape) {
-    constexpr std::int64_t kStep = 64;
     const std::int64_t count = span.count > 0 ? span.count : 1;
-    const std::int64_t rows = count * (shape.heads / shape.kv_heads);
-    const std::int64_t blocks = shape.kv_heads * ((rows + kSplitRows - 1) / kSplitRows);
-    const std::int64_t steps = (span.position + count + kStep - 1) / kStep;
-    std::int64_t most = (kEnoughBlocks + blocks - 1) / blocks;
-    if (most > kMostParts / count) most = kMostParts / count;
-    if (most > steps) most = steps;
-    if (count > kFewQueries) most = 1;
+    const std::int64_t steps = (span.position + count + kPartStep - 1) / kPartStep;
+    const std::int64_t most = most_parts(count, span.position + count, shape);
     const std::int64_t part_steps = (steps + most - 1) / most;
     parts = (steps + part_steps - 1) / part_steps;
-    keys = part_steps * kStep;
+    keys = part_steps * kPartStep;
   }
 };
 

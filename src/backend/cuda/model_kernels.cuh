@@ -1,6 +1,7 @@
 // Kernels of the model that are no products: embedding, norm, rotary embedding, SwiGLU, loss.
 #pragma once
 
+#include "backend/cuda/attention_order.cuh"
 #include "backend/cuda/row_sources.cuh"
 #include "core/bfloat16.h"
 
@@ -127,6 +128,16 @@ struct Rope {
     x.store(r, b, xa * s + xb * c);
   }
 };
+
+/// A block has a row of a span, which is a tile of its line.
+__global__ void __launch_bounds__(256)
+    cached_rope_kernel(Rope turn, Spans spans, TileOrder order, std::int64_t columns) {
+  const auto [line, row] = order.at(blockIdx.x);
+  const SequenceSpan span = spans.at(line);
+  if (row >= span.count) return;
+  turn.first_position = span.position + row;
+  for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) turn(span.first_row + row, c);
+}
 
 struct Swiglu {
   FloatRows h;

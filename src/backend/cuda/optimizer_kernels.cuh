@@ -2,6 +2,7 @@
 // bits.
 #pragma once
 
+#include "backend/adamw_factors.h"
 #include "backend/cuda/device_rows.cuh"
 
 namespace quest::cuda {
@@ -30,27 +31,22 @@ __global__ void add_sums_kernel(double* total, const double* parts, std::int64_t
   *total += sum;
 }
 
-__global__ void clip_scale_kernel(float* scale, const double* square_sum, float max_norm) {
+__global__ void clip_scale_kernel(float* scale, const double* sums, std::int64_t count,
+                                  float max_norm) {
   if (threadIdx.x != 0) return;
-  const double squares = *square_sum;
   double factor = 1.0;
-  if (max_norm > 0) factor = fmin(1.0, max_norm / (sqrt(squares) + 1e-6));
-  *scale = squares - squares == 0.0 ? static_cast<float>(factor) : nanf("");
+  if (max_norm > 0) factor = fmin(1.0, max_norm / (sqrt(sums[count - 1]) + 1e-6));
+  bool finite = true;
+  for (std::int64_t i = 0; i < count; ++i) finite = finite && sums[i] - sums[i] == 0.0;
+  *scale = finite ? static_cast<float>(factor) : nanf("");
 }
-
-/// What an update needs beside the gradient's scale, computed once on the host.
-struct AdamWFactors {
-  float beta1, one_minus_beta1, beta2, one_minus_beta2;
-  float inverse_correction1, inverse_correction2;
-  float epsilon, learning_rate, decay;
-};
 
 /// What an update reads and moves beside the moments.
 struct AdamWTask {
   float* parameter;
   const float *gradient, *grad_scale;
   std::int64_t count;
-  AdamWFactors factors;
+  const AdamWFactors* factors;
 };
 
 /// The updated moments; moves `parameter`.
@@ -73,7 +69,7 @@ __global__ void __launch_bounds__(256)
   const float scale = *task.grad_scale;
   if (i >= task.count || scale != scale) return;
   const Moments after = update(task.parameter[i], {first.load(0, i), second.load(0, i)},
-                               task.gradient[i] * scale, task.factors);
+                               task.gradient[i] * scale, *task.factors);
   first.store(0, i, after.first);
   second.store(0, i, after.second);
 }
@@ -99,7 +95,7 @@ __global__ void __launch_bounds__(256) adamw_codes_kernel(AdamWTask task, CodedM
     after = update(task.parameter[i],
                    {moments.first_scales[blockIdx.x] * first * fabsf(first),
                     moments.second_scales[blockIdx.x] * square * square},
-                   task.gradient[i] * scale, task.factors);
+                   task.gradient[i] * scale, *task.factors);
   }
   const float most_first = block_join(fabsf(after.first), Larger());
   const float most_second = block_join(after.second, Larger());

@@ -100,10 +100,10 @@ struct RoundedOut {
 /// 2 i + 1 modulo 32. emit(column, integer); factor(column) is that of its line.
 template <typename Factor, typename Emit>
 __device__ void round_block(const FoldedGradient& g, std::int64_t m, std::int64_t block,
-                            std::int64_t columns, unsigned key0, unsigned key1, Factor line_factor,
+                            std::int64_t columns, const unsigned* key, Factor line_factor,
                             Emit emit) {
   const PhiloxWords words =
-      philox(static_cast<unsigned>(block), static_cast<unsigned>(m), key0, key1);
+      philox(static_cast<unsigned>(block), static_cast<unsigned>(m), key[0], key[1]);
   for (int i = 0; i < 16; ++i) {
     const int word = i / 4, turn = i / 2 % 2, half = i % 2;
     const std::int64_t n = block / 16 * 256 + word * 64 + turn * 32 + block % 16 * 2 + half;
@@ -123,12 +123,12 @@ __device__ void round_block(const FoldedGradient& g, std::int64_t m, std::int64_
 /// g = G rounded. `first_row` is that of d_y where g begins.
 __global__ void __launch_bounds__(256)
     round_gradients_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
-                           std::int64_t columns, unsigned key0, unsigned key1) {
+                           std::int64_t columns, const unsigned* key) {
   const std::int64_t r = blockIdx.x;
   const std::int64_t groups = (columns + 255) / 256;
   for (std::int64_t block = threadIdx.x; block < groups * 16; block += blockDim.x) {
     round_block(
-        g, first_row + r, block, columns, key0, key1,
+        g, first_row + r, block, columns, key,
         [&](std::int64_t n) { return out.to_fixed[out.line_a_row ? r : n]; },
         [&](std::int64_t n, std::int8_t value) { out.g[r * out.stride + n] = value; });
   }
@@ -140,7 +140,7 @@ inline constexpr int kRoundedTileRows = 64, kRoundedTileColumns = 256;
 /// rows and 256 columns. What lies behind the `rows` places of a row of out.g is undefined.
 __global__ void __launch_bounds__(256)
     round_transposed_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
-                            std::int64_t rows, std::int64_t columns, unsigned key0, unsigned key1) {
+                            std::int64_t rows, std::int64_t columns, const unsigned* key) {
   constexpr int kWords = kRoundedTileRows / 4;
   __shared__ __align__(4) std::int8_t tile[kRoundedTileColumns][kRoundedTileRows + 4];
   const auto groups = static_cast<unsigned>((columns + 255) / 256);
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(256)
     const int row = i / 16;
     if (tile_row + row >= rows) break;
     round_block(
-        g, first_row + tile_row + row, group * 16 + i % 16, columns, key0, key1,
+        g, first_row + tile_row + row, group * 16 + i % 16, columns, key,
         [&](std::int64_t n) { return out.to_fixed[n]; },
         [&](std::int64_t n, std::int8_t value) { tile[n - group * 256][row] = value; });
   }

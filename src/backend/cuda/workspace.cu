@@ -10,6 +10,7 @@ double gib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 }  // namespace
 
 void* allocate_device(std::size_t bytes, cudaStream_t stream) {
+  require_not_captured(stream, "an allocation");
   void* data = nullptr;
   const cudaError_t error = cudaMallocAsync(&data, bytes == 0 ? 1 : bytes, stream);
   if (error == cudaErrorMemoryAllocation) {
@@ -41,6 +42,7 @@ void* Workspace::take_bytes(Slot slot, std::size_t bytes) {
     }
     block.data = allocate_device(bytes, stream_);
     block.bytes = bytes;
+    ++growths_;
   }
   return block.data;
 }

@@ -9,7 +9,8 @@
 
 namespace quest::cuda {
 
-/// Memory of `bytes`, not cleared. Throws Error that says how much was asked for and is free.
+/// Memory of `bytes`, not cleared. Throws Error that says how much was asked for and is free, or
+/// that the stream is being captured.
 void* allocate_device(std::size_t bytes, cudaStream_t stream);
 
 /// What a purpose holds is undefined after each `take`. All of it is used on one stream, so that
@@ -21,7 +22,6 @@ class Workspace {
     kOperand,   ///< codes or values widened for a product
     kGradient,  ///< output gradients, scaled or rounded
     kLines,     ///< scales and sums of lines
-    kSpans,     ///< what a pass does to each sequence
     kLibrary,   ///< cuBLASLt's own
   };
 
@@ -30,13 +30,16 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
+  /// How often memory was moved: as long as this stays the same, so does what `take` returns.
+  std::size_t growths() const { return growths_; }
+
   template <typename T>
   T* take(Slot slot, std::int64_t count) {
     return static_cast<T*>(take_bytes(slot, static_cast<std::size_t>(count) * sizeof(T)));
   }
 
  private:
-  static constexpr std::size_t kSlots = 6;
+  static constexpr std::size_t kSlots = 5;
   struct Block {
     void* data = nullptr;
     std::size_t bytes = 0;
@@ -46,6 +49,7 @@ class Workspace {
 
   cudaStream_t stream_;
   std::array<Block, kSlots> blocks_{};
+  std::size_t growths_ = 0;
 };
 
 }  // namespace quest::cuda

@@ -85,8 +85,7 @@ void append_codes(const CacheRows& cache, std::int64_t row, std::int64_t head, T
 
 }  // namespace
 
-void ReferenceBackend::cache_append(const CacheRows& cache, Tensor x,
-                                    std::span<const SequenceSpan> spans) {
+void ReferenceBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) {
   for (const SequenceSpan& span : spans) {
     for (std::int64_t i = 0; i < span.count; ++i) {
       const std::int64_t row = span.cache_row + span.position + i;
@@ -103,7 +102,7 @@ void ReferenceBackend::cache_append(const CacheRows& cache, Tensor x,
 }
 
 void ReferenceBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k,
-                                        const CacheRows& v, std::span<const SequenceSpan> spans,
+                                        const CacheRows& v, const SequenceSpans& spans,
                                         const HeadShape& shape) {
   for (const SequenceSpan& span : spans) {
     const std::vector<float> keys = cached_values(k, span), values = cached_values(v, span);

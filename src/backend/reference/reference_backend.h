@@ -60,9 +60,9 @@ class ReferenceBackend : public Backend {
   void attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, Tensor k,
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
-  void cache_append(const CacheRows& cache, Tensor x, std::span<const SequenceSpan> spans) override;
+  void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override;
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
-                        std::span<const SequenceSpan> spans, const HeadShape& shape) override;
+                        const SequenceSpans& spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_h, Tensor gate, Tensor up) override;
   void cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, Tensor logits, Tensor targets,
@@ -70,7 +70,7 @@ class ReferenceBackend : public Backend {
 
   void sum(Tensor total, Tensor x) override;
   void sum_squares(Tensor total, Tensor x) override;
-  void clip_scale(Tensor scale, Tensor square_sum, float max_norm) override;
+  void clip_scale(Tensor scale, Tensor sums, float max_norm) override;
   void adamw(Tensor parameter, const Moment& first, const Moment& second, Tensor gradient,
              Tensor grad_scale, const AdamWStep& step) override;
 };

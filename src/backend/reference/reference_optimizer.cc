@@ -60,11 +60,14 @@ void ReferenceBackend::sum_squares(Tensor total, Tensor x) {
   }
 }
 
-void ReferenceBackend::clip_scale(Tensor scale, Tensor square_sum, float max_norm) {
-  const double squares = *square_sum.as<double>();
+void ReferenceBackend::clip_scale(Tensor scale, Tensor sums, float max_norm) {
+  const double* const all = sums.as<double>();
+  const std::int64_t count = sums.numel();
   double factor = 1.0;
-  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(squares) + 1e-6));
-  if (!std::isfinite(squares)) factor = std::numeric_limits<double>::quiet_NaN();
+  if (max_norm > 0) factor = std::min(1.0, max_norm / (std::sqrt(all[count - 1]) + 1e-6));
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(all[i])) factor = std::numeric_limits<double>::quiet_NaN();
+  }
   *scale.as<float>() = static_cast<float>(factor);
 }
 
