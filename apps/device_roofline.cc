@@ -2,10 +2,11 @@
 #include "apps/device_roofline.h"
 
 #include <algorithm>
-#include <chrono>
+#include <memory>
 
 #include "apps/cpu_roofline.h"
 #include "backend/arena.h"
+#include "backend/timed_run.h"
 #include "train/peak.h"
 
 namespace quest::app {
@@ -14,25 +15,18 @@ namespace {
 constexpr std::int64_t kCopiedBytes = std::int64_t{256} << 20;
 constexpr int kRepeats = 5;
 
-/// The least seconds of a few calls, after one that is not counted.
-template <typename Call>
-double least_seconds(Backend& backend, const Call& call) {
-  double least = 0.0;
-  for (int repeat = 0; repeat <= kRepeats; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    call();
-    backend.synchronize();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    if (repeat > 0) least = repeat == 1 ? elapsed.count() : std::min(least, elapsed.count());
-  }
-  return least;
-}
-
 double measure_copy_rate(Backend& backend) {
   Arena arena(backend, 2 * kCopiedBytes);
   const Tensor from = arena.take({kCopiedBytes}, DType::kU8);
   const Tensor to = arena.take({kCopiedBytes}, DType::kU8);
-  return 2.0 * kCopiedBytes / least_seconds(backend, [&] { backend.copy(to, from); });
+  const std::unique_ptr<Stopwatch> stopwatch = backend.make_stopwatch();
+  const auto seconds = [&] {
+    return timed_run(backend, *stopwatch, [&] { backend.copy(to, from); });
+  };
+  seconds();  // The first is not counted.
+  double least = seconds();
+  for (int repeat = 1; repeat < kRepeats; ++repeat) least = std::min(least, seconds());
+  return 2.0 * kCopiedBytes / least;
 }
 
 }  // namespace

@@ -2,11 +2,12 @@
 #include "train/peak.h"
 
 #include <algorithm>
-#include <chrono>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "backend/arena.h"
+#include "backend/timed_run.h"
 #include "core/rng.h"
 
 namespace quest {
@@ -50,6 +51,7 @@ class SquareProduct {
  public:
   SquareProduct(Backend& backend, std::int64_t size, DType operands)
       : backend_(backend),
+        stopwatch_(backend.make_stopwatch()),
         arena_(backend, 3 * static_cast<std::size_t>(size * size) * sizeof(float) +
                             4 * static_cast<std::size_t>(size) * sizeof(float) + 1024),
         operands_(operands),
@@ -64,19 +66,18 @@ class SquareProduct {
   }
 
   double seconds() {
-    const auto start = std::chrono::steady_clock::now();
-    if (operands_ == DType::kI8) {
-      backend_.quantized_matmul(y_, x_, w_, Write::kSet);
-    } else {
-      backend_.matmul(y_, x_.codes, w_.codes, Write::kSet);
-    }
-    backend_.synchronize();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    return elapsed.count();
+    return timed_run(backend_, *stopwatch_, [&] {
+      if (operands_ == DType::kI8) {
+        backend_.quantized_matmul(y_, x_, w_, Write::kSet);
+      } else {
+        backend_.matmul(y_, x_.codes, w_.codes, Write::kSet);
+      }
+    });
   }
 
  private:
   Backend& backend_;
+  std::unique_ptr<Stopwatch> stopwatch_;
   Arena arena_;
   DType operands_;
   QuantizedRows x_, w_;  // of floats, their `codes` are the operands
