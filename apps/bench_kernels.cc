@@ -11,18 +11,14 @@
 namespace quest::app {
 namespace {
 
-constexpr std::int64_t kVocab = 32000;
-constexpr std::int64_t kHeadRows = 512;
-constexpr std::int64_t kParameters = 8 << 20;
-
-KernelCase rows_kernel(const RowCase& size) {
-  KernelCase c;
+KernelCase rows_kernel(Backend& device, const RowCase& size) {
+  KernelCase c{CaseMemory(device)};
   c.elements = static_cast<double>(size.rows) * static_cast<double>(size.columns);
   return c;
 }
 
-KernelCase quantize_rows_case(RowCase size, DType dtype) {
-  KernelCase c = rows_kernel(size);
+KernelCase quantize_rows_case(Backend& device, RowCase size, DType dtype) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor x = add_normal(c, {size.rows, size.columns}, dtype, 1);
   const QuantizedRows rows = add_quantized(c, size.rows, size.columns, 4, 2);
   c.bytes = bytes_of({x, rows.mask}) + bytes_of(rows);
@@ -32,8 +28,8 @@ KernelCase quantize_rows_case(RowCase size, DType dtype) {
   return c;
 }
 
-KernelCase quantize_rows_backward_case(RowCase size, DType dtype) {
-  KernelCase c = rows_kernel(size);
+KernelCase quantize_rows_backward_case(Backend& device, RowCase size, DType dtype) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor d = add_normal(c, {size.rows, size.columns}, dtype, 1);
   const QuantizedRows rows = add_quantized(c, size.rows, size.columns, 4, 2);
   c.bytes = bytes_of({d, d, rows.mask});
@@ -43,8 +39,8 @@ KernelCase quantize_rows_backward_case(RowCase size, DType dtype) {
   return c;
 }
 
-KernelCase rmsnorm_case(RowCase size) {
-  KernelCase c = rows_kernel(size);
+KernelCase rmsnorm_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor x = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
   const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
   const Tensor y = add(c, {size.rows, size.columns}, DType::kBF16);
@@ -54,8 +50,8 @@ KernelCase rmsnorm_case(RowCase size) {
   return c;
 }
 
-KernelCase rmsnorm_backward_case(RowCase size) {
-  KernelCase c = rows_kernel(size);
+KernelCase rmsnorm_backward_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
   const Shape shape{size.rows, size.columns};
   const Tensor x = add_normal(c, shape, DType::kF32, 1);
   const Tensor weight = add_normal(c, {1, size.columns}, DType::kF32, 2);
@@ -63,7 +59,7 @@ KernelCase rmsnorm_backward_case(RowCase size) {
   const Tensor d_x = add(c, shape, DType::kF32), d_weight = add(c, {size.columns}, DType::kF32);
   const Tensor rounded = add(c, shape, DType::kBF16);
   const Tensor y = add(c, shape, DType::kBF16), rstd = add(c, {size.rows}, DType::kF32);
-  make_cpu_backend(1)->rmsnorm(y, rstd, x, weight, 1e-5f);
+  device.rmsnorm(y, rstd, x, weight, 1e-5f);
   c.bytes = bytes_of({x, d_y, d_x, d_x, rounded});
   c.run = [=](Backend& backend) {
     backend.rmsnorm_backward(d_x, rounded, d_weight, d_y, x, weight, rstd);
@@ -71,8 +67,8 @@ KernelCase rmsnorm_backward_case(RowCase size) {
   return c;
 }
 
-KernelCase swiglu_case(RowCase size) {
-  KernelCase c = rows_kernel(size);
+KernelCase swiglu_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor gate_up = add_normal(c, {size.rows, 2 * size.columns}, DType::kBF16, 1);
   const Tensor h = add(c, {size.rows, size.columns}, DType::kBF16);
   c.bytes = bytes_of({gate_up, h});
@@ -83,8 +79,8 @@ KernelCase swiglu_case(RowCase size) {
   return c;
 }
 
-KernelCase swiglu_backward_case(RowCase size) {
-  KernelCase c = rows_kernel(size);
+KernelCase swiglu_backward_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor gate_up = add_normal(c, {size.rows, 2 * size.columns}, DType::kBF16, 1);
   const Tensor d_h = add_normal(c, {size.rows, size.columns}, DType::kBF16, 2);
   const Tensor d_gate_up = add(c, {size.rows, 2 * size.columns}, DType::kBF16);
@@ -97,16 +93,18 @@ KernelCase swiglu_backward_case(RowCase size) {
   return c;
 }
 
-KernelCase rope_case(RowCase size) {
+KernelCase rope_case(Backend& device, RowCase size) {
   constexpr std::int64_t kHeadDim = 64;
-  KernelCase c = rows_kernel(size);
+  KernelCase c = rows_kernel(device, size);
   const Tensor x = add_normal(c, {size.rows, size.columns}, DType::kBF16, 1);
-  const Tensor cos = add(c, {size.rows, kHeadDim / 2}, DType::kF32);
-  const Tensor sin = add(c, {size.rows, kHeadDim / 2}, DType::kF32);
-  for (std::int64_t i = 0; i < cos.numel(); ++i) {  // Real angles: repeated turns must not grow.
-    cos.as<float>()[i] = std::cos(static_cast<float>(i));
-    sin.as<float>()[i] = std::sin(static_cast<float>(i));
+  const OwnedTensor cosines({size.rows, kHeadDim / 2}, DType::kF32);
+  const OwnedTensor sines({size.rows, kHeadDim / 2}, DType::kF32);
+  for (std::int64_t i = 0; i < size.rows * kHeadDim / 2; ++i) {
+    // Real angles: repeated turns must not grow.
+    cosines.view().as<float>()[i] = std::cos(static_cast<float>(i));
+    sines.view().as<float>()[i] = std::sin(static_cast<float>(i));
   }
+  const Tensor cos = add_copy(c, cosines), sin = add_copy(c, sines);
   c.bytes = bytes_of({x, x, cos, sin});
   c.run = [=](Backend& backend) {
     backend.rope(x, cos, sin, RopeLayout::kInterleaved, 0, size.rows, false);
@@ -114,12 +112,12 @@ KernelCase rope_case(RowCase size) {
   return c;
 }
 
-KernelCase cross_entropy_case() {
-  KernelCase c = rows_kernel({kHeadRows, kVocab});
-  const Tensor logits = add_normal(c, {kHeadRows, kVocab}, DType::kF32, 1);
-  const Tensor d_logits = add(c, {kHeadRows, kVocab}, DType::kBF16);
-  const Tensor losses = add(c, {kHeadRows}, DType::kF32), correct = add(c, {kHeadRows}, DType::kU8);
-  const Tensor targets = add(c, {kHeadRows}, DType::kI32);
+KernelCase cross_entropy_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
+  const Tensor logits = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
+  const Tensor d_logits = add(c, {size.rows, size.columns}, DType::kBF16);
+  const Tensor losses = add(c, {size.rows}, DType::kF32), correct = add(c, {size.rows}, DType::kU8);
+  const Tensor targets = add(c, {size.rows}, DType::kI32);
   c.bytes = bytes_of({logits, d_logits});
   c.run = [=](Backend& backend) {
     backend.cross_entropy(losses, correct, d_logits, logits, targets, 1.0f);
@@ -127,9 +125,9 @@ KernelCase cross_entropy_case() {
   return c;
 }
 
-KernelCase adamw_case() {
-  KernelCase c = rows_kernel({1, kParameters});
-  const Shape shape{kParameters / 1024, 1024};
+KernelCase adamw_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
+  const Shape shape{size.rows, size.columns};
   const Tensor parameter = add_normal(c, shape, DType::kF32, 1);
   const Tensor gradient = add_normal(c, shape, DType::kF32, 2);
   const Tensor first = add(c, shape, DType::kF32), second = add(c, shape, DType::kF32);
@@ -142,17 +140,17 @@ KernelCase adamw_case() {
   return c;
 }
 
-KernelCase sum_squares_case() {
-  KernelCase c = rows_kernel({1, kParameters});
-  const Tensor x = add_normal(c, {kParameters / 1024, 1024}, DType::kF32, 1);
+KernelCase sum_squares_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
+  const Tensor x = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
   const Tensor total = add(c, {1}, DType::kF64);
   c.bytes = bytes_of({x});
   c.run = [=](Backend& backend) { backend.sum_squares(total, x); };
   return c;
 }
 
-KernelCase copy_case(RowCase size) {
-  KernelCase c = rows_kernel(size);
+KernelCase copy_case(Backend& device, RowCase size) {
+  KernelCase c = rows_kernel(device, size);
   const Tensor src = add_normal(c, {size.rows, size.columns}, DType::kF32, 1);
   const Tensor dst = add(c, {size.rows, size.columns}, DType::kF32);
   c.bytes = bytes_of({src, dst});
@@ -183,8 +181,8 @@ AttentionOperands add_attention(KernelCase& c, const AttentionShape& s) {
           add(c, {rows, width + 2 * key_width}, DType::kBF16)};
 }
 
-KernelCase attention_case(AttentionShape s) {
-  KernelCase c{Unit::kBF16, attention_operations(s)};
+KernelCase attention_case(Backend& device, AttentionShape s) {
+  KernelCase c{CaseMemory(device), Unit::kBF16, attention_operations(s)};
   const AttentionOperands t = add_attention(c, s);
   c.bytes = bytes_of({t.q, t.k, t.v, t.out});
   c.run = [=](Backend& backend) { backend.attention(t.out, t.log_sums, t.q, t.k, t.v, s); };
@@ -192,10 +190,10 @@ KernelCase attention_case(AttentionShape s) {
 }
 
 // Backward has five products where forward has two.
-KernelCase attention_backward_case(AttentionShape s) {
-  KernelCase c{Unit::kBF16, 2.5 * attention_operations(s)};
+KernelCase attention_backward_case(Backend& device, AttentionShape s) {
+  KernelCase c{CaseMemory(device), Unit::kBF16, 2.5 * attention_operations(s)};
   const AttentionOperands t = add_attention(c, s);
-  make_cpu_backend(1)->attention(t.out, t.log_sums, t.q, t.k, t.v, s);
+  device.attention(t.out, t.log_sums, t.q, t.k, t.v, s);
   c.bytes = bytes_of({t.q, t.k, t.v, t.out, t.d_out, t.d_qkv});
   const std::int64_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
   c.run = [=](Backend& backend) {
@@ -206,46 +204,46 @@ KernelCase attention_backward_case(AttentionShape s) {
   return c;
 }
 
-void add_row_kernels(std::vector<KernelCaseMaker>& cases) {
-  for (const RowCase& size : kRowSpeedCases) {
+void add_row_kernels(std::vector<KernelCaseMaker>& cases, const KernelSizes& sizes) {
+  for (const RowCase& size : sizes.rows) {
     const std::string text = fmt::format("{} x {}", size.rows, size.columns);
-    const auto add_case = [&](std::string kernel, std::function<KernelCase()> make) {
-      cases.push_back({std::move(kernel), text, std::move(make)});
-    };
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const std::string type = dtype == DType::kBF16 ? "bf16" : "f32";
-      add_case("quantize_rows w4 " + type, [=] { return quantize_rows_case(size, dtype); });
-      add_case("quantize_rows_backward " + type,
-               [=] { return quantize_rows_backward_case(size, dtype); });
+      add_case(cases, "quantize_rows w4 " + type, text, quantize_rows_case, size, dtype);
+      add_case(cases, "quantize_rows_backward " + type, text, quantize_rows_backward_case, size,
+               dtype);
     }
-    add_case("rmsnorm", [=] { return rmsnorm_case(size); });
-    add_case("rmsnorm_backward", [=] { return rmsnorm_backward_case(size); });
-    add_case("swiglu", [=] { return swiglu_case(size); });
-    add_case("swiglu_backward", [=] { return swiglu_backward_case(size); });
-    add_case("rope", [=] { return rope_case(size); });
-    add_case("copy", [=] { return copy_case(size); });
+    add_case(cases, "rmsnorm", text, rmsnorm_case, size);
+    add_case(cases, "rmsnorm_backward", text, rmsnorm_backward_case, size);
+    add_case(cases, "swiglu", text, swiglu_case, size);
+    add_case(cases, "swiglu_backward", text, swiglu_backward_case, size);
+    add_case(cases, "rope", text, rope_case, size);
+    add_case(cases, "copy", text, copy_case, size);
   }
-  cases.push_back({"cross_entropy", fmt::format("{} x {}", kHeadRows, kVocab), cross_entropy_case});
-  cases.push_back({"adamw", std::to_string(kParameters), adamw_case});
-  cases.push_back({"sum_squares", std::to_string(kParameters), sum_squares_case});
+  const RowCase& head = sizes.logits;
+  add_case(cases, "cross_entropy", fmt::format("{} x {}", head.rows, head.columns),
+           cross_entropy_case, head);
+  const std::string parameters = std::to_string(sizes.parameters.rows * sizes.parameters.columns);
+  add_case(cases, "adamw", parameters, adamw_case, sizes.parameters);
+  add_case(cases, "sum_squares", parameters, sum_squares_case, sizes.parameters);
 }
 
-void add_attention_kernels(std::vector<KernelCaseMaker>& cases) {
-  for (const AttentionShape& s : kAttentionSpeedCases) {
+void add_attention_kernels(std::vector<KernelCaseMaker>& cases, const KernelSizes& sizes) {
+  for (const AttentionShape& s : sizes.attention) {
     const std::string text =
         fmt::format("B {} T {} H {} D {}", s.batch, s.query_length, s.heads, s.head_dim);
-    cases.push_back({"attention", text, [=] { return attention_case(s); }});
-    cases.push_back({"attention_backward", text, [=] { return attention_backward_case(s); }});
+    add_case(cases, "attention", text, attention_case, s);
+    add_case(cases, "attention_backward", text, attention_backward_case, s);
   }
 }
 
 }  // namespace
 
-std::vector<KernelCaseMaker> kernel_cases() {
+std::vector<KernelCaseMaker> kernel_cases(const KernelSizes& sizes) {
   std::vector<KernelCaseMaker> cases;
-  add_products(cases);
-  add_row_kernels(cases);
-  add_attention_kernels(cases);
+  add_products(cases, sizes);
+  add_row_kernels(cases, sizes);
+  add_attention_kernels(cases, sizes);
   return cases;
 }
 

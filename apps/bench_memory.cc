@@ -1,15 +1,9 @@
-// Memory of operands, in blocks of the host's large pages.
+// Memory of operands, in blocks of the device's own.
 #include "apps/bench_memory.h"
 
 #include <algorithm>
 
-#include "backend/host_memory.h"
-
 namespace quest::app {
-
-void CaseMemory::Release::operator()(std::byte* data) const noexcept {
-  deallocate_host(data, bytes);
-}
 
 Tensor CaseMemory::take(Shape shape, DType dtype) {
   constexpr std::size_t kBlockBytes = std::size_t{8} << 20;
@@ -17,10 +11,10 @@ Tensor CaseMemory::take(Shape shape, DType dtype) {
       (static_cast<std::size_t>(shape.numel()) * size_bytes(dtype) + 63) / 64 * 64;
   if (bytes > left_bytes_) {
     left_bytes_ = std::max(bytes, kBlockBytes);
-    free_ = static_cast<std::byte*>(allocate_host(left_bytes_));
-    blocks_.emplace_back(free_, Release{left_bytes_});
+    free_ = static_cast<std::byte*>(device_->allocate(left_bytes_));
+    blocks_.emplace_back(free_, Release{device_, left_bytes_});
   }
-  const Tensor tensor(free_, shape, dtype);
+  const Tensor tensor(free_, shape, dtype, device_->place());
   free_ += bytes;
   left_bytes_ -= bytes;
   return tensor;

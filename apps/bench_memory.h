@@ -5,25 +5,28 @@
 #include <memory>
 #include <vector>
 
-#include "core/tensor.h"
+#include "backend/backend.h"
 
 namespace quest::app {
 
-/// Memory for operands, one after the other in large pages as training's arenas have them: zeroed
-/// tensors, aligned to 64 bytes, that live as long as it does.
+/// Memory of a device for operands, one after the other in blocks large enough for a CPU's large
+/// pages, as training's arenas are: zeroed tensors, aligned to 64 bytes, that live as long as it
+/// does.
 class CaseMemory {
  public:
-  CaseMemory() = default;
-  CaseMemory(CaseMemory&&) = default;
-  CaseMemory& operator=(CaseMemory&&) = default;
+  /// `device` outlives it.
+  explicit CaseMemory(Backend& device) : device_(&device) {}
 
   Tensor take(Shape shape, DType dtype);
+  Backend& device() const { return *device_; }
 
  private:
   struct Release {
+    Backend* device;
     std::size_t bytes;
-    void operator()(std::byte* data) const noexcept;
+    void operator()(std::byte* data) const noexcept { device->deallocate(data, bytes); }
   };
+  Backend* device_;
   std::vector<std::unique_ptr<std::byte, Release>> blocks_;
   std::byte* free_ = nullptr;  ///< of the last block
   std::size_t left_bytes_ = 0;

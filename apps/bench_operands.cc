@@ -1,21 +1,28 @@
-// Operands made on the CPU, of values that are cheap to draw.
+// Operands of values that are cheap to draw.
 #include "apps/bench_operands.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "backend/kernel_cases.h"
 
 namespace quest::app {
 
 Tensor add(KernelCase& c, Shape shape, DType dtype) { return c.memory.take(shape, dtype); }
 
+Tensor add_copy(KernelCase& c, Tensor host) {
+  const Tensor x = add(c, host.shape, host.dtype);
+  c.memory.device().copy(x, host);
+  return x;
+}
+
 Tensor add_normal(KernelCase& c, Shape shape, DType dtype, std::uint64_t seed) {
   const Tensor x = add(c, shape, dtype);
-  const std::int64_t drawn = std::min<std::int64_t>(x.rows(), 64);
-  fill_normal(x.rows_slice(0, drawn), seed);
-  const std::size_t row_bytes = x.bytes() / static_cast<std::size_t>(x.rows());
-  for (std::int64_t r = drawn; r < x.rows(); ++r) {
-    std::memcpy(x.rows_slice(r, r + 1).data, x.rows_slice(r % drawn, r % drawn + 1).data,
-                row_bytes);
+  const std::int64_t at_a_time = std::min<std::int64_t>(x.rows(), 64);
+  const OwnedTensor drawn({at_a_time, x.cols()}, dtype);
+  fill_normal(drawn, seed);
+  for (std::int64_t r = 0; r < x.rows(); r += at_a_time) {
+    const std::int64_t count = std::min(at_a_time, x.rows() - r);
+    c.memory.device().copy(x.rows_slice(r, r + count), drawn.view().rows_slice(0, count));
   }
   return x;
 }
@@ -30,9 +37,10 @@ QuantizedRows add_quantized(KernelCase& c, std::int64_t rows, std::int64_t colum
                           add(c, {rows}, DType::kI32),
                           add(c, {rows, (columns + 7) / 8}, DType::kU8)};
   quantized.bits = bits;
-  KernelCase scratch;
+  Backend& device = c.memory.device();
+  KernelCase scratch{CaseMemory(device)};
   const Tensor x = add_normal(scratch, {rows, columns}, DType::kF32, seed);
-  make_cpu_backend(1)->quantize_rows(quantized, x, quantizer_of(bits, columns));
+  device.quantize_rows(quantized, x, quantizer_of(bits, columns));
   return quantized;
 }
 

@@ -11,6 +11,8 @@ namespace quest::app {
 
 /// Zeros, in the memory of `c`.
 Tensor add(KernelCase& c, Shape shape, DType dtype);
+/// The values of `host`, which lies there, in the memory of `c`.
+Tensor add_copy(KernelCase& c, Tensor host);
 
 /// Normal values; cheap ones, since operands of millions of values are made for each case: at most
 /// 64 rows are drawn, and repeated.

@@ -23,9 +23,9 @@ struct DenseShapes {
   Shape first, second, out;
 };
 
-KernelCase dense_case(ProductCase size, DType dtype, const DenseShapes& shapes, DType out_type,
-                      void (Backend::*product)(Tensor, Tensor, Tensor, Write)) {
-  KernelCase c{float_unit(dtype), product_operations(size)};
+KernelCase dense_case(Backend& device, ProductCase size, DType dtype, const DenseShapes& shapes,
+                      DType out_type, void (Backend::*product)(Tensor, Tensor, Tensor, Write)) {
+  KernelCase c{CaseMemory(device), float_unit(dtype), product_operations(size)};
   const Tensor first = add_normal(c, shapes.first, dtype, 1);
   const Tensor second = add_normal(c, shapes.second, dtype, 2);
   const Tensor out = add(c, shapes.out, out_type);
@@ -34,23 +34,24 @@ KernelCase dense_case(ProductCase size, DType dtype, const DenseShapes& shapes, 
   return c;
 }
 
-KernelCase matmul_case(ProductCase size, DType dtype) {
+KernelCase matmul_case(Backend& device, ProductCase size, DType dtype) {
   const DenseShapes shapes{{size.m, size.k}, {size.n, size.k}, {size.m, size.n}};
-  return dense_case(size, dtype, shapes, dtype, &Backend::matmul);
+  return dense_case(device, size, dtype, shapes, dtype, &Backend::matmul);
 }
 
-KernelCase matmul_grad_input_case(ProductCase size, DType dtype) {
+KernelCase matmul_grad_input_case(Backend& device, ProductCase size, DType dtype) {
   const DenseShapes shapes{{size.m, size.n}, {size.n, size.k}, {size.m, size.k}};
-  return dense_case(size, dtype, shapes, dtype, &Backend::matmul_grad_input);
+  return dense_case(device, size, dtype, shapes, dtype, &Backend::matmul_grad_input);
 }
 
-KernelCase matmul_grad_weight_case(ProductCase size, DType dtype) {
+KernelCase matmul_grad_weight_case(Backend& device, ProductCase size, DType dtype) {
   const DenseShapes shapes{{size.m, size.n}, {size.m, size.k}, {size.n, size.k}};
-  return dense_case(size, dtype, shapes, DType::kF32, &Backend::matmul_grad_weight);
+  return dense_case(device, size, dtype, shapes, DType::kF32, &Backend::matmul_grad_weight);
 }
 
-KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write write) {
-  KernelCase c{Unit::kInt8, product_operations(size)};
+KernelCase quantized_matmul_case(Backend& device, ProductCase size, int w_bits, int x_bits,
+                                 Write write) {
+  KernelCase c{CaseMemory(device), Unit::kInt8, product_operations(size)};
   c.bit_pairs = w_bits * x_bits;
   const QuantizedRows x = add_quantized(c, size.m, size.k, x_bits, 1);
   const QuantizedRows w = add_quantized(c, size.n, size.k, w_bits, 2);
@@ -60,8 +61,8 @@ KernelCase quantized_matmul_case(ProductCase size, int w_bits, int x_bits, Write
   return c;
 }
 
-KernelCase quantized_grad_input_case(ProductCase size) {
-  KernelCase c{Unit::kBF16, product_operations(size)};
+KernelCase quantized_grad_input_case(Backend& device, ProductCase size) {
+  KernelCase c{CaseMemory(device), Unit::kBF16, product_operations(size)};
   const Tensor d_y = add_normal(c, {size.m, size.n}, DType::kBF16, 1);
   const QuantizedRows w = add_quantized(c, size.n, size.k, 4, 2);
   const Tensor d_z = add(c, {size.m, size.k}, DType::kBF16);
@@ -70,8 +71,8 @@ KernelCase quantized_grad_input_case(ProductCase size) {
   return c;
 }
 
-KernelCase quantized_grad_weight_case(ProductCase size) {
-  KernelCase c{Unit::kBF16, product_operations(size)};
+KernelCase quantized_grad_weight_case(Backend& device, ProductCase size) {
+  KernelCase c{CaseMemory(device), Unit::kBF16, product_operations(size)};
   const Tensor d_y = add_normal(c, {size.m, size.n}, DType::kBF16, 1);
   const QuantizedRows x = add_quantized(c, size.m, size.k, 4, 2);
   const Tensor d_z = add(c, {size.n, size.k}, DType::kF32);
@@ -80,61 +81,72 @@ KernelCase quantized_grad_weight_case(ProductCase size) {
   return c;
 }
 
-KernelCase packed_matmul_case(ProductCase size, int bits) {
-  KernelCase c{Unit::kInt8, product_operations(size)};
+// Codes of normal values, packed on the host.
+PackedRows add_packed(KernelCase& c, std::int64_t rows, std::int64_t columns, int bits,
+                      std::uint64_t seed) {
+  const std::unique_ptr<Backend> host = make_cpu_backend(1);
+  KernelCase scratch{CaseMemory(*host)};
+  const QuantizedRows plain = add_quantized(scratch, rows, columns, bits, seed);
+  const OwnedTensor codes({rows, packed_row_bytes(columns, bits)}, DType::kU8);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    pack_codes(codes.view().row<std::uint8_t>(r), plain.codes.row<std::int8_t>(r), columns, bits);
+  }
+  return {add_copy(c, codes), add_copy(c, plain.steps), add_copy(c, plain.code_sums), bits,
+          columns};
+}
+
+KernelCase packed_matmul_case(Backend& device, ProductCase size, int bits) {
+  KernelCase c{CaseMemory(device), Unit::kInt8, product_operations(size)};
   c.bit_pairs = bits * bits;
   const QuantizedRows x = add_quantized(c, size.m, size.k, bits, 1);
-  KernelCase scratch;
-  const QuantizedRows plain = add_quantized(scratch, size.n, size.k, bits, 2);
-  const PackedRows w{add(c, {size.n, packed_row_bytes(size.k, bits)}, DType::kU8),
-                     add(c, {size.n}, DType::kF32), add(c, {size.n}, DType::kI32), bits, size.k};
-  for (std::int64_t n = 0; n < size.n; ++n) {
-    pack_codes(w.codes.row<std::uint8_t>(n), plain.codes.row<std::int8_t>(n), size.k, bits);
-    w.steps.as<float>()[n] = plain.steps.as<float>()[n];
-    w.code_sums.as<std::int32_t>()[n] = plain.code_sums.as<std::int32_t>()[n];
-  }
+  const PackedRows w = add_packed(c, size.n, size.k, bits, 2);
   const Tensor y = add(c, {size.m, size.n}, DType::kF32);
   c.bytes = bytes_of(x) + bytes_of({w.codes, w.steps, w.code_sums, y});
   c.run = [=](Backend& backend) { backend.packed_matmul(y, x, bits, w, Write::kSet); };
   return c;
 }
 
-std::string size_of(const ProductCase& size) {
+std::string text_of(const ProductCase& size) {
   return fmt::format("{} x {} x {}", size.m, size.n, size.k);
+}
+
+void add_dense(std::vector<KernelCaseMaker>& cases, const ProductCase& size) {
+  const std::string text = text_of(size);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::string type = dtype == DType::kBF16 ? "bf16" : "f32";
+    add_case(cases, "matmul " + type, text, matmul_case, size, dtype);
+    add_case(cases, "matmul_grad_input " + type, text, matmul_grad_input_case, size, dtype);
+    add_case(cases, "matmul_grad_weight " + type, text, matmul_grad_weight_case, size, dtype);
+  }
+}
+
+void add_quantized_products(std::vector<KernelCaseMaker>& cases, const ProductCase& size) {
+  const std::string text = text_of(size);
+  for (const auto& [w, x] : {std::pair{4, 4}, {1, 1}, {2, 1}, {2, 2}, {1, 2}, {1, 4}}) {
+    add_case(cases, fmt::format("quantized_matmul w{}a{}", w, x), text, quantized_matmul_case, size,
+             w, x, Write::kSet);
+  }
+  add_case(cases, "quantized_matmul w4a4 +=", text, quantized_matmul_case, size, 4, 4, Write::kAdd);
+  add_case(cases, "quantized_matmul_grad_input", text, quantized_grad_input_case, size);
+  add_case(cases, "quantized_matmul_grad_weight", text, quantized_grad_weight_case, size);
+}
+
+void add_packed_products(std::vector<KernelCaseMaker>& cases, const ProductCase& size) {
+  for (const int bits : {1, 2, 4, 8}) {
+    add_case(cases, fmt::format("packed_matmul w{0}a{0}", bits), text_of(size), packed_matmul_case,
+             size, bits);
+  }
 }
 
 }  // namespace
 
-void add_products(std::vector<KernelCaseMaker>& cases) {
-  for (const ProductCase& size : kProductSpeedCases) {
-    const std::string text = size_of(size);
-    const auto add_case = [&](std::string kernel, std::function<KernelCase()> make) {
-      cases.push_back({std::move(kernel), text, std::move(make)});
-    };
-    if (size.m >= 128) {  // Fewer rows are those of decoding.
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
-        const std::string type = dtype == DType::kBF16 ? "bf16" : "f32";
-        add_case("matmul " + type, [=] { return matmul_case(size, dtype); });
-        add_case("matmul_grad_input " + type, [=] { return matmul_grad_input_case(size, dtype); });
-        add_case("matmul_grad_weight " + type,
-                 [=] { return matmul_grad_weight_case(size, dtype); });
-      }
-      for (const auto& [w_bits, x_bits] :
-           {std::pair{4, 4}, {1, 1}, {2, 1}, {2, 2}, {1, 2}, {1, 4}}) {
-        add_case(
-            fmt::format("quantized_matmul w{}a{}", w_bits, x_bits),
-            [=, w = w_bits, x = x_bits] { return quantized_matmul_case(size, w, x, Write::kSet); });
-      }
-      add_case("quantized_matmul w4a4 +=",
-               [=] { return quantized_matmul_case(size, 4, 4, Write::kAdd); });
-      add_case("quantized_matmul_grad_input", [=] { return quantized_grad_input_case(size); });
-      add_case("quantized_matmul_grad_weight", [=] { return quantized_grad_weight_case(size); });
-    }
-    for (const int bits : {1, 2, 4, 8}) {
-      add_case(fmt::format("packed_matmul w{0}a{0}", bits),
-               [=] { return packed_matmul_case(size, bits); });
-    }
+void add_products(std::vector<KernelCaseMaker>& cases, const KernelSizes& sizes) {
+  for (const ProductCase& size : sizes.products) {
+    add_dense(cases, size);
+    add_quantized_products(cases, size);
+    add_packed_products(cases, size);
   }
+  for (const ProductCase& size : sizes.decoding) add_packed_products(cases, size);
 }
 
 }  // namespace quest::app

@@ -7,7 +7,7 @@
 
 namespace quest::app {
 
-/// Appends products at the sizes of kProductSpeedCases, in floats, codes and packed codes.
-void add_products(std::vector<KernelCaseMaker>& cases);
+/// Appends products in floats, codes and packed codes.
+void add_products(std::vector<KernelCaseMaker>& cases, const KernelSizes& sizes);
 
 }  // namespace quest::app

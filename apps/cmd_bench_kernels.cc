@@ -3,17 +3,20 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
+#include <memory>
 #include <nlohmann/json.hpp>
 
+#include "apps/backends.h"
 #include "apps/bench_inference.h"
 #include "apps/bench_kernels.h"
 #include "apps/command.h"
-#include "apps/cpu_roofline.h"
+#include "apps/device_roofline.h"
 #include "apps/machine.h"
 #include "apps/options.h"
 #include "apps/output.h"
 #include "apps/progress.h"
+#include "backend/cpu/isa.h"
+#include "backend/timed_run.h"
 #include "core/error.h"
 
 namespace quest::app {
@@ -24,12 +27,12 @@ using Json = nlohmann::ordered_json;
 // Seconds of one call in each of `samples` samples, which take `sample_seconds` each or one call.
 std::vector<double> time_calls(Backend& backend, const KernelCase& c, std::int64_t samples,
                                double sample_seconds) {
+  const std::unique_ptr<Stopwatch> stopwatch = backend.make_stopwatch();
   const auto timed = [&](std::int64_t calls) {
-    const auto start = std::chrono::steady_clock::now();
-    for (std::int64_t i = 0; i < calls; ++i) c.run(backend);
-    backend.synchronize();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    return elapsed.count() / static_cast<double>(calls);
+    const double seconds = timed_run(backend, *stopwatch, [&] {
+      for (std::int64_t i = 0; i < calls; ++i) c.run(backend);
+    });
+    return seconds / static_cast<double>(calls);
   };
   timed(1);
   const auto calls = static_cast<std::int64_t>(std::clamp(sample_seconds / timed(1), 1.0, 1e6));
@@ -39,7 +42,7 @@ std::vector<double> time_calls(Backend& backend, const KernelCase& c, std::int64
 }
 
 struct KernelResult {
-  std::string kernel, size;
+  std::string kernel, size, device;
   int threads = 1;
   double operations = 0, elements = 0, bytes = 0;
   Roofline::Bound bound;
@@ -63,6 +66,7 @@ class BenchKernelsCommand : public Command {
     return {"bench kernels",
             "Measure each kernel at the sizes that decide speed, beside what bounds it",
             {"quest bench kernels --threads 1,2",
+             "quest bench kernels --device cuda --width 2048 --rows 8192    # 800M; 4096: 7B",
              "quest bench kernels --only quantized_matmul,attention --json",
              "QUEST_ISA=avx512 quest bench kernels --only quantized_matmul"}};
   }
@@ -72,7 +76,15 @@ class BenchKernelsCommand : public Command {
                    "kernels whose name holds one of these texts, with commas between or repeated")
         ->type_name("TEXT")
         ->delimiter(',');
-    app.add_option("--threads", threads_, "numbers of threads, likewise [1]")
+    app.add_option("--device", device_, "cpu, cuda, cuda:N or reference")
+        ->type_name("DEVICE")
+        ->capture_default_str();
+    CLI::Option* width =
+        add_whole(app, "--width", width_, {.low = 0, .high = 1 << 16},
+                  "products and rows of the layers of a model so wide; 0: what kernel tests check");
+    add_whole(app, "--rows", rows_, {.low = 1, .high = 1 << 20}, "with --width: its tokens at once")
+        ->needs(width);
+    app.add_option("--threads", threads_, "numbers of threads, likewise [1]; cpu alone has any")
         ->type_name("N")
         ->delimiter(',')
         ->check(whole_from_to("--threads", 1, 1024));
@@ -84,76 +96,98 @@ class BenchKernelsCommand : public Command {
   }
 
   int run() override {
-    std::vector<KernelCaseMaker> makers = kernel_cases();
-    std::erase_if(makers, [&](const KernelCaseMaker& maker) { return !wanted(maker.kernel); });
-    if (makers.empty()) throw UsageError("no kernel's name holds any of the texts of --only");
-    const Isa isa = choose_isa();
+    const std::vector<KernelCaseMaker> makers = wanted_cases();
+    if (device_ != "cpu") threads_ = {1};
     std::vector<Roofline> rooflines;
     std::vector<std::unique_ptr<Backend>> backends;
     for (const int threads : threads_) {
-      rooflines.push_back(cpu_roofline(measure_peaks(threads), isa));
-      backends.push_back(make_cpu_backend(threads));
+      backends.push_back(make_backend(device_, threads));
+      rooflines.push_back(measure_roofline(*backends.back()));
     }
+    const bool on_host = backends.front()->place() == Place::kHost;
+    const std::unique_ptr<Backend> host = make_cpu_backend(1);
+    Backend& place_of_operands = on_host ? *host : *backends.front();
     Progress progress;
     std::vector<KernelResult> results;
     for (std::size_t m = 0; m < makers.size(); ++m) {
       progress.update(static_cast<double>(m) / static_cast<double>(makers.size()),
                       makers[m].kernel + " " + makers[m].size);
-      const KernelCase c = makers[m].make();
+      const KernelCase c = makers[m].make(place_of_operands);
       for (std::size_t t = 0; t < backends.size(); ++t) {
         results.push_back(
-            {makers[m].kernel, makers[m].size, threads_[t], c.operations, c.elements, c.bytes,
-             rooflines[t].bound({c.unit, c.operations, c.bytes, c.bit_pairs}),
+            {makers[m].kernel, makers[m].size, backends[t]->name(), threads_[t], c.operations,
+             c.elements, c.bytes, rooflines[t].bound({c.unit, c.operations, c.bytes, c.bit_pairs}),
              time_calls(*backends[t], c, samples_, 1e-3 * static_cast<double>(sample_ms_))});
       }
     }
     progress.finish();
-    report(results, isa);
+    report(results, on_host);
     return 0;
   }
 
  private:
-  bool wanted(const std::string& kernel) const {
-    return only_.empty() || std::any_of(only_.begin(), only_.end(), [&](const std::string& text) {
-             return kernel.find(text) != std::string::npos;
-           });
+  std::vector<KernelCaseMaker> wanted_cases() const {
+    if (width_ % 64 != 0) {
+      throw UsageError(fmt::format("--width must be a multiple of 64, not {}", width_));
+    }
+    std::vector<KernelCaseMaker> makers =
+        kernel_cases(width_ == 0 ? tested_sizes() : layer_sizes(width_, rows_));
+    std::erase_if(makers, [&](const KernelCaseMaker& maker) {
+      return !only_.empty() && std::none_of(only_.begin(), only_.end(), [&](const auto& text) {
+        return maker.kernel.find(text) != std::string::npos;
+      });
+    });
+    if (makers.empty()) throw UsageError("no kernel's name holds any of the texts of --only");
+    return makers;
   }
 
-  void report(const std::vector<KernelResult>& results, Isa isa) const {
+  void report(const std::vector<KernelResult>& results, bool on_host) const {
     const Machine machine = describe_machine();
     if (json_) {
       Json list = Json::array();
       for (const KernelResult& r : results) list.push_back(to_json(r));
       Report report;
       report.add_json("machine", app::to_json(machine));
-      report.add_json("isa", std::string(isa_name(isa)));
+      if (device_ == "cpu") report.add_json("isa", std::string(isa_name(choose_isa())));
       report.add_json("results", list);
       report.print(true);
       return;
     }
-    std::string text = to_text(machine);
-    text += fmt::format(
-        "kernels   {}; medians of {}, spread from the fastest to the slowest sample\n"
-        "share     of the rate at which the kernel's bound allows: a unit's peak (of AMX with "
-        "random\n"
-        "          data), or reads of the level of memory that holds all operands; both measured "
-        "now\n"
-        "\n",
-        isa_name(isa), samples_);
-    text += fmt::format("{:<32}{:<24}{:>8}{:>12}{:>9}{:>27}{:>8}  {}\n", "kernel", "size",
-                        "threads", "us", "spread", "rate", "share", "bound");
+    std::string text = to_text(machine) + header(results.front().device, on_host);
+    const auto threads = [&](const auto& shown) {
+      return on_host ? fmt::format("{:>8}", shown) : std::string();
+    };
+    text += fmt::format("{:<32}{:<24}{}{:>12}{:>9}{:>27}{:>8}  {}\n", "kernel", "size",
+                        threads("threads"), "us", "spread", "rate", "share", "bound");
     for (const KernelResult& r : results) {
-      text += fmt::format("{:<32}{:<24}{:>8}{:>12.1f}{:>7.0f} %{:>27}{:>6.0f} %  {}\n", r.kernel,
-                          r.size, r.threads, 1e6 * median(r.seconds), 100 * r.spread(), r.rate(),
-                          100 * r.share(), r.bound.name);
+      text += fmt::format("{:<32}{:<24}{}{:>12.1f}{:>7.0f} %{:>27}{:>6.0f} %  {}\n", r.kernel,
+                          r.size, threads(r.threads), 1e6 * median(r.seconds), 100 * r.spread(),
+                          r.rate(), 100 * r.share(), r.bound.name);
     }
     print_out(text);
+  }
+
+  // What the table shows.
+  std::string header(const std::string& device, bool on_host) const {
+    return fmt::format(
+        "kernels   {}; medians of {}, spread from the fastest to the slowest sample\n"
+        "share     of the rate at which the kernel's bound allows: {}\n"
+        "\n",
+        device_ == "cpu" ? isa_name(choose_isa()) : device, samples_,
+        on_host ? "a unit's peak (of AMX with random\n"
+                  "          data), or reads of the level of memory that holds all operands; both "
+                  "measured now"
+                : "the device's own large products,\n"
+                  "          or copies in its memory (read and written), both measured now; what "
+                  "its caches\n"
+                  "          hold may go faster");
   }
 
   static Json to_json(const KernelResult& r) {
     Json json;
     json["kernel"] = r.kernel;
     json["size"] = r.size;
+    json["device"] = r.device;
     json["threads"] = r.threads;
     json["seconds"] = r.seconds;
     json["operations"] = r.operations;
@@ -166,6 +200,9 @@ class BenchKernelsCommand : public Command {
   }
 
   std::vector<std::string> only_;
+  std::string device_ = "cpu";
+  std::int64_t width_ = 0;
+  std::int64_t rows_ = 2048;
   std::vector<int> threads_{1};
   std::int64_t samples_ = 5;
   std::int64_t sample_ms_ = 5;
