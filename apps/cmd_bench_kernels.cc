@@ -79,10 +79,11 @@ class BenchKernelsCommand : public Command {
     app.add_option("--device", device_, "cpu, cuda, cuda:N or reference")
         ->type_name("DEVICE")
         ->capture_default_str();
+    // The widest whose hidden values a product of codes can sum.
     CLI::Option* width =
-        add_whole(app, "--width", width_, {.low = 0, .high = 1 << 16},
-                  "products and rows of the layers of a model so wide; 0: what kernel tests check");
-    add_whole(app, "--rows", rows_, {.low = 1, .high = 1 << 20}, "with --width: its tokens at once")
+        add_whole(app, "--width", width_, {.low = 0, .high = 12288},
+                  "the layers of a model so wide, a multiple of 64; 0: what kernel tests check");
+    add_whole(app, "--rows", rows_, {.low = 1, .high = 1 << 17}, "with --width: its tokens at once")
         ->needs(width);
     app.add_option("--threads", threads_, "numbers of threads, likewise [1]; cpu alone has any")
         ->type_name("N")

@@ -570,6 +570,21 @@ results = json.load(open('$folder/kernels.json'))['results']
 assert {r['kernel'] for r in results} == {'attention', 'attention_backward', 'quantize_rows w4 bf16'}
 assert all(r['seconds'][0] > 0 and r['bytes'] > 0 and r['bound'] and r['share'] > 0 for r in results)
 "
+"$quest" bench kernels --device reference --width 64 --rows 24 --only "matmul f32,attention,adamw" \
+  --samples 1 --sample-ms 1 --json >"$folder/kernels.json" 2>/dev/null
+check "bench kernels --width measures the layers of such a model, also on the reference" python3 -c "
+import json
+results = json.load(open('$folder/kernels.json'))['results']
+assert {r['device'] for r in results} == {'reference'}
+sizes = {kernel: [r['size'] for r in results if r['kernel'] == kernel] for kernel in
+         ('matmul f32', 'attention_backward', 'adamw')}
+assert sizes == {'matmul f32': ['24 x 192 x 64', '24 x 64 x 64', '24 x 512 x 64', '24 x 64 x 256'],
+                 'attention_backward': ['B 1 T 24 H 1 D 64'], 'adamw': ['16384']}
+"
+check "bench kernels --rows needs --width" refused 2 '--rows requires --width' \
+  bench kernels --rows 24
+check "bench kernels --width is whole heads" refused 2 '--width must be a multiple of 64, not 100' \
+  bench kernels --width 100
 "$quest" bench kernels --only frobnicate >/dev/null 2>&1
 check "a kernel that does not exist is a usage error" test $? -eq 2
 "$quest" bench train --scheme w9a9 >/dev/null 2>&1

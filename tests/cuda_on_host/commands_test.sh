@@ -41,6 +41,14 @@ grep -q '"peak":"f32 product"' bench.json || fail "bench train compares with the
 "$quest" bench infer --preset nano --scheme w4a4 --vocab 64 --prefill 4 --decode 2 --repeat 1 \
   --device cuda --json >infer.json 2>infer.log || { cat infer.log; fail "bench infer"; }
 grep -q '"device":"cuda:0 emulated on the host' infer.json || fail "bench infer runs elsewhere"
+"$quest" bench kernels --device cuda --width 64 --rows 24 --samples 1 --sample-ms 1 >kernels.txt \
+  2>kernels.log || { cat kernels.log; fail "bench kernels"; }
+grep -q '^kernels   cuda:0 emulated on the host' kernels.txt || fail "bench kernels runs elsewhere"
+grep -q "the device's own large products" kernels.txt || fail "bench kernels hides its rates"
+grep -q '^matmul bf16  *24 x 512 x 64 ' kernels.txt || fail "bench kernels has other sizes"
+bounds=$(sed -n 's/^[a-z].* %  //p' kernels.txt | sort -u | paste -sd,)
+[[ $bounds == "bf16 product,f32 product,memory,product of codes" ]] ||
+  fail "bench kernels compares with $bounds"
 
 # What is wrong is said in one sentence.
 refused() { # refused TEXT COMMAND...
@@ -53,5 +61,6 @@ refused "there is no CUDA device 3" "$quest" eval --model run --data text.txt --
 refused "no device 'cuda:x'" "$quest" eval --model run --data text.txt --device cuda:x
 refused "this build has no CUDA backend" "$plain" eval --model run --data text.txt --device cuda
 refused "device" "$plain" bench infer --device gpu
+refused "no device 'gpu'" "$plain" bench kernels --device gpu
 refused "no device 'gpu'" "$plain" train --data text.txt "${size[@]}" --steps 1 --out x --device gpu
 echo "PASSED"
