@@ -1,7 +1,11 @@
 // Packed rows that own their memory: for tests.
 #pragma once
 
+#include <sys/mman.h>
+
+#include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "backend/backend.h"
@@ -10,10 +14,33 @@
 
 namespace quest {
 
-/// The rows as they lie in a file. The memory ends with the last row, so that the sanitizer sees a
-/// kernel that reads on.
+/// Bytes, zero at first, that end where a page begins that may not be read: a kernel that reads on
+/// ends the test.
+class BytesBeforeClosedPage {
+ public:
+  explicit BytesBeforeClosedPage(std::size_t size) : open_((size + kPage - 1) / kPage * kPage) {
+    void* const memory =
+        ::mmap(nullptr, open_ + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    pages_ = static_cast<std::uint8_t*>(memory);
+    data_ = pages_ + open_ - size;
+    ::mprotect(pages_ + open_, kPage, PROT_NONE);
+  }
+  ~BytesBeforeClosedPage() { ::munmap(pages_, open_ + kPage); }
+  BytesBeforeClosedPage(const BytesBeforeClosedPage&) = delete;
+  BytesBeforeClosedPage& operator=(const BytesBeforeClosedPage&) = delete;
+  std::uint8_t* data() const { return data_; }
+
+ private:
+  static constexpr std::size_t kPage = 4096;
+  std::size_t open_;
+  std::uint8_t* pages_;
+  std::uint8_t* data_;
+};
+
+/// The rows as they lie in a file.
 struct OwnedPackedRows {
-  std::vector<std::uint8_t> bytes;
+  BytesBeforeClosedPage bytes;
   std::vector<float> steps;
   std::vector<std::int32_t> code_sums;
   PackedRows rows;

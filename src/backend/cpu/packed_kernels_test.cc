@@ -127,12 +127,14 @@ TEST(PackedKernelsOnCpu, EveryTableCountsDifferingSigns) {
   }
 }
 
-// Other loops run where rows are read in order.
+// Other loops run where rows are read in order: K up to which x is held in registers or on the
+// stack, and beyond.
 TEST(PackedKernelsOnCpu, RowsInOrderGiveTheSameIntegers) {
   constexpr std::int64_t kMostRows = 3;
   for (const auto& [table_name, kernels] : all_tables()) {
     for (const int bits : {1, 2, 4, 5, 8}) {
-      for (const std::int64_t k : {256, 512, 513, 768, 1024, 1100, 2816, 9000}) {
+      for (const std::int64_t k :
+           {256, 512, 513, 768, 1024, 1100, 1280, 2752, 2816, 8192, 8256, 9000}) {
         const std::int64_t columns = 3 + 32768 * 8 / bits / k;
         const OwnedPackedRows w(random_codes(columns, k, bits, 17), bits);
         const std::int64_t row_bytes =
