@@ -85,16 +85,16 @@ std::span<const Loop> loops() {
 
 #endif
 
-/// Share `thread` of `threads` of whole lines.
-void read_share(Loop loop, std::span<const std::byte> piece, int thread, int threads) {
+/// Share `share` of `shares` of whole lines.
+void read_share(Loop loop, std::span<const std::byte> piece, int share, int shares) {
   const auto address = reinterpret_cast<std::uintptr_t>(piece.data());
   const std::size_t before = address % kLine;  // of its first line
   const std::size_t lines = (before + piece.size() + kLine - 1) / kLine;
   const auto edge = [&](int i) {
     return piece.data() - before +
-           lines * static_cast<std::size_t>(i) / static_cast<std::size_t>(threads) * kLine;
+           lines * static_cast<std::size_t>(i) / static_cast<std::size_t>(shares) * kLine;
   };
-  read_lines(loop(edge(thread), edge(thread + 1)), edge(thread + 1));
+  read_lines(loop(edge(share), edge(share + 1)), edge(share + 1));
 }
 
 }  // namespace
@@ -105,7 +105,9 @@ double MemoryReads::seconds(std::size_t way) const {
   const Loop loop = loops()[way];
   const auto start = std::chrono::steady_clock::now();
 #pragma omp parallel num_threads(threads_)
-  for (const Piece piece : pieces_) read_share(loop, piece, omp_get_thread_num(), threads_);
+  for (const Piece piece : pieces_) {
+    read_share(loop, piece, omp_get_thread_num(), omp_get_num_threads());
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
