@@ -25,7 +25,8 @@ enum class Dots : std::uint8_t {
   kBitPairs,  ///< the same of two bits by two bits, of one row
 };
 
-/// Counting the bits of a row beats its bytes where cores count those of two vectors a cycle.
+/// Signs are always counted. Pairs of bits of one row are where cores count the bits of two vectors
+/// a cycle; elsewhere their bytes are multiplied.
 Dots choose_dots(const PackedKernels& kernels, std::int64_t rows, int x_bits, int w_bits) {
   if (x_bits == 1 && w_bits == 1) return Dots::kSigns;
   const bool pairs = rows == 1 && x_bits == 2 && w_bits == 2 && kernels.xor_pairs_dot != nullptr;

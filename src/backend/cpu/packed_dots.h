@@ -82,8 +82,9 @@ inline std::int64_t columns_between_ends(const PackedDot& dot) {
   return std::max(kDotColumns, kMostDotColumns / dot.rows / kDotColumns * kDotColumns);
 }
 
-/// Runs `kernel` (dot or xor_dot) on blocks of rows of w and calls finish(j, count, sums_of) for
-/// each: sums_of(i) are the `count` sums, up to kMostDotColumns, of row i of x from column j on.
+/// Runs `kernel` (a dot of PackedKernels or of tiles) on blocks of rows of w and calls finish(j,
+/// count, sums_of) for each: sums_of(i) are the `count` sums, up to kMostDotColumns, of row i of x
+/// from column j on.
 template <typename Finish>
 void for_each_block_of_dots(void (*kernel)(const PackedDot&), const PackedDot& whole,
                             Workspace& workspace, int threads, const Finish& finish) {

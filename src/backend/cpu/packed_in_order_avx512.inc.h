@@ -105,8 +105,7 @@ template <int bits, int rows>
 constexpr int kVectorsOfLine = Cut<bits>::kPlaces* rows;
 template <int bits, int rows>
 constexpr int kSumsOfRow =
-    kVectorsOfLine<bits, rows> >= 4 ? kVectorsOfLine<bits, rows>
-                                    : 4 / kVectorsOfLine<bits, rows>* kVectorsOfLine<bits, rows>;
+    (kVectorsOfLine<bits, rows> + 3) / kVectorsOfLine<bits, rows>* kVectorsOfLine<bits, rows>;
 
 /// Vector `v` of x, of row v % rows and of a place of a line of w, whose first vector loads it.
 template <int bits, int rows, int v>
