@@ -20,6 +20,7 @@ struct ProductDevice {
   int multiprocessors = 1;
   bool has_warpgroups = false;  ///< compute capability 9.0, and a build for it by name (sm_90a)
 };
+/// Of device number `device`.
 ProductDevice product_device(int device);
 
 }  // namespace cuda

@@ -97,7 +97,7 @@ struct RoundedOut {
 };
 
 /// Rounds what one Philox block serves of row m: the 16 columns of a group of 256 that are 2 i,
-/// 2 i + 1 modulo 32. emit(column, integer); factor(column) is that of its line.
+/// 2 i + 1 modulo 32. emit(column, integer); line_factor(column) is that of its line.
 template <typename Factor, typename Emit>
 __device__ void round_block(const FoldedGradient& g, std::int64_t m, std::int64_t block,
                             std::int64_t columns, const unsigned* key, Factor line_factor,
