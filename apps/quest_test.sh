@@ -532,6 +532,8 @@ import json, sys
 results = json.load(open('$folder/infer.json'))['results']
 sys.exit([r['scheme'] for r in results] != ['w4a4', 'w1a1']
          or not all(r['prefill_tokens_per_second'] > 0 < r['decode_tokens_per_second']
+                    and r['decode_product_gb_per_s'] > 0 < r['read_gb_per_s']
+                    and r['decode_read_share'] > 0
                     and [b['sequences'] for b in r['batches']] == [1, 5]
                     and all(b['tokens_per_second'] > 0 for b in r['batches']) for r in results))"
 
