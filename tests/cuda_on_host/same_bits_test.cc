@@ -35,8 +35,12 @@ TEST(SameBits, CodesStepsAndMasksAreThoseOfTheCpu) {
 TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
   CpuBackend cpu(1, Isa::kGeneric);
   const RoundingKey key = RoundingKeys(7, 1, 2).next();
-  for (const ProductCase& size :
-       {ProductCase{3, 5, 7}, {17, 40, 96}, {70, 33, 128}, {1, 130, 144}, {141, 270, 304}}) {
+  for (const ProductCase& size : {ProductCase{3, 5, 7},
+                                  {17, 40, 96},
+                                  {70, 33, 128},
+                                  {1, 1, 147},
+                                  {1, 130, 144},
+                                  {141, 270, 304}}) {
     const OwnedQuantizedRows x_rows = random_codes(size.m, size.k, 7, 1);
     const OwnedQuantizedRows w_rows = random_codes(size.n, size.k, 7, 2);
     QuantizedRows x = x_rows.view(), w = w_rows.view();
