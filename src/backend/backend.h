@@ -202,7 +202,7 @@ class Backend {
   /// y [M, N] (= or +=) x [M, K] (Zw H)^T, where Zw are w's quantized values and H has blocks of
   /// `block` (1: no rotation). x and y float; y may be a column slice. The implementation may round
   /// the rotated x to multiples of 2^-22 of the largest value of its row; where w is approximate,
-  /// of 2^-14.
+  /// of 2^-14. Beside an x of bf16 it may round Zw H to bf16.
   virtual void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                                    Write write);
   /// As `matmul`, where w may have another float type than x.
