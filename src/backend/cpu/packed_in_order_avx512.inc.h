@@ -99,38 +99,51 @@ inline __attribute__((always_inline)) void dot_bytes_at(__m512i& sum, __m512i w,
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "m"(x));
 }
 
-/// Vectors of `rows` rows of x that meet a line of w, and sums of the loop: four or more, so that
-/// none waits for the one before.
+/// Vectors of `rows` rows of x that meet a line of w; lines of a turn, whose loads come first; and
+/// sums of a turn, one for each of its vectors: four or more, so that none waits for the one
+/// before.
 template <int bits, int rows>
 constexpr int kVectorsOfLine = Cut<bits>::kPlaces* rows;
 template <int bits, int rows>
-constexpr int kSumsOfRow =
-    (kVectorsOfLine<bits, rows> + 3) / kVectorsOfLine<bits, rows>* kVectorsOfLine<bits, rows>;
+constexpr int kLinesOfTurn = (kVectorsOfLine<bits, rows> + 3) / kVectorsOfLine<bits, rows>;
+template <int bits, int rows>
+constexpr int kVectorsOfTurn = kLinesOfTurn<bits, rows>* kVectorsOfLine<bits, rows>;
 
-/// Vector `v` of x, of row v % rows and of a place of a line of w, whose first vector loads it.
-template <int bits, int rows, int v>
-inline __attribute__((always_inline)) void add_vector(Accumulators<kSumsOfRow<bits, rows>>& sums,
-                                                      const StackVector (&x)[kStackVectors],
-                                                      const std::uint8_t* w, __m512i& line) {
+/// A turn at `w` against the vectors of x from `x` on.
+template <int bits, int rows, int... vectors, int... lines>
+inline __attribute__((always_inline)) void add_turn(Accumulators<kVectorsOfTurn<bits, rows>>& sums,
+                                                    const StackVector* x, const std::uint8_t* w,
+                                                    Indices<int, vectors...>,
+                                                    Indices<int, lines...>) {
   constexpr int kOfLine = kVectorsOfLine<bits, rows>;
-  if constexpr (v % kOfLine == 0) {
-    line = _mm512_loadu_si512(w + 64 * (v / kOfLine));
-    asm("" : "+v"(line));
-  }
-  dot_bytes_at(sums.template at<v % kSumsOfRow<bits, rows>>(),
-               field_in_place<bits, v % kOfLine / rows>(line), x[v]);
+  __m512i line[sizeof...(lines)] = {_mm512_loadu_si512(w + 64 * lines)...};
+  for (__m512i& loaded : line) asm("" : "+v"(loaded));
+  (dot_bytes_at(sums.template at<vectors>(),
+                field_in_place<bits, vectors % kOfLine / rows>(line[vectors / kOfLine]),
+                x[vectors]),
+   ...);
 }
 
-/// A row of `vectors` / kVectorsOfLine lines of w. The sums over the lanes of totals[r] are its
-/// products with row r of x.
-template <int bits, int rows, int... each, int... cells>
+/// A row of w of `lines` lines. The sums over the lanes of totals[r] are its products with row r of
+/// x.
+template <int bits, int rows, int... turns, int... cells>
 inline __attribute__((always_inline)) void dot_beside_stack(
     __m512i (&totals)[rows], const StackVector (&x)[kStackVectors], const std::uint8_t* w,
-    std::int64_t vectors, Indices<int, each...>, Indices<int, cells...>) {
+    std::int64_t lines, Indices<int, turns...>, Indices<int, cells...>) {
+  constexpr int kLines = kLinesOfTurn<bits, rows>;
+  constexpr QUEST_INDICES(kLines) kEachLine;
+  constexpr Indices<int, cells...> kEachCell;
+  constexpr QUEST_INDICES((kVectorsOfLine<bits, rows>)) kOneLine;
   Accumulators<sizeof...(cells)> sums;
-  __m512i line;
-  static_cast<void>(
-      ((each < vectors && (add_vector<bits, rows, each>(sums, x, w, line), true)) && ...));
+  static_cast<void>(((kLines * (turns + 1) <= lines &&
+                      (add_turn<bits, rows>(sums, x + sizeof...(cells) * turns,
+                                            w + 64 * kLines * turns, kEachCell, kEachLine),
+                       true)) &&
+                     ...));
+  for (std::int64_t i = lines / kLines * kLines; i < lines; ++i) {
+    add_turn<bits, rows>(sums, x + i * kVectorsOfLine<bits, rows>, w + 64 * i, kOneLine,
+                         Indices<int, 0>());
+  }
   for (__m512i& total : totals) total = _mm512_setzero_si512();
   ((totals[cells % rows] = _mm512_add_epi32(
         totals[cells % rows],
@@ -141,11 +154,11 @@ inline __attribute__((always_inline)) void dot_beside_stack(
 /// All rows of x, which are `rows`, against all rows of w.
 template <int bits, int rows>
 void dot_from_stack(const PackedDot& d) {
-  constexpr QUEST_INDICES(kStackVectors) kAll;
-  constexpr QUEST_INDICES((kSumsOfRow<bits, rows>)) kCells;
+  constexpr QUEST_INDICES((kStackVectors / kVectorsOfTurn<bits, rows>)) kTurns;
+  constexpr QUEST_INDICES((kVectorsOfTurn<bits, rows>)) kCells;
   StackVector x[kStackVectors];
-  const std::int64_t vectors = d.k / 64 * rows;
-  for (std::int64_t v = 0; v < vectors; ++v) {
+  const std::int64_t lines = d.k * bits / 512;
+  for (std::int64_t v = 0; v < d.k / 64 * rows; ++v) {
     const std::uint8_t* const from = d.x + v % rows * d.x_row_bytes + v / rows * 64;
     _mm512_store_si512(x + v, _mm512_loadu_si512(from));
   }
@@ -154,7 +167,7 @@ void dot_from_stack(const PackedDot& d) {
     __m512i totals[4][rows];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      dot_beside_stack<bits, rows>(totals[c], x, w.row[c], vectors, kAll, kCells);
+      dot_beside_stack<bits, rows>(totals[c], x, w.row[c], lines, kTurns, kCells);
     }
 #pragma GCC unroll 3
     for (int r = 0; r < rows; ++r) {
