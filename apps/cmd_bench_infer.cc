@@ -199,7 +199,8 @@ class BenchInferCommand : public Command {
     if (device_ != "cpu") text += fmt::format("device    {}\n", results.front().device);
     text += fmt::format(
         "model     random weights, vocabulary {}, embedding {} bits, head {} bits, {}\n"
-        "read      weights' bytes a token over the time of its products, and the share of what\n"
+        "weights   what a decoded token reads: all matrices but the embedding table\n"
+        "read      these bytes over the time of its products, and the share of what\n"
         "          reading them alone reaches, in turns with tokens (other devices: copying)\n"
         "products  operations of the quantized layers, two a weight, and the share of: {}\n"
         "x N       tokens/s of N sequences that decode side by side, and how many times one alone\n"

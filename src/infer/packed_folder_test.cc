@@ -202,6 +202,25 @@ TEST_F(PackedFolder, BFloat16ComputesCloseToTraining) {
   EXPECT_NEAR(mean_loss(*loaded.model, tokens), mean_loss(*model_, tokens), 0.05);
 }
 
+// However many rows a pass has: f32 weights of the head are rounded as training rounds them.
+TEST_F(PackedFolder, AnExactHeadInBFloat16ComputesTheBitsOfTraining) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = small_config();
+    config.tied_head = tied;
+    model_ = small_model(backend_, config, Scheme::parse("w4a4"), DType::kBF16);
+    const fs::path folder = root_.path() / (tied ? "tied" : "own");
+    export_packed(*model_, {*load_tokenizer("bytes")}, kExact, folder);
+    const LoadedModel loaded = load_model_folder(folder, backend_, DType::kBF16);
+    const auto tokens = random_tokens(40, 256);
+    EXPECT_EQ(mean_loss(*loaded.model, tokens), mean_loss(*model_, tokens));
+    Session packed(*loaded.model), trained(*model_);
+    for (const std::int32_t token : tokens) {
+      const auto actual = packed.decode(token), wanted = trained.decode(token);
+      ASSERT_TRUE(std::equal(actual.begin(), actual.end(), wanted.begin(), wanted.end())) << tied;
+    }
+  }
+}
+
 TEST_F(PackedFolder, ADenseExportComputesWithTheQuantizedWeights) {
   for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
     ModelConfig config = small_config();

@@ -32,8 +32,8 @@ inline ModelConfig small_config() {
 }
 
 inline std::unique_ptr<Model> small_model(Backend& backend, const ModelConfig& config,
-                                          const Scheme& scheme) {
-  auto model = std::make_unique<Model>(backend, config, scheme, DType::kF32, false);
+                                          const Scheme& scheme, DType compute = DType::kF32) {
+  auto model = std::make_unique<Model>(backend, config, scheme, compute, false);
   model->initialize(5);
   model->llama().for_each_parameter([](const Parameter& parameter) {
     if (parameter.init_std == 0.0) return;

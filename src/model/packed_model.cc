@@ -75,6 +75,15 @@ class Reader {
     return copy;
   }
 
+  /// Dense weights of a product in `compute`. Those of f32 are rounded beside inputs of bf16, once
+  /// and for any number of rows, as in training.
+  Tensor rounded(const Tensor& dense, DType compute) {
+    if (dense.dtype != DType::kF32 || compute != DType::kBF16) return dense;
+    const Tensor copy = arena_.take(dense.shape, compute);
+    if (!arena_.measuring()) backend_.cast(copy, dense);
+    return copy;
+  }
+
   /// Throws Error when the file has tensors that were not asked for.
   void refuse_others() const {
     for (const auto& [name, tensor] : file_.tensors) {
@@ -206,6 +215,7 @@ LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const P
   PackedPart head = shares_embedding(description)
                         ? PackedPart{next->scheme, table.rows, table.dense, table.block}
                         : reader.matrix(*next);
+  if (!head.rows.codes) head.dense = reader.rounded(head.dense, compute);
   head.rows.approximate = !scheme_of_head(description).weight.quantized();
   reader.refuse_others();
   return {{table.dense, table.rows, table.block},
