@@ -175,13 +175,14 @@ class BenchKernelsCommand : public Command {
         "share     of the rate at which the kernel's bound allows: {}\n"
         "\n",
         device_ == "cpu" ? isa_name(choose_isa()) : device, samples_,
-        on_host ? "a unit's peak (of AMX with random\n"
-                  "          data), or reads of the level of memory that holds all operands; both "
-                  "measured now"
-                : "the device's own large products,\n"
-                  "          or copies in its memory (read and written), both measured now; what "
-                  "its caches\n"
-                  "          hold may go faster");
+        on_host
+            ? "a unit's peak (of AMX with random\n"
+              "          data), or reads of the level of memory that holds all operands (64 MiB: "
+              "of\n          so much); both measured now. What lies in a nearer level goes faster"
+            : "the device's own large products,\n"
+              "          or copies in its memory (read and written), both measured now; what "
+              "its caches\n"
+              "          hold may go faster");
   }
 
   static Json to_json(const KernelResult& r) {
