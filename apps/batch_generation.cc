@@ -74,7 +74,7 @@ class PromptBatch {
   static Json head_of(const PromptLine& line) {
     Json object;
     object["index"] = line.index;
-    if (!line.id.is_null()) object["id"] = line.id;
+    if (line.id) object["id"] = *line.id;
     return object;
   }
 

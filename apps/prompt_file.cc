@@ -76,7 +76,7 @@ void set(PromptLine& line, const std::string& key, const Json& value) {
     if (!value.is_primitive() || value.is_number_float()) {
       fail("'id' must be a text, a whole number of at most 64 bits, true, false or null");
     }
-    line.id = value;
+    line.id.emplace(value);
   } else if (key == "max_tokens") {
     line.options.max_tokens = whole_of(value, key, 1);
   } else if (key == "temperature") {

@@ -16,12 +16,12 @@ namespace quest::app {
 
 /// One line: a prompt with its settings, or what is wrong with the line.
 struct PromptLine {
-  std::int64_t index = 0;           ///< counts the lines that are not blank, from 0
-  nlohmann::ordered_json id;        ///< as given; null: none
-  std::optional<std::string> text;  ///< none: a new document
-  GenerateOptions options;          ///< the command's, changed by the line
-  std::vector<std::string> stop;    ///< likewise
-  std::string error;                ///< one sentence; empty: nothing is wrong
+  std::int64_t index = 0;                    ///< counts the lines that are not blank, from 0
+  std::optional<nlohmann::ordered_json> id;  ///< as given, which may be null
+  std::optional<std::string> text;           ///< none: a new document
+  GenerateOptions options;                   ///< the command's, changed by the line
+  std::vector<std::string> stop;             ///< likewise
+  std::string error;                         ///< one sentence; empty: nothing is wrong
 };
 
 /// The settings that lines may change.

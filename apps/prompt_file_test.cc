@@ -13,7 +13,7 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
   const PromptLine plain = parse_prompt_line(R"({"prompt": "One"})", kDefaults);
   EXPECT_EQ(plain.error, "");
   EXPECT_EQ(plain.text, "One");
-  EXPECT_TRUE(plain.id.is_null());
+  EXPECT_FALSE(plain.id);
   EXPECT_EQ(plain.options.max_tokens, 9);
   EXPECT_EQ(plain.options.sampling.seed, 3u);
   EXPECT_EQ(plain.stop, std::vector<std::string>{"END"});
@@ -24,7 +24,7 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
       kDefaults);
   EXPECT_EQ(own.error, "");
   EXPECT_EQ(own.text, "é");
-  EXPECT_EQ(own.id, "a-1");
+  EXPECT_EQ(own.id.value(), "a-1");
   EXPECT_EQ(own.options.max_tokens, 4);
   EXPECT_EQ(own.options.sampling.temperature, 0.0);
   EXPECT_EQ(own.options.sampling.top_k, 5);
@@ -35,7 +35,7 @@ TEST(PromptLine, HasTheCommandsSettingsUnlessItChangesThem) {
   for (const std::string id : {"1", "-2", "18446744073709551615", "true", "null", R"("a")"}) {
     const PromptLine line = parse_prompt_line("{\"id\": " + id + "}", kDefaults);
     EXPECT_EQ(line.error, "");
-    EXPECT_EQ(line.id.dump(), id);
+    EXPECT_EQ(line.id.value().dump(), id);
   }
 }
 
@@ -69,7 +69,7 @@ TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
     const std::string error = parse_prompt_line(line, kDefaults).error;
     EXPECT_NE(error.find(part), std::string::npos) << line << ": " << error;
   }
-  EXPECT_EQ(parse_prompt_line(R"({"prompt": 3, "id": "seven"})", kDefaults).id, "seven");
+  EXPECT_EQ(parse_prompt_line(R"({"prompt": 3, "id": "seven"})", kDefaults).id.value(), "seven");
 }
 
 TEST(PromptLine, RefusesDeepNestingInsteadOfRecursing) {
@@ -82,7 +82,7 @@ TEST(PromptLine, RefusesDeepNestingInsteadOfRecursing) {
     for (const std::string key : {"id", "stop", "other"}) {
       const PromptLine line = parse_prompt_line("{\"" + key + "\": " + deep + "}", kDefaults);
       EXPECT_EQ(line.error, "the line nests more than 32 levels deep") << key;
-      EXPECT_TRUE(line.id.is_null());
+      EXPECT_FALSE(line.id);
     }
   }
 }

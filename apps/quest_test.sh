@@ -210,7 +210,7 @@ check "--json beside --prompts changes nothing" cmp "$folder/results" "$folder/a
   <"$folder/prompts.jsonl"
 check "--prompts - reads standard input" cmp "$folder/results" "$folder/again"
 printf '%s\n' '{"prompt": "a", "max_tokens": 2}' '{"promt": "a", "id": 7}' \
-  "{\"prompt\": \"$(cat "$folder/long")\"}" '{"max_tokens": 2}' >"$folder/mixed.jsonl"
+  "{\"prompt\": \"$(cat "$folder/long")\"}" '{"id": null, "max_tokens": 2}' >"$folder/mixed.jsonl"
 "$quest" generate "${model[@]}" --prompts "$folder/mixed.jsonl" >"$folder/out" 2>"$folder/err"
 check "a wrong line of --prompts is an error" test $? -eq 1
 check "a wrong line of --prompts loses no other" python3 -c "
@@ -219,6 +219,10 @@ lines = [json.loads(line) for line in open('$folder/out', encoding='utf-8', newl
 sys.exit(not (['error' in l for l in lines] == [False, True, True, False] and lines[1]['id'] == 7
               and 'mixed.jsonl, line 2: there is no key' in lines[1]['error']
               and 'the prompt has 65 tokens, but the context is 64' in lines[2]['error']))"
+check "an id of null is given back, and none is made up" python3 -c "
+import json, sys
+lines = [json.loads(line) for line in open('$folder/out', encoding='utf-8', newline='\n')]
+sys.exit([l.get('id', 'none') for l in lines] != ['none', 7, 'none', None])"
 check "wrong lines of --prompts are counted" grep -q \
   'quest: error: 2 of 4 prompts could not be continued; the first: .*line 2' "$folder/err"
 "$quest" generate "${model[@]}" --prompts "$folder/none.jsonl" >/dev/null 2>"$folder/err"
