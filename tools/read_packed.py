@@ -4,7 +4,10 @@ import json
 import re
 import sys
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    sys.exit("read_packed.py needs numpy (Debian: python3-numpy)")
 
 
 def read_safetensors(path):
