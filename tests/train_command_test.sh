@@ -103,6 +103,10 @@ train --steps 50 --lr 1e30 --warmup 0 --out "$folder/wild" >/dev/null 2>"$folder
 check "a loss that is not finite exits with 3" test $? -eq 3
 check "a loss that is not finite names the layer" grep -Eq \
   'quest: error: .*(blocks\.0|model\.|embed|lm_head|head)' "$folder/err"
+check "it says what --resume does without a checkpoint" grep -q \
+  -- '--resume, from the last checkpoint or, if none was saved, from the beginning$' "$folder/err"
+"$quest" train --resume --lr 1e-3 --steps 3 --out "$folder/wild" >/dev/null 2>"$folder/err"
+check "and so it does" test $? -eq 0
 
 # Plans and config files.
 train --steps 7 --dry-run --out "$folder/never" --json >"$folder/plan.json" 2>/dev/null

@@ -10,6 +10,10 @@
 namespace quest {
 namespace {
 
+// After "lower --lr": what --resume does depends on what was saved.
+constexpr const char* kHowToGoOn =
+    "and --resume, from the last checkpoint or, if none was saved, from the beginning";
+
 PassShape pass_shape(const TrainerConfig& config) {
   return {config.batch_size, config.seq_len, true, config.recompute};
 }
@@ -184,18 +188,18 @@ void Trainer::report_non_finite(const char* what) {
     if (!std::isfinite(read_loss_sum())) break;
   }
   throw NonFiniteError(fmt::format(
-      "step {}: the {} is NaN or infinite, first seen in {}; lower --lr or --grad-clip and "
-      "--resume from the last checkpoint",
-      steps_done_ + 1, what, find_non_finite(backend_, model_.llama(), activations_, tokens_)));
+      "step {}: the {} is NaN or infinite, first seen in {}; lower --lr or --grad-clip {}",
+      steps_done_ + 1, what, find_non_finite(backend_, model_.llama(), activations_, tokens_),
+      kHowToGoOn));
 }
 
 void Trainer::require_finite_weights() {
   backend_.zero(sums_);
   backend_.sum_squares(loss_sum(), model_.arenas().parameters.flat_f32());
   if (std::isfinite(read_loss_sum())) return;
-  throw NonFiniteError(fmt::format(
-      "after step {}: {} is NaN or infinite; lower --lr and --resume from the last checkpoint",
-      steps_done_, find_non_finite(backend_, model_.llama(), activations_, tokens_)));
+  throw NonFiniteError(
+      fmt::format("after step {}: {} is NaN or infinite; lower --lr {}", steps_done_,
+                  find_non_finite(backend_, model_.llama(), activations_, tokens_), kHowToGoOn));
 }
 
 Evaluation Trainer::evaluate(const EvalSource& source, const Tokenizer& tokenizer) {
