@@ -92,10 +92,9 @@ void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDispl
   set_aside_newer_checkpoints(folder.path(), checkpoint);
   folder.rewind_log(state.step);
   if (state.step < plan.steps) folder.remove_finished_model();
-  display.note(
-      state.step < plan.steps
-          ? fmt::format("resumed from {}", checkpoint->string())
-          : fmt::format("the run is complete: it has done all of its {} steps", plan.steps));
+  display.note(state.step < plan.steps
+                   ? fmt::format("resumed from {}", checkpoint->string())
+                   : fmt::format("the run is complete: step {} of {}", state.step, plan.steps));
 }
 
 // A run that outgrows the memory is killed by the system, without a word and maybe not alone. The
@@ -185,7 +184,9 @@ class TrainCommand : public Command {
     saved.run.resume = saved.run.overwrite = false;
     write_file(folder.settings_path(), print_config(saved));
     plan.peak_flops = measure_product_rate(*backend, config.compute);
-    const double step_seconds = trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
+    const bool complete = trainer.steps_done() == steps;
+    const double step_seconds =
+        complete ? 0.0 : trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
     display.note(opening_text(settings, config, data, plan, backend->name(), step_seconds));
 
     const std::optional<EvalSource> evaluation = data.evaluation(settings);
@@ -226,8 +227,10 @@ class TrainCommand : public Command {
       report.add("val_bits_per_byte", result.validation.bits_per_byte(), "",
                  fmt::format("{:.4f} bits a byte", result.validation.bits_per_byte()));
     }
-    report.add("tokens_per_second", result.tokens_per_second, "speed",
-               fmt::format("{:.0f} tokens/s", result.tokens_per_second));
+    if (result.tokens_per_second > 0) {
+      report.add("tokens_per_second", result.tokens_per_second, "speed",
+                 fmt::format("{:.0f} tokens/s", result.tokens_per_second));
+    }
     report.print(json_);
   }
 

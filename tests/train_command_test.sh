@@ -86,6 +86,13 @@ check "a damaged checkpoint does not stop a resume" test $? -eq 0
 check "a damaged checkpoint is named" grep -q "passed over.*$(basename "$newest")" "$folder/err"
 check "an older checkpoint leads to the same model" same_model damaged
 
+# Nothing is left to do.
+"$quest" train --resume --out "$folder/whole" >"$folder/out" 2>"$folder/err"
+check "a complete run resumes" test $? -eq 0
+check "a complete run says so" grep -qx "the run is complete: step $steps of $steps" "$folder/err"
+check "a complete run tells no speed and no time" test -z \
+  "$(grep -Eh 'tokens/s|^time ' "$folder/out" "$folder/err")"
+
 # Folders that hold something.
 train --steps 2 --out "$folder/whole" >/dev/null 2>"$folder/err"
 check "an existing run is refused" test $? -eq 1
