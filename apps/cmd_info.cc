@@ -210,6 +210,7 @@ class InfoCommand : public Command {
     report.add_text("  activations", text(bytes.activations));
     report.add_text("  kernels' scratch", text(memory.workspace));
     if (memory.sampling > 0) report.add_text("  sampling", text(memory.sampling));
+    if (memory.program == 0) return;  // a device holds neither the data nor the program
     report.add_text("  data", memory.data > 0 ? text(memory.data) : "name it by --data");
     report.add_text("  program", text(memory.program));
   }

@@ -26,6 +26,10 @@ err=$("$quest" info --preset nano --device gpu 2>&1 >/dev/null)
 check "an unknown device is a usage error" test $? -eq 2
 check "an unknown device is named" test "${err:0:34}" = "quest: error: there is no device '"
 
+check "a device's memory has no program in it" test -z \
+  "$("$quest" info --preset nano --device cuda | grep ' program ')"
+check "the CPU's has one" grep -q '^  program  *[0-9]' <("$quest" info --preset nano)
+
 # The reader leaves before anything is written.
 err=$( { sleep 0.2; "$quest" --help; echo "status $?" >&2; } 2>&1 >/dev/null | cat)
 check "help ends well" test "$err" = "status 0"
