@@ -160,6 +160,10 @@ TEST(CommandLine, UsageErrorsAreSentencesWithExitCode2) {
        "quest train cannot use the argument 'stray' (see quest train "
        "--help)"},
       {run({"data", "synth", "--tokens", "many"}), "--tokens must be a whole number, not 'many'"},
+      {run({"data", "synth", "--tokens", "99999999999999999999"}),
+       "--tokens must be at least 1 and less than 9.223372036854776e+18, not "
+       "'99999999999999999999'"},
+      {run({"data", "synth", "--tokens", "1e17"}), "--tokens must be a whole number, not '1e17'"},
       {run({"data", "synth", "--tokens", "0"}), "--tokens must be at least 1, not 0"},
       {run({"data", "synth", "--tokens", "5", "-t", "nan"}), "--temp must be at least 0, not nan"},
       {run({"train", "--lr", "-1"}), "--lr: train.lr must be greater than 0, not -1"},

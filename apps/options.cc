@@ -9,15 +9,18 @@
 namespace quest::app {
 namespace {
 
-// `parse` turns a text into an optional number; `kind` names what it reads.
-template <typename T, typename Parse>
+// `parse` turns a text into an optional number; `wanted` says, of a text that is none, what to
+// give.
+template <typename T, typename Wanted, typename Parse>
 CLI::Option* add_number(CLI::App& app, const std::string& names, T& value, const Range& range,
-                        const std::string& help, bool required, const char* kind, Parse parse) {
+                        const std::string& help, bool required, Wanted wanted, Parse parse) {
   const std::string shown = names.substr(names.rfind(',') + 1);
-  const auto read = [&value, range, shown, kind, parse](const CLI::results_t& texts) {
+  const auto read = [&value, range, shown, wanted, parse](const CLI::results_t& texts) {
     const auto number = parse(texts.back());
-    if (!number)
-      throw UsageError(fmt::format("{} must be {}, not '{}'", shown, kind, texts.back()));
+    if (!number) {
+      throw UsageError(
+          fmt::format("{} must be {}, not '{}'", shown, wanted(texts.back()), texts.back()));
+    }
     if (!range.contains(static_cast<double>(*number))) {
       throw UsageError(fmt::format("{} must be {}, not {}", shown, range.text(), texts.back()));
     }
@@ -35,14 +38,16 @@ CLI::Option* add_number(CLI::App& app, const std::string& names, T& value, const
 
 CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& value,
                        const Range& range, const std::string& help, bool required) {
-  return add_number(app, names, value, range, help, required, "a whole number", parse_whole)
-      ->type_name("N");
+  const auto wanted = [range](const std::string& text) {
+    return range.whole_text(parse_real(text));
+  };
+  return add_number(app, names, value, range, help, required, wanted, parse_whole)->type_name("N");
 }
 
 CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,
                       const std::string& help, bool required) {
-  return add_number(app, names, value, range, help, required, "a number", parse_real)
-      ->type_name("X");
+  const auto wanted = [](const std::string&) { return "a number"; };
+  return add_number(app, names, value, range, help, required, wanted, parse_real)->type_name("X");
 }
 
 std::function<std::string(const std::string&)> whole_from_to(const std::string& option,

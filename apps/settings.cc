@@ -5,7 +5,6 @@
 #include <array>
 #include <cmath>
 #include <map>
-#include <optional>
 
 #include "apps/text.h"
 #include "core/error.h"
@@ -28,6 +27,12 @@ std::string show(const SettingValue& value) {
     std::string operator()(const std::vector<std::string>&) const { return "a list"; }
   };
   return std::visit(Visitor{}, value);
+}
+
+std::optional<double> real_of(const SettingValue& value) {
+  if (const auto* real = std::get_if<double>(&value)) return *real;
+  if (const auto* text = std::get_if<std::string>(&value)) return parse_real(*text);
+  return std::nullopt;
 }
 
 [[noreturn]] void refuse(const Assignment& assignment, const std::string& wanted) {
@@ -68,7 +73,7 @@ struct Store {
   }
   void operator()(Setting::Member<std::int64_t> member) const {
     const std::int64_t* value = std::get_if<std::int64_t>(&source.value);
-    if (value == nullptr) refuse(source, "a whole number");
+    if (value == nullptr) refuse(source, setting.range.whole_text(real_of(source.value)));
     if (!setting.range.contains(static_cast<double>(*value))) refuse(source, setting.range.text());
     member(settings) = *value;
   }
@@ -189,6 +194,17 @@ std::string Range::text() const {
     text += fmt::format("{} {}", high_open ? "less than" : "at most", high);
   }
   return text.empty() ? "a finite number" : text;
+}
+
+std::string Range::whole_text(std::optional<double> given) const {
+  constexpr double kBeyond = 9223372036854775808.0;  // the least that std::int64_t lacks
+  Range whole = *this;
+  if (high >= kBeyond) {
+    whole.high = kBeyond;
+    whole.high_open = true;
+  }
+  const bool outside = given && *given == std::floor(*given) && !whole.contains(*given);
+  return outside ? whole.text() : "a whole number";
 }
 
 const Setting* find_setting(std::string_view key) {

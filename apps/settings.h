@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -91,6 +92,9 @@ struct Range {
   bool contains(double value) const;
   /// "greater than 0", "at least 0 and less than 1", ...
   std::string text() const;
+  /// What to ask for where `given` is no std::int64_t: "a whole number", or the range if it is one
+  /// that lies outside.
+  std::string whole_text(std::optional<double> given) const;
 };
 
 /// One setting: its names, its help and where its value lives in TrainSettings.

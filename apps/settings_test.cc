@@ -166,7 +166,13 @@ TEST(SettingsErrors, AWrongTypeIsNamed) {
             "'12x'");
   EXPECT_EQ(flag_refusal("train.steps", ""), "--steps: train.steps must be a whole number, not ''");
   EXPECT_EQ(flag_refusal("train.steps", "1e30"),
-            "--steps: train.steps must be a whole number, not '1e30'");
+            "--steps: train.steps must be at least 0 and at most 2147483647, not '1e30'");
+  EXPECT_EQ(config_refusal("[train]\nbatch_size = 1e30\n"),
+            "config file run.toml: train.batch_size must be at least 1 and at most 2147483647, not "
+            "1e+30");
+  EXPECT_EQ(flag_refusal("model.width", "99999999999999999999"),
+            "--width: model.width must be at least 1 and less than 9.223372036854776e+18, not "
+            "'99999999999999999999'");
   EXPECT_EQ(flag_refusal("train.lr", "fast"), "--lr: train.lr must be a number, not 'fast'");
 }
 
