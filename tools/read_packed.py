@@ -1,8 +1,5 @@
 """Reads a packed model folder into numpy arrays: the format of docs/format.md, as an example."""
-import fnmatch
-import json
-import re
-import sys
+import fnmatch, json, re, sys
 
 try:
     import numpy as np
