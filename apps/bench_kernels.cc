@@ -132,10 +132,12 @@ KernelCase adamw_case(Backend& device, RowCase size) {
   const Tensor gradient = add_normal(c, shape, DType::kF32, 2);
   const Tensor first = add(c, shape, DType::kF32), second = add(c, shape, DType::kF32);
   const Tensor grad_scale = add(c, {1}, DType::kF32);
+  AdamWStep step{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
+  const AdamWFactors factors = adamw_factors(step);
+  step.on_device = add_copy(c, view_of(&factors.beta1, {kAdamWFactors}));
   c.bytes = bytes_of({parameter, parameter, first, first, second, second, gradient});
   c.run = [=](Backend& backend) {
-    backend.adamw(parameter, {first, {}}, {second, {}}, gradient, grad_scale,
-                  {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
+    backend.adamw(parameter, {first, {}}, {second, {}}, gradient, grad_scale, step);
   };
   return c;
 }
