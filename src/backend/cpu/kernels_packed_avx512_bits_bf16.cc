@@ -17,8 +17,9 @@
 #include "backend/cpu/packed_in_order_avx512.inc.h"
 #include "backend/cpu/packed_products_avx512.inc.h"
 #include "backend/cpu/packed_signs_avx512.inc.h"
-// Stands on these, and ends the table.
+// Stand on these.
 #include "backend/cpu/packed_bit_pairs_avx512.inc.h"
+#include "backend/cpu/packed_table_avx512.inc.h"
 
 namespace quest {
 

@@ -191,10 +191,9 @@ inline void dot_four_columns(const PackedDot& d, const FourRows& w, std::int64_t
   put_sums<bits, rows>(sums, d.sums + i * d.stride + j, d.stride, kRows);
 }
 
-/// Fewer than four rows of x from row i on, the four rows of w from row j on. Side by side where a
-/// line of w has work enough, and fills whole lines, of which some would be asked for twice
-/// otherwise. 8 bits by one row of x and long rows of 2 bits read from memory as well one row after
-/// another; others were not measured.
+/// Fewer than four rows of x from row i on, the four rows of w from row j on: side by side where
+/// rows of w are whole lines (of others some would be asked for twice) and a line meets vectors of
+/// x enough, else one row of w after another.
 template <int bits, int rows>
 inline void dot_few(const PackedDot& d, const FourRows& w, std::int64_t i, std::int64_t j) {
   if constexpr (bits == 4 || (bits == 8 && rows > 1)) {
