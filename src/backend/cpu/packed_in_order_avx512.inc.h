@@ -109,40 +109,62 @@ constexpr int kLinesOfTurn = (kVectorsOfLine<bits, rows> + 3) / kVectorsOfLine<b
 template <int bits, int rows>
 constexpr int kVectorsOfTurn = kLinesOfTurn<bits, rows>* kVectorsOfLine<bits, rows>;
 
-/// A turn at `w` against the vectors of x from `x` on.
-template <int bits, int rows, int... vectors, int... lines>
+/// Of the first vectors of x every other is in a register too: a core loads one vector a cycle.
+using EveryOther = Accumulators<kHeldVectors>;
+constexpr bool is_held(int vector) { return vector % 2 == 0 && vector / 2 < kHeldVectors; }
+
+template <int... each>
+inline __attribute__((always_inline)) void hold_every_other(EveryOther& held, const StackVector* x,
+                                                            std::int64_t vectors,
+                                                            Indices<int, each...>) {
+  ((held.template at<each>() =
+        2 * each < vectors ? _mm512_load_si512(x + 2 * each) : _mm512_setzero_si512()),
+   ...);
+  // Or g++ 12 loads them where they are used.
+  (([](__m512i& vector) { asm("" : "+v"(vector)); }(held.template at<each>())), ...);
+}
+
+/// A turn at `w` against the vectors of x from `x` on, of which `first` is the first if they may be
+/// held.
+template <int bits, int rows, int first, int... vectors, int... lines>
 inline __attribute__((always_inline)) void add_turn(Accumulators<kVectorsOfTurn<bits, rows>>& sums,
-                                                    const StackVector* x, const std::uint8_t* w,
-                                                    Indices<int, vectors...>,
+                                                    EveryOther& held, const StackVector* x,
+                                                    const std::uint8_t* w, Indices<int, vectors...>,
                                                     Indices<int, lines...>) {
   constexpr int kOfLine = kVectorsOfLine<bits, rows>;
   __m512i line[sizeof...(lines)] = {_mm512_loadu_si512(w + 64 * lines)...};
   for (__m512i& loaded : line) asm("" : "+v"(loaded));
-  (dot_bytes_at(sums.template at<vectors>(),
-                field_in_place<bits, vectors % kOfLine / rows>(line[vectors / kOfLine]),
-                x[vectors]),
-   ...);
+  const auto add = [&]<int v>() __attribute__((always_inline)) {
+    const __m512i field = field_in_place<bits, v % kOfLine / rows>(line[v / kOfLine]);
+    if constexpr (is_held(first + v)) {
+      dot_bytes(sums.template at<v>(), field, held.template at<(first + v) / 2>());
+    } else {
+      dot_bytes_at(sums.template at<v>(), field, x[v]);
+    }
+  };
+  (add.template operator()<vectors>(), ...);
 }
 
 /// A row of w of `lines` lines. The sums over the lanes of totals[r] are its products with row r of
 /// x.
 template <int bits, int rows, int... turns, int... cells>
 inline __attribute__((always_inline)) void dot_beside_stack(
-    __m512i (&totals)[rows], const StackVector (&x)[kStackVectors], const std::uint8_t* w,
-    std::int64_t lines, Indices<int, turns...>, Indices<int, cells...>) {
+    __m512i (&totals)[rows], EveryOther& held, const StackVector (&x)[kStackVectors],
+    const std::uint8_t* w, std::int64_t lines, Indices<int, turns...>, Indices<int, cells...>) {
   constexpr int kLines = kLinesOfTurn<bits, rows>;
   constexpr QUEST_INDICES(kLines) kEachLine;
   constexpr Indices<int, cells...> kEachCell;
   constexpr QUEST_INDICES((kVectorsOfLine<bits, rows>)) kOneLine;
   Accumulators<sizeof...(cells)> sums;
   static_cast<void>(((kLines * (turns + 1) <= lines &&
-                      (add_turn<bits, rows>(sums, x + sizeof...(cells) * turns,
-                                            w + 64 * kLines * turns, kEachCell, kEachLine),
+                      (add_turn<bits, rows, static_cast<int>(sizeof...(cells)) * turns>(
+                           sums, held, x + sizeof...(cells) * turns, w + 64 * kLines * turns,
+                           kEachCell, kEachLine),
                        true)) &&
                      ...));
   for (std::int64_t i = lines / kLines * kLines; i < lines; ++i) {
-    add_turn<bits, rows>(sums, x + i * kVectorsOfLine<bits, rows>, w + 64 * i, kOneLine,
-                         Indices<int, 0>());
+    add_turn<bits, rows, kStackVectors>(sums, held, x + i * kVectorsOfLine<bits, rows>, w + 64 * i,
+                                        kOneLine, Indices<int, 0>());
   }
   for (__m512i& total : totals) total = _mm512_setzero_si512();
   ((totals[cells % rows] = _mm512_add_epi32(
@@ -158,16 +180,19 @@ void dot_from_stack(const PackedDot& d) {
   constexpr QUEST_INDICES((kVectorsOfTurn<bits, rows>)) kCells;
   StackVector x[kStackVectors];
   const std::int64_t lines = d.k * bits / 512;
-  for (std::int64_t v = 0; v < d.k / 64 * rows; ++v) {
+  const std::int64_t vectors = d.k / 64 * rows;
+  for (std::int64_t v = 0; v < vectors; ++v) {
     const std::uint8_t* const from = d.x + v % rows * d.x_row_bytes + v / rows * 64;
     _mm512_store_si512(x + v, _mm512_loadu_si512(from));
   }
+  EveryOther held;
+  hold_every_other(held, x, vectors, QUEST_INDICES(kHeldVectors){});
   for (std::int64_t j = 0; j < d.columns; j += 4) {
     const FourRows w(d, j);
     __m512i totals[4][rows];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      dot_beside_stack<bits, rows>(totals[c], x, w.row[c], lines, kTurns, kCells);
+      dot_beside_stack<bits, rows>(totals[c], held, x, w.row[c], lines, kTurns, kCells);
     }
 #pragma GCC unroll 3
     for (int r = 0; r < rows; ++r) {

@@ -53,39 +53,54 @@ void unpack_bits(std::int8_t* codes, const std::uint8_t* packed, std::int64_t co
       return body<8>;              \
   }
 
-/// Up to 16 columns from j on.
-inline void finish_columns(const FinishedRow& row, std::int64_t j, std::int64_t count) {
-  std::int32_t integers[16] = {};
-  float w_steps[16] = {};
-  for (std::int64_t c = 0; c < count; ++c) {
-    // Modulo 2^32: a part may be too large, the whole is not.
-    const auto w_sum = row.w_sums == nullptr ? 0u : static_cast<std::uint32_t>(row.w_sums[j + c]);
-    integers[c] = static_cast<std::int32_t>(static_cast<std::uint32_t>(row.factor) *
-                                                static_cast<std::uint32_t>(row.sums[j + c]) +
-                                            static_cast<std::uint32_t>(row.constant) + 2 * w_sum);
-    w_steps[c] = row.w_steps[j + c];
+/// T_j step w_steps[j] / 4 of 16 columns from j on, of which `count` exist. Where `count` is a
+/// constant, compilers make vectors of the integers.
+inline __attribute__((always_inline)) F16 scaled_sums(const FinishedRow& row, std::int64_t j,
+                                                      int count) {
+  // Modulo 2^32: a part may be too large, the whole is not.
+  alignas(64) std::uint32_t integers[16] = {};
+  alignas(64) float w_steps[16] = {};
+  const std::int32_t* const __restrict sums = row.sums + j;
+  const auto factor = static_cast<std::uint32_t>(row.factor);
+  const auto constant = static_cast<std::uint32_t>(row.constant);
+  for (int c = 0; c < count; ++c) {
+    integers[c] = factor * static_cast<std::uint32_t>(sums[c]) + constant;
   }
+  if (row.w_sums != nullptr) {
+    const std::int32_t* const __restrict w_sums = row.w_sums + j;
+    for (int c = 0; c < count; ++c) integers[c] += 2 * static_cast<std::uint32_t>(w_sums[c]);
+  }
+  for (int c = 0; c < count; ++c) w_steps[c] = row.w_steps[j + c];
   const F16 scale = mul(splat16(row.step), mul(load16(w_steps), splat16(0.25f)));
-  const F16 value = mul(load16_ints(integers), scale);
+  return mul(load16_ints(reinterpret_cast<const std::int32_t*>(integers)), scale);
+}
+
+/// y[j, j + count) (= or +=) `values`.
+inline __attribute__((always_inline)) void put_finished(const FinishedRow& row, std::int64_t j,
+                                                        int count, F16 values) {
+  const auto columns = static_cast<std::size_t>(count);
   if (row.bf16) {
     auto* const y = static_cast<std::uint16_t*>(row.y) + j;
     std::uint16_t out[16] = {};
-    if (row.add) __builtin_memcpy(out, y, 2 * static_cast<std::size_t>(count));
-    store16_bf16(out, row.add ? add(load16_bf16(out), value) : value);
-    __builtin_memcpy(y, out, 2 * static_cast<std::size_t>(count));
+    if (row.add) __builtin_memcpy(out, y, 2 * columns);
+    store16_bf16(out, row.add ? add(load16_bf16(out), values) : values);
+    __builtin_memcpy(y, out, 2 * columns);
   } else {
     auto* const y = static_cast<float*>(row.y) + j;
     float out[16] = {};
-    if (row.add) __builtin_memcpy(out, y, 4 * static_cast<std::size_t>(count));
-    store16(out, row.add ? add(load16(out), value) : value);
-    __builtin_memcpy(y, out, 4 * static_cast<std::size_t>(count));
+    if (row.add) __builtin_memcpy(out, y, 4 * columns);
+    store16(out, row.add ? add(load16(out), values) : values);
+    __builtin_memcpy(y, out, 4 * columns);
   }
 }
 
 void finish_row(const FinishedRow& row) {
   std::int64_t j = 0;
-  for (; j + 16 <= row.columns; j += 16) finish_columns(row, j, 16);
-  if (j < row.columns) finish_columns(row, j, row.columns - j);
+  for (; j + 16 <= row.columns; j += 16) put_finished(row, j, 16, scaled_sums(row, j, 16));
+  if (j < row.columns) {
+    const int rest = static_cast<int>(row.columns - j);
+    put_finished(row, j, rest, scaled_sums(row, j, rest));
+  }
 }
 
 /// `count` columns from j on; where it is a constant, compilers make vectors of them.
