@@ -16,6 +16,8 @@ class Recording {
   /// not wait for a small one). It copies nothing from or to the host, allocates nothing and does
   /// not wait. The tensors outlive the recording's last run.
   virtual void run(const std::function<void()>& body) { body(); }
+  /// Whether `run` may do what the body asked for in an earlier run without calling it.
+  virtual bool replays() const { return false; }
 };
 
 }  // namespace quest

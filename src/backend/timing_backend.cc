@@ -93,14 +93,14 @@ void TimingBackend::forget_marks() {
   marks_ = 0;
 }
 
-// Records as the inner backend does while no times are kept.
-class TimingBackend::Untimed : public Recording {
+// Records as the inner backend does; what would be replayed calls its body while times are kept.
+class TimingBackend::TimedRecording : public Recording {
  public:
-  explicit Untimed(TimingBackend& backend)
+  explicit TimedRecording(TimingBackend& backend)
       : backend_(backend), recording_(backend.inner_.make_recording()) {}
 
   void run(const std::function<void()>& body) override {
-    if (backend_.keeps_) return body();
+    if (backend_.keeps_ && recording_->replays()) return body();
     recording_->run(body);
   }
 
@@ -110,7 +110,7 @@ class TimingBackend::Untimed : public Recording {
 };
 
 std::unique_ptr<Recording> TimingBackend::make_recording() {
-  return std::make_unique<Untimed>(*this);
+  return std::make_unique<TimedRecording>(*this);
 }
 
 void TimingBackend::copy(Tensor dst, Tensor src) {

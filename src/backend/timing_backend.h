@@ -42,7 +42,7 @@ struct WorkTimes {
 };
 
 /// Wraps a backend that outlives it. What a recording has replayed cannot be told apart: while
-/// times are kept, recordings call their bodies, kernel by kernel.
+/// times are kept, recordings that would replay call their bodies, kernel by kernel.
 class TimingBackend : public Backend {
  public:
   explicit TimingBackend(Backend& inner) : inner_(inner), stopwatch_(inner.make_stopwatch()) {}
@@ -132,7 +132,7 @@ class TimingBackend : public Backend {
              Tensor grad_scale, const AdamWStep& step) override;
 
  private:
-  class Untimed;
+  class TimedRecording;
 
   struct Run {
     Work kind;

@@ -137,6 +137,7 @@ class RecordingBackend : public TimingBackend {
         if (!called) body();
         called = true;
       }
+      bool replays() const override { return true; }
       bool called = false;
     };
     return std::make_unique<Once>();
@@ -164,6 +165,34 @@ TEST(TimingBackend, RecordingsAreTheDevicesUnlessTimesAreKept) {
   backend.keep_times(true);
   recording->run(body);
   EXPECT_EQ(calls, 5);
+  EXPECT_GT(backend.times().total_seconds(), 0.0);
+}
+
+// A device whose recordings do something about every run.
+class PreparingBackend : public TimingBackend {
+ public:
+  explicit PreparingBackend(Backend& inner) : TimingBackend(inner) {}
+  std::unique_ptr<Recording> make_recording() override {
+    struct Prepared : Recording {
+      explicit Prepared(int& so_far) : count(so_far) {}
+      void run(const std::function<void()>& body) override {
+        ++count;
+        body();
+      }
+      int& count;
+    };
+    return std::make_unique<Prepared>(runs);
+  }
+  int runs = 0;
+};
+
+TEST(TimingBackend, RecordingsThatReplayNothingAreTheDevicesWhileTimesAreKeptToo) {
+  const auto reference = make_reference_backend();
+  PreparingBackend device(*reference);
+  TimingBackend backend(static_cast<Backend&>(device));
+  const OwnedTensor x({3, 5}, DType::kF32);
+  backend.make_recording()->run([&] { backend.zero(x); });
+  EXPECT_EQ(device.runs, 1);
   EXPECT_GT(backend.times().total_seconds(), 0.0);
 }
 

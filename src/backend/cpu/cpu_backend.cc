@@ -5,11 +5,36 @@
 
 #include <cassert>
 #include <cstring>
+#include <optional>
 
 #include "backend/cpu/float_rows.h"
+#include "backend/cpu/team.h"
 #include "backend/host_memory.h"
 
 namespace quest {
+namespace {
+
+// Kernels that follow one another again and again run on threads that stay together, unless the
+// first run asked for products of oneDNN, which has OpenMP regions of its own.
+class TeamRecording : public Recording {
+ public:
+  TeamRecording(int threads, const OnednnProducts& products)
+      : threads_(threads), products_(products) {}
+
+  void run(const std::function<void()>& body) override {
+    if (together_) return together_.value() ? Team::run(threads_, body) : body();
+    const std::int64_t before = products_.runs();
+    body();
+    together_ = products_.runs() == before;
+  }
+
+ private:
+  int threads_;
+  const OnednnProducts& products_;
+  std::optional<bool> together_;  // known after the first run
+};
+
+}  // namespace
 
 CpuBackend::CpuBackend(int threads, Isa isa)
     : threads_(threads > 0 ? threads : omp_get_max_threads()),
@@ -18,6 +43,10 @@ CpuBackend::CpuBackend(int threads, Isa isa)
       products_(threads_, isa) {}
 
 std::string CpuBackend::name() const { return "cpu " + std::string(isa_name(isa_)); }
+
+std::unique_ptr<Recording> CpuBackend::make_recording() {
+  return std::make_unique<TeamRecording>(threads_, products_);
+}
 
 void* CpuBackend::allocate(std::size_t bytes) { return allocate_host(bytes); }
 void CpuBackend::deallocate(void* data, std::size_t bytes) noexcept {

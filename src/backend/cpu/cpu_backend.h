@@ -17,6 +17,7 @@ class CpuBackend : public Backend {
   explicit CpuBackend(int threads, Isa isa = choose_isa());
 
   std::string name() const override;
+  std::unique_ptr<Recording> make_recording() override;
   Place place() const override { return Place::kHost; }
   int threads() const override { return threads_; }
   Isa isa() const { return isa_; }

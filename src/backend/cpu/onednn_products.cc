@@ -164,6 +164,7 @@ void OnednnProducts::multiply(Tensor out, Operand a, Operand b, Write write, Wor
 
 void OnednnProducts::multiply_directly(Tensor out, Operand a, Operand b, Write write,
                                        Workspace& workspace) {
+  ++runs_;
   const auto product = find(shape_of(out, a, b, write), threads_);
   product->run(out.data, a.tensor.data, b.tensor.data,
                workspace.bytes(Workspace::Slot::kScratchpad, product->scratch_bytes()));

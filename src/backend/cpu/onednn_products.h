@@ -61,6 +61,8 @@ class OnednnProducts {
   /// out (= or +=) a b. a and b of one float type, out of any; each may be a column slice.
   void multiply(Tensor out, Operand a, Operand b, Write write, Workspace& workspace);
 
+  /// How many products have run on this object's threads.
+  std::int64_t runs() const { return runs_; }
   /// Whether this CPU multiplies bf16 as it is; else `multiply` widens the operands, and
   /// `prepare` takes f32 only.
   bool bf16_products() const { return bf16_products_; }
@@ -80,6 +82,7 @@ class OnednnProducts {
   int threads_;
   const FloatKernels& kernels_;
   bool bf16_products_;
+  std::int64_t runs_ = 0;
   std::map<Key, std::shared_ptr<const PreparedProduct>> prepared_;
 };
 

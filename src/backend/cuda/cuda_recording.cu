@@ -27,6 +27,7 @@ class GraphRecording : public Recording {
     if (exec_ == nullptr) capture(body);
     check_cuda(cudaGraphLaunch(exec_, stream_), "cudaGraphLaunch");
   }
+  bool replays() const override { return true; }
 
  private:
   void capture(const std::function<void()>& body) {
