@@ -75,10 +75,10 @@ inline ChosenDot choose_dot(Isa isa, PackedDot dot, Workspace& workspace) {
   return {tiles->dot, dot};
 }
 
-/// Rows of w between two ends of sums. Ends of rows of 1 and 2 bits are as much work as the rows:
-/// in small pieces they overlap with what follows.
+/// Rows of w between two ends of sums. Ends of rows of one bit are as much work as the rows: in
+/// small pieces they overlap with what follows.
 inline std::int64_t columns_between_ends(const PackedDot& dot) {
-  if (!dot.in_order || dot.bits < 4) return kDotColumns;
+  if (!dot.in_order || dot.bits == 1) return kDotColumns;
   return std::max(kDotColumns, kMostDotColumns / dot.rows / kDotColumns * kDotColumns);
 }
 
