@@ -61,13 +61,20 @@ ModelConfig model_config(const TrainSettings& settings, std::int64_t tokenizer_v
                     "set model.head_dim",
                     model.width, model.heads));
   }
+  const std::int64_t derived_hidden = ModelConfig::published_hidden(model.width);
+  if (model.hidden == 0 && derived_hidden > kMostInputs) {
+    throw UsageError(
+        fmt::format("model.width = {} gives a hidden width of {}, but {} is the most; set "
+                    "model.hidden or a smaller width",
+                    model.width, derived_hidden, kMostInputs));
+  }
   ModelConfig config;
   config.layers = model.layers;
   config.width = model.width;
   config.heads = model.heads;
   config.kv_heads = model.kv_heads != 0 ? model.kv_heads : model.heads;
   config.head_dim = model.head_dim != 0 ? model.head_dim : model.width / model.heads;
-  config.hidden = model.hidden != 0 ? model.hidden : ModelConfig::published_hidden(model.width);
+  config.hidden = model.hidden != 0 ? model.hidden : derived_hidden;
   config.vocab = model.vocab != 0 ? model.vocab : tokenizer_vocab;
   config.max_positions = settings.train.seq_len;
   config.tied_head = model.tied_head;

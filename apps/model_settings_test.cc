@@ -87,6 +87,11 @@ TEST(ModelSettings, WhatCannotBeAModelIsRefusedAsWrongUsage) {
   EXPECT_EQ(refusal({"model.width=100", "model.heads=3"}),
             "model.width = 100 is not a multiple of model.heads = 3; change one of them or set "
             "model.head_dim");
+  EXPECT_EQ(refusal({"model.width=20000", "model.heads=10"}),
+            "model.width = 20000 gives a hidden width of 53504, but 32768 is the most; set "
+            "model.hidden or a smaller width");
+  EXPECT_EQ(refusal({"model.heads=2", "model.head_dim=20000"}),
+            "model.heads * model.head_dim = 40000 is too large: 32768 is the most");
   EXPECT_EQ(refusal({"model.vocab=255"}),
             "model.vocab = 255 is less than the 256 tokens of the tokenizer");
   EXPECT_NE(refusal({"model.kv_heads=7"}), "(accepted)");

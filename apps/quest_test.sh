@@ -441,9 +441,10 @@ check "numbers of threads have one sentence" refused 2 \
 
 # Counts and memory that no run has.
 long=(train --data "$folder/t.txt" --out "$folder/never" --dry-run)
-for count in --steps --grad-accum --batch-size --seq-len; do
-  check "$count has a limit" refused 2 'at most 2147483647, not 9223372036854775807' "${long[@]}" \
-    $count 9223372036854775807
+for limit in "--steps 2147483647" "--grad-accum 2147483647" "--batch-size 2147483647" \
+  "--seq-len 4194304" "--width 32768" "--layers 4096" "--heads 16384" "--vocab 16777216"; do
+  check "${limit% *} has a limit" refused 2 "at most ${limit#* }, not 9223372036854775807" \
+    "${long[@]}" ${limit% *} 9223372036854775807
 done
 check "a step has a limit" refused 2 'tokens is too large: 1099511627776 are the most' \
   "${long[@]}" --grad-accum 2147483647

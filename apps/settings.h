@@ -15,7 +15,7 @@
 
 namespace quest::app {
 
-/// The most steps, windows or positions of a run; products of two such counts fit 64 bits.
+/// The most steps or windows of a run; products of two such counts fit 64 bits.
 inline constexpr double kMostCount = 2147483647;
 /// The most tokens of a step, from which counts of bytes follow, and of a run.
 inline constexpr double kMostStepTokens = 1099511627776;  // 2^40

@@ -1,5 +1,6 @@
 // The one list of settings: names, help, bounds and the value that each stands for.
 #include "apps/settings.h"
+#include "model/limits.h"
 
 namespace quest::app {
 namespace {
@@ -13,6 +14,13 @@ constexpr Range kFromOne{.low = 1};
 constexpr Range kCount{.low = 1, .high = kMostCount};
 constexpr Range kShare{.low = 0, .high = 1};
 constexpr Range kBelowOne{.low = 0, .high = 1, .high_open = true};
+constexpr Range kBetweenZeroAndOne{.low = 0, .high = 1, .low_open = true, .high_open = true};
+constexpr Range kAboveOne{.low = 1, .low_open = true};
+
+// From `low`, which is 0 where that stands for a derived value.
+constexpr Range up_to(double low, std::int64_t high) {
+  return {.low = low, .high = static_cast<double>(high)};
+}
 
 std::vector<Setting> model_settings() {
   return {
@@ -20,19 +28,19 @@ std::vector<Setting> model_settings() {
        "shape: nano, micro, mini, 30M, 50M, 100M, 200M, 430M or 800M",
        [](S& s) -> Text& { return s.model.preset; }},
       {"model.layers", "--layers", "N", false, "number of blocks",
-       [](S& s) -> Int& { return s.model.layers; }, kFromOne},
+       [](S& s) -> Int& { return s.model.layers; }, up_to(1, kMostLayers)},
       {"model.width", "--width", "N", false, "width of the residual stream",
-       [](S& s) -> Int& { return s.model.width; }, kFromOne},
+       [](S& s) -> Int& { return s.model.width; }, up_to(1, kMostInputs)},
       {"model.heads", "--heads", "N", false, "attention heads",
-       [](S& s) -> Int& { return s.model.heads; }, kFromOne},
+       [](S& s) -> Int& { return s.model.heads; }, up_to(1, kMostHeads)},
       {"model.kv_heads", "--kv-heads", "N", false, "key and value heads; 0: as many as heads",
-       [](S& s) -> Int& { return s.model.kv_heads; }, kNotNegative},
+       [](S& s) -> Int& { return s.model.kv_heads; }, up_to(0, kMostHeads)},
       {"model.head_dim", "--head-dim", "N", false, "size of a head; 0: width / heads",
-       [](S& s) -> Int& { return s.model.head_dim; }, kNotNegative},
+       [](S& s) -> Int& { return s.model.head_dim; }, up_to(0, kMostInputs)},
       {"model.hidden", "--hidden", "N", false, "width of the MLP; 0: 8/3 width, rounded up to 256",
-       [](S& s) -> Int& { return s.model.hidden; }, kNotNegative},
+       [](S& s) -> Int& { return s.model.hidden; }, up_to(0, kMostInputs)},
       {"model.vocab", "--vocab", "N", false, "vocabulary; 0: what the tokenizer has",
-       [](S& s) -> Int& { return s.model.vocab; }, kNotNegative},
+       [](S& s) -> Int& { return s.model.vocab; }, up_to(0, kMostVocab)},
       {"model.tied_head", "--tied-head", "", false, "share the embedding with the head",
        [](S& s) -> bool& { return s.model.tied_head; }},
       {"model.rope_layout",
@@ -44,9 +52,9 @@ std::vector<Setting> model_settings() {
        {},
        {"interleaved", "half"}},
       {"model.rope_theta", "--rope-theta", "X", false, "base of the rotary frequencies",
-       [](S& s) -> double& { return s.model.rope_theta; }, kPositive},
+       [](S& s) -> double& { return s.model.rope_theta; }, kAboveOne},
       {"model.norm_eps", "--norm-eps", "X", false, "epsilon of the RMS norms",
-       [](S& s) -> double& { return s.model.norm_eps; }, kPositive},
+       [](S& s) -> double& { return s.model.norm_eps; }, kBetweenZeroAndOne},
   };
 }
 
@@ -92,7 +100,7 @@ std::vector<Setting> length_settings() {
       {"train.grad_accum", "--grad-accum", "N", true, "micro-batches a step",
        [](S& s) -> Int& { return s.train.grad_accum; }, kCount},
       {"train.seq_len", "--seq-len", "N", true, "tokens a window",
-       [](S& s) -> Int& { return s.train.seq_len; }, kCount},
+       [](S& s) -> Int& { return s.train.seq_len; }, up_to(1, kMostPositions)},
   };
 }
 

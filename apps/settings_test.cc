@@ -171,7 +171,10 @@ TEST(SettingsErrors, AWrongTypeIsNamed) {
             "config file run.toml: train.batch_size must be at least 1 and at most 2147483647, not "
             "1e+30");
   EXPECT_EQ(flag_refusal("model.width", "99999999999999999999"),
-            "--width: model.width must be at least 1 and less than 9.223372036854776e+18, not "
+            "--width: model.width must be at least 1 and at most 32768, not "
+            "'99999999999999999999'");
+  EXPECT_EQ(flag_refusal("train.seed", "99999999999999999999"),
+            "--seed: train.seed must be at least 0 and less than 9.223372036854776e+18, not "
             "'99999999999999999999'");
   EXPECT_EQ(flag_refusal("train.lr", "fast"), "--lr: train.lr must be a number, not 'fast'");
 }
@@ -185,6 +188,29 @@ TEST(SettingsErrors, AValueOutOfRangeIsNamed) {
   EXPECT_EQ(flag_refusal("train.batch_size", "0"),
             "--batch-size: train.batch_size must be at least 1 and at most 2147483647, not 0");
   EXPECT_EQ(flag_refusal("train.seed", "-1"), "--seed: train.seed must be at least 0, not -1");
+}
+
+TEST(SettingsErrors, EveryCountOfAModelHasALimitThatIsNamed) {
+  const std::pair<const char*, const char*> limits[] = {
+      {"model.layers", "at least 1 and at most 4096"},
+      {"model.width", "at least 1 and at most 32768"},
+      {"model.heads", "at least 1 and at most 16384"},
+      {"model.kv_heads", "at least 0 and at most 16384"},
+      {"model.head_dim", "at least 0 and at most 32768"},
+      {"model.hidden", "at least 0 and at most 32768"},
+      {"model.vocab", "at least 0 and at most 16777216"},
+      {"train.seq_len", "at least 1 and at most 4194304"}};
+  for (const auto& [key, limit] : limits) {
+    EXPECT_EQ(refusal([&, key = key] {
+                TrainSettings settings;
+                assign(settings, parse_set_argument(fmt::format("{}=100000000000", key)));
+              }),
+              fmt::format("--set: {} must be {}, not 100000000000", key, limit));
+  }
+  EXPECT_EQ(flag_refusal("model.rope_theta", "1"),
+            "--rope-theta: model.rope_theta must be greater than 1, not 1");
+  EXPECT_EQ(flag_refusal("model.norm_eps", "1"),
+            "--norm-eps: model.norm_eps must be greater than 0 and less than 1, not 1");
 }
 
 TEST(SettingsErrors, AnUnknownChoiceListsTheChoices) {

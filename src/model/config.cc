@@ -31,8 +31,7 @@ constexpr std::array<Preset, 9> kPresets{{{"nano", 3, 128, 2},
                                           {"430M", 13, 1664, 13},
                                           {"800M", 16, 2048, 16}}};
 
-void check_positive(const char* what, std::int64_t value,
-                    std::int64_t most = std::int64_t{1} << 24) {
+void check_positive(const char* what, std::int64_t value, std::int64_t most) {
   if (value < 1) fail("model.{} must be at least 1, not {}", what, value);
   if (value > most) fail("model.{} = {} is too large: {} is the most", what, value, most);
 }
@@ -69,13 +68,13 @@ std::int64_t ModelConfig::published_hidden(std::int64_t width) {
 }
 
 void ModelConfig::validate() const {
-  check_positive("layers", layers, 4096);
-  check_positive("width", width);
-  check_positive("heads", heads);
-  check_positive("kv_heads", kv_heads);
-  check_positive("head_dim", head_dim);
-  check_positive("hidden", hidden);
-  check_positive("vocab", vocab);
+  check_positive("layers", layers, kMostLayers);
+  check_positive("width", width, kMostInputs);
+  check_positive("heads", heads, kMostHeads);
+  check_positive("kv_heads", kv_heads, kMostHeads);
+  check_positive("head_dim", head_dim, kMostInputs);
+  check_positive("hidden", hidden, kMostInputs);
+  check_positive("vocab", vocab, kMostVocab);
   check_positive("max_positions", max_positions, kMostPositions);
   if (heads % kv_heads != 0) {
     fail("model.heads = {} must be a multiple of model.kv_heads = {}", heads, kv_heads);
@@ -83,11 +82,9 @@ void ModelConfig::validate() const {
   if (head_dim % 2 != 0) {
     fail("model.head_dim = {} must be even: rotary embeddings turn pairs", head_dim);
   }
-  if (std::max({width, query_width(), hidden}) > 32768) {
-    fail(
-        "a linear layer with more than 32768 inputs is not supported (model.width, heads * "
-        "head_dim and hidden are {}, {} and {})",
-        width, query_width(), hidden);
+  if (query_width() > kMostInputs) {
+    fail("model.heads * model.head_dim = {} is too large: {} is the most", query_width(),
+         kMostInputs);
   }
   if (!(rope_theta > 1.0) || !std::isfinite(rope_theta)) {
     fail("model.rope_theta must be above 1, not {}", rope_theta);

@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/limits.h"
 #include "quant/scheme.h"
 
 namespace quest {
-
-/// The most positions that a model may have.
-inline constexpr std::int64_t kMostPositions = std::int64_t{1} << 22;
 
 /// The architecture, without the quantization scheme.
 struct ModelConfig {

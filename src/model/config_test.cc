@@ -45,5 +45,26 @@ TEST(ModelConfig, WrongShapesAreRefused) {
   EXPECT_THROW(ModelConfig::preset("31M", 256), Error);
 }
 
+TEST(ModelConfig, TheLargestShapesAreThoseOfTheLimits) {
+  ModelConfig config;
+  config.layers = kMostLayers;
+  config.width = config.hidden = kMostInputs;
+  config.heads = config.kv_heads = kMostHeads;
+  config.head_dim = 2;
+  config.vocab = kMostVocab;
+  config.max_positions = kMostPositions;
+  EXPECT_NO_THROW(config.validate());
+  using Member = std::int64_t ModelConfig::*;
+  for (const Member member : {&ModelConfig::layers, &ModelConfig::width, &ModelConfig::heads,
+                              &ModelConfig::kv_heads, &ModelConfig::hidden, &ModelConfig::vocab,
+                              &ModelConfig::max_positions}) {
+    ModelConfig larger = config;
+    ++(larger.*member);
+    EXPECT_THROW(larger.validate(), Error);
+  }
+  config.head_dim = 4;
+  EXPECT_THROW(config.validate(), Error);
+}
+
 }  // namespace
 }  // namespace quest
