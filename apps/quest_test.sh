@@ -88,7 +88,7 @@ import json, sys
 info = json.load(open('$folder/info.json'))
 sys.exit(not abs(info['seconds'] * info['tokens_per_second'] - 1000) < 1)"
 
-"$quest" info --layers 1 --width 64 --heads 2 --seq-len 4096 --batch-size 100000000 --threads 1 \
+"$quest" info --layers 8 --width 64 --heads 2 --seq-len 4096 --batch-size 65536 --threads 1 \
   --time >"$folder/out" 2>"$folder/err"
 check "too little memory is an error" test $? -eq 1
 check "too little memory is told in a readable unit" grep -Eq \
@@ -448,6 +448,9 @@ for limit in "--steps 2147483647" "--grad-accum 2147483647" "--batch-size 214748
 done
 check "a step has a limit" refused 2 'tokens is too large: 1099511627776 are the most' \
   "${long[@]}" --grad-accum 2147483647
+check "a micro-batch has a limit" refused 2 \
+  'train.batch_size \* train.seq_len = 1048577 \* 256 tokens is too large: 268435456 are the most' \
+  "${long[@]}" --batch-size 1048577
 check "a run has a limit" refused 2 'the run would read .* tokens, but 1e+18 are the most' \
   "${long[@]}" --steps 2147483647 --grad-accum 268435456
 check "a model larger than memory is refused" refused 1 \

@@ -20,6 +20,8 @@ inline constexpr double kMostCount = 2147483647;
 /// The most tokens of a step, from which counts of bytes follow, and of a run.
 inline constexpr double kMostStepTokens = 1099511627776;  // 2^40
 inline constexpr double kMostRunTokens = 1e18;
+/// The most tokens of a micro-batch, so that bytes of activations fit 64 bits in any model.
+inline constexpr double kMostBatchTokens = 268435456;  // 2^28
 
 /// A length given as a share of the run ("0.1") or as a number of steps ("200").
 struct FractionOrSteps {

@@ -32,6 +32,13 @@ std::string default_of(const Setting& setting) {
 
 // Counts of bytes follow from the tokens of a step, and must not overflow either.
 void check_step_size(const TrainSettings::Train& train) {
+  const double batch = static_cast<double>(train.batch_size) * static_cast<double>(train.seq_len);
+  if (batch > kMostBatchTokens) {
+    throw UsageError(fmt::format(
+        "a micro-batch of train.batch_size * train.seq_len = {} * {} tokens is too large: {:.0f} "
+        "are the most; train.grad_accum makes a step of several",
+        train.batch_size, train.seq_len, kMostBatchTokens));
+  }
   const double tokens = static_cast<double>(train.batch_size) *
                         static_cast<double>(train.grad_accum) * static_cast<double>(train.seq_len);
   if (tokens <= kMostStepTokens) return;
