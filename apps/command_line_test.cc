@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <optional>
 
 #include "apps/command.h"
@@ -47,10 +48,15 @@ class FakeSynth : public Command {
     auto* prompt = app.add_option("--prompt", prompt_, "start")->type_name("TEXT");
     app.add_option("--prompt-file", prompt_file_, "start")->type_name("FILE")->excludes(prompt);
     app.add_option("--in", inputs_, "files")->type_name("GLOB...");
+    app.add_option("--at", places_, "where")
+        ->type_name("N")
+        ->delimiter(',')
+        ->check(whole_from_to("--at", 1, 9));
     app.add_flag("--json", json_, "print JSON");
   }
   int run() override {
     if (json_) print_out(fmt::format("{}|{}|{}", prompt_, prompt_file_, fmt::join(inputs_, "+")));
+    if (!places_.empty()) return std::accumulate(places_.begin(), places_.end(), 0);
     return static_cast<int>(static_cast<double>(tokens_) * temperature_);
   }
 
@@ -59,6 +65,7 @@ class FakeSynth : public Command {
   double temperature_ = 1;
   std::string prompt_, prompt_file_;
   std::vector<std::string> inputs_;
+  std::vector<int> places_;
   bool json_ = false;
 };
 
@@ -233,6 +240,25 @@ TEST(OptionConfig, TextsListsAndSwitchesComeFromAFile) {
   EXPECT_EQ(run({"data", "synth", "--config", file.path()}).out, "a = [b]||x,y+z");
   EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--set", "in=p,q"}).out, "a = [b]||p+q");
   EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--json=false"}).out, "");
+}
+
+TEST(OptionConfig, ListsOfNumbersComeFromAFileAsFromTheCommandLine) {
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--at", "1,2", "--at", "4"}).exit_code, 7);
+  for (const char* places : {"[1, 2, 4]", "[\"1\", \"2,4\"]", "\"1,2,4\"", "7"}) {
+    const ConfigFile file(fmt::format("tokens = 3\nat = {}\n", places));
+    EXPECT_EQ(run({"data", "synth", "--config", file.path()}).exit_code, 7) << places;
+  }
+  const auto printed = [](const char* place) {
+    return run({"data", "synth", "--at", place, "--print-config"}).out;
+  };
+  EXPECT_NE(printed("1,4").find("\nat = [1, 4] "), std::string::npos) << printed("1,4");
+}
+
+TEST(OptionConfig, AListOfNumbersThatAreNotWantedIsRefused) {
+  for (const char* places : {"[1, 10]", "[1, 2.5]", "[true]", "[[1]]", "[1979-05-27]"}) {
+    const ConfigFile file(fmt::format("tokens = 3\nat = {}\n", places));
+    EXPECT_EQ(run({"data", "synth", "--config", file.path()}).exit_code, 2) << places;
+  }
 }
 
 TEST(OptionConfig, AStrongerSourceReplacesAnOptionThatExcludesIt) {

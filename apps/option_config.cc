@@ -61,11 +61,23 @@ bool excluded_by(const CLI::Option& option, const std::set<const CLI::Option*>& 
                      [&](const CLI::Option* other) { return others.contains(other); });
 }
 
+// A list as TOML writes it, of whole numbers where the option takes such and was given nothing
+// else.
+std::string list_text(const CLI::Option& option, const CLI::results_t& given) {
+  std::string numbers;
+  for (const std::string& text : given) {
+    const auto whole = is_number(option) ? parse_whole(text) : std::nullopt;
+    if (!whole) return toml_value(SettingValue(given));
+    numbers += (numbers.empty() ? "" : ", ") + toml_value(SettingValue(*whole));
+  }
+  return "[" + numbers + "]";
+}
+
 // The option's value as TOML writes it; empty when it has none.
 std::string value_text(const CLI::Option& option) {
   const CLI::results_t& given = option.results();
   if (is_switch(option)) return given.empty() ? "false" : given.back();
-  if (is_list(option)) return given.empty() ? "" : toml_value(SettingValue(given));
+  if (is_list(option)) return given.empty() ? "" : list_text(option, given);
   const std::string text = given.empty() ? option.get_default_str() : given.back();
   if (given.empty() && text.empty()) return "";
   if (is_number(option)) {

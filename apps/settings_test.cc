@@ -160,7 +160,10 @@ TEST(SettingsErrors, AWrongTypeIsNamed) {
             "config file run.toml: scheme.layers must be a list of texts, not 'a=b'");
   EXPECT_EQ(config_refusal("[train]\nlr = 1979-05-27\n"),
             "config file run.toml: train.lr must be a number, a text, true, false or a list of "
-            "texts");
+            "texts or numbers");
+  EXPECT_EQ(config_refusal("[scheme]\nlayers = [[\"a=b\"]]\n"),
+            "config file run.toml: scheme.layers must be a number, a text, true, false or a list "
+            "of texts or numbers");
   EXPECT_EQ(flag_refusal("train.steps", "12x"),
             "--steps: train.steps must be a whole number, not "
             "'12x'");

@@ -12,12 +12,28 @@
 namespace quest::app {
 namespace {
 
+// The shortest digits that read back as `value`, with a point or exponent so that TOML sees a real.
+std::string toml_real(double value) {
+  char buffer[40];
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
+  std::string text(buffer, end);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+
+// Numbers become the texts that would be typed for them.
 std::optional<std::vector<std::string>> text_list(const toml::array& array) {
   std::vector<std::string> list;
   for (const toml::node& node : array) {
-    const auto* text = node.as_string();
-    if (text == nullptr) return std::nullopt;
-    list.push_back(text->get());
+    if (const auto* text = node.as_string()) {
+      list.push_back(text->get());
+    } else if (const auto* whole = node.as_integer()) {
+      list.push_back(fmt::format("{}", whole->get()));
+    } else if (const auto* real = node.as_floating_point()) {
+      list.push_back(toml_real(real->get()));
+    } else {
+      return std::nullopt;
+    }
   }
   return list;
 }
@@ -35,8 +51,10 @@ Assignment read_assignment(const std::string& key, const toml::node& node,
                            const std::string& origin) {
   std::optional<SettingValue> value = value_of(node);
   if (!value) {
-    throw UsageError(fmt::format("{}: {} must be a number, a text, true, false or a list of texts",
-                                 origin, key));
+    throw UsageError(
+        fmt::format("{}: {} must be a number, a text, true, false or a list of texts or "
+                    "numbers",
+                    origin, key));
   }
   return {key, *std::move(value), origin};
 }
@@ -99,15 +117,6 @@ std::string toml_text(std::string_view text) {
     }
   }
   return out + '"';
-}
-
-// The shortest digits that read back as `value`, with a point or exponent so that TOML sees a real.
-std::string toml_real(double value) {
-  char buffer[40];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
-  std::string text(buffer, end);
-  if (text.find_first_of(".e") == std::string::npos) text += ".0";
-  return text;
 }
 
 std::string toml_list(const std::vector<std::string>& texts) {
