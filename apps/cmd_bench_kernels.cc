@@ -131,6 +131,7 @@ class BenchKernelsCommand : public Command {
     if (width_ % 64 != 0) {
       throw UsageError(fmt::format("--width must be a multiple of 64, not {}", width_));
     }
+    if (width_ == 0 && rows_ != kRows) throw UsageError("--rows requires --width above 0");
     std::vector<KernelCaseMaker> makers =
         kernel_cases(width_ == 0 ? tested_sizes() : layer_sizes(width_, rows_));
     std::erase_if(makers, [&](const KernelCaseMaker& maker) {
@@ -204,7 +205,8 @@ class BenchKernelsCommand : public Command {
   std::vector<std::string> only_;
   std::string device_ = "cpu";
   std::int64_t width_ = 0;
-  std::int64_t rows_ = 2048;
+  static constexpr std::int64_t kRows = 2048;  // which printed options name without a width, too
+  std::int64_t rows_ = kRows;
   std::vector<int> threads_{1};
   std::int64_t samples_ = 5;
   std::int64_t sample_ms_ = 5;

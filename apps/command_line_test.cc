@@ -52,6 +52,8 @@ class FakeSynth : public Command {
         ->type_name("N")
         ->delimiter(',')
         ->check(whole_from_to("--at", 1, 9));
+    auto* base = add_whole(app, "--base", base_, {.low = 0}, "with --by: what it counts from");
+    add_whole(app, "--by", by_, {.low = 0}, "with --base: its steps")->needs(base);
     app.add_flag("--json", json_, "print JSON");
   }
   int run() override {
@@ -66,6 +68,7 @@ class FakeSynth : public Command {
   std::string prompt_, prompt_file_;
   std::vector<std::string> inputs_;
   std::vector<int> places_;
+  std::int64_t base_ = 0, by_ = 0;
   bool json_ = false;
 };
 
@@ -259,6 +262,19 @@ TEST(OptionConfig, AListOfNumbersThatAreNotWantedIsRefused) {
     const ConfigFile file(fmt::format("tokens = 3\nat = {}\n", places));
     EXPECT_EQ(run({"data", "synth", "--config", file.path()}).exit_code, 2) << places;
   }
+}
+
+TEST(OptionConfig, AnOptionThatNeedsAnotherMayHaveItFromAFileAndSaysSoFromAFile) {
+  const std::string refusal = "--by requires --base (see quest data synth --help)";
+  {
+    const ConfigFile file("tokens = 3\nbase = 1\n");
+    EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--by", "2"}).exit_code, 3);
+    EXPECT_EQ(run({"data", "synth", "--config", file.path(), "--set", "by=2"}).exit_code, 3);
+  }
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--by", "2"}).error, refusal);
+  EXPECT_EQ(run({"data", "synth", "--tokens", "3", "--set", "by=2"}).error, refusal);
+  const ConfigFile lacking("tokens = 3\nby = 1\n");
+  EXPECT_EQ(run({"data", "synth", "--config", lacking.path()}).error, refusal);
 }
 
 TEST(OptionConfig, AStrongerSourceReplacesAnOptionThatExcludesIt) {

@@ -94,6 +94,7 @@ void OptionConfig::declare(CLI::App& app) {
     if (option == app.get_help_ptr() || option == app.get_help_all_ptr()) continue;
     options_.push_back(option);
     if (option->get_required()) required_.push_back(option);
+    for (CLI::Option* needed : option->get_needs()) needs_.emplace_back(option, needed);
   }
   app.add_option("--config", path_, "read options from a TOML file; flags override it")
       ->type_name("FILE");
@@ -105,10 +106,12 @@ void OptionConfig::declare(CLI::App& app) {
 
 void OptionConfig::relax() {
   for (CLI::Option* option : required_) option->required(false);
+  for (const auto& [option, needed] : needs_) option->remove_needs(needed);
 }
 
 void OptionConfig::restore() {
   for (CLI::Option* option : required_) option->required();
+  for (const auto& [option, needed] : needs_) option->needs(needed);
 }
 
 void OptionConfig::apply() const {
@@ -119,6 +122,10 @@ void OptionConfig::apply() const {
 void OptionConfig::require_all() const {
   for (const CLI::Option* option : required_) {
     if (option->count() == 0) throw UsageError(fmt::format("--{} is required", key_of(*option)));
+  }
+  for (const auto& [option, needed] : needs_) {
+    if (option->count() == 0 || needed->count() > 0) continue;
+    throw UsageError(fmt::format("--{} requires --{}", key_of(*option), key_of(*needed)));
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/settings.h"
@@ -20,16 +21,17 @@ class OptionConfig {
   /// Adds --config, --set and --print-config to `app`, whose other options are all declared.
   void declare(CLI::App& app);
 
-  /// Before parsing: keeps CLI11 from asking for required options, which a file may give.
+  /// Before parsing: keeps CLI11 from asking for options that are required or that others need,
+  /// which a file may give.
   void relax();
-  /// After parsing, done or failed: help and `require_all` know the required options again.
+  /// After parsing, done or failed: help and `require_all` know them again.
   void restore();
 
   /// After parsing: gives the options that no flag set the values of --set, then of the file, as if
   /// they had been typed. Throws UsageError for an unknown key or a wrong value, Error when the
   /// file cannot be read.
   void apply() const;
-  /// Throws UsageError when a required option has no value.
+  /// Throws UsageError when a required option has no value, or one that another option needs.
   void require_all() const;
 
   bool print_requested() const { return print_; }
@@ -42,6 +44,7 @@ class OptionConfig {
   std::vector<Assignment> set_layer() const;
 
   std::vector<CLI::Option*> options_, required_;
+  std::vector<std::pair<CLI::Option*, CLI::Option*>> needs_;  // an option and what it needs
   std::string path_;
   std::vector<std::string> set_arguments_;
   bool print_ = false;

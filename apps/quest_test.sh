@@ -599,6 +599,13 @@ check "bench kernels --rows needs --width" refused 2 '--rows requires --width' \
   bench kernels --rows 24
 check "bench kernels --width is whole heads" refused 2 '--width must be a multiple of 64, not 100' \
   bench kernels --width 100
+check "bench kernels --set rows needs --width" refused 2 '--rows requires --width' \
+  bench kernels --set rows=24
+check "bench kernels --rows needs a width" refused 2 '--rows requires --width above 0' \
+  bench kernels --width 0 --rows 24
+printf 'width = 64\nthreads = [1]\nonly = "frobnicate"\n' >"$folder/kernels.toml"
+check "the width may come from a config" refused 2 "no kernel's name" \
+  bench kernels --config "$folder/kernels.toml" --rows 24
 "$quest" bench kernels --only frobnicate >/dev/null 2>&1
 check "a kernel that does not exist is a usage error" test $? -eq 2
 "$quest" bench train --scheme w9a9 >/dev/null 2>&1
