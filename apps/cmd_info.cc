@@ -194,7 +194,7 @@ class InfoCommand : public Command {
                                        {"activations", bytes.activations},
                                        {"workspace", memory.workspace},
                                        {"sampling", memory.sampling},
-                                       {"data", memory.data},
+                                       {"data", data_bytes(memory)},
                                        {"program", memory.program},
                                        {"total", memory.total()}});
     const auto text = [](std::size_t size_bytes) {
@@ -213,6 +213,12 @@ class InfoCommand : public Command {
     if (memory.program == 0) return;  // a device holds neither the data nor the program
     report.add_text("  data", memory.data > 0 ? text(memory.data) : "name it by --data");
     report.add_text("  program", text(memory.program));
+  }
+
+  // Not known without --data; a device holds none.
+  static nlohmann::ordered_json data_bytes(const RunMemory& memory) {
+    if (memory.data == 0 && memory.program > 0) return nullptr;
+    return memory.data;
   }
 
   static RunMemory predict_memory(const TrainerConfig& config, const TrainSettings& settings) {

@@ -162,8 +162,8 @@ class TrainCommand : public Command {
     const RunMemory memory =
         predict_run_memory(config, run_conditions(settings, &data.train(), data.validation()));
     if (settings.run.dry_run) {
-      return report_plan(opening_text(settings, config, data, plan, backend->name(), 0.0), config,
-                         plan, memory);
+      return report_plan(opening_text(settings, config, data, plan, backend->name()), config, plan,
+                         memory);
     }
     const bool on_device = settings.run.device.starts_with("cuda");
     if (!ignore_memory_ && !on_device) require_memory(memory);
@@ -184,10 +184,11 @@ class TrainCommand : public Command {
     saved.run.resume = saved.run.overwrite = false;
     write_file(folder.settings_path(), print_config(saved));
     plan.peak_flops = measure_product_rate(*backend, config.compute);
-    const bool complete = trainer.steps_done() == steps;
-    const double step_seconds =
-        complete ? 0.0 : trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
-    display.note(opening_text(settings, config, data, plan, backend->name(), step_seconds));
+    Pace pace{.steps_left = steps - trainer.steps_done()};
+    if (pace.steps_left > 0) {
+      pace.step_seconds = trainer.time_micro_batch() * static_cast<double>(config.grad_accum);
+    }
+    display.note(opening_text(settings, config, data, plan, backend->name(), pace));
 
     const std::optional<EvalSource> evaluation = data.evaluation(settings);
     const RunResult result = run_training(trainer, plan, folder, data.tokenizer(),

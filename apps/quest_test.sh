@@ -608,6 +608,11 @@ check "the width may come from a config" refused 2 "no kernel's name" \
   bench kernels --config "$folder/kernels.toml" --rows 24
 "$quest" bench kernels --only frobnicate >/dev/null 2>&1
 check "a kernel that does not exist is a usage error" test $? -eq 2
+check "info says that it does not know the data's size" python3 -c "
+import json, sys
+unknown, known = (json.loads(line)['training_bytes']['data'] for line in sys.stdin)
+sys.exit(unknown is not None or known <= 0)" <<<"$("$quest" info --json; "$quest" info --json \
+  --data "$folder/t.txt")"
 "$quest" bench train --scheme w9a9 >/dev/null 2>&1
 check "a wrong scheme of a benchmark is a usage error" test $? -eq 2
 

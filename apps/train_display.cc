@@ -20,15 +20,43 @@ std::string data_text(const TokenDataset& data) {
                      with_commas(data.documents()), data.documents() == 1 ? "" : "s");
 }
 
+// On a device the data and the program stay on the host: their bytes there are not predicted.
+std::string memory_text(const RunMemory& memory, RunDevice device) {
+  const Trainer::Bytes& bytes = memory.trainer;
+  const bool on_host = device != RunDevice::kCuda;
+  std::string text = fmt::format(
+      "memory     {}{}: weights {}, gradients {}, moments {}, prepared weights {}, activations "
+      "{},\n"
+      "           scratch {}",
+      bytes_text(memory.total()), on_host ? "" : " on the device",
+      bytes_text(bytes.model.parameters), bytes_text(bytes.model.gradients),
+      bytes_text(bytes.optimizer), bytes_text(bytes.model.prepared), bytes_text(bytes.activations),
+      bytes_text(memory.workspace + memory.sampling));
+  if (!on_host) return text + "; the data stays on the host\n";
+  return text + fmt::format(", data {}, program {}\n", bytes_text(memory.data),
+                            bytes_text(memory.program));
+}
+
+std::string time_text(const Pace& pace, const RunPlan& plan, std::int64_t tokens_per_step) {
+  const double speed = static_cast<double>(tokens_per_step) / pace.step_seconds;
+  std::string text =
+      fmt::format("time       about {} at {} tokens/s",
+                  duration_text(pace.step_seconds * static_cast<double>(pace.steps_left)),
+                  with_commas(std::llround(speed)));
+  if (pace.steps_left < plan.steps) {
+    text += fmt::format(" for the {} steps that are left", with_commas(pace.steps_left));
+  }
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string opening_text(const TrainSettings& settings, const TrainerConfig& config,
                          const RunData& data, const RunPlan& plan, const std::string& backend,
-                         double step_seconds) {
+                         const Pace& pace) {
   const ModelConfig& model = config.model;
   const RunMemory memory =
       predict_run_memory(config, run_conditions(settings, &data.train(), data.validation()));
-  const Trainer::Bytes& bytes = memory.trainer;
   std::string text = fmt::format(
       "model      {} parameters: {} layers, width {}, {} heads of {}, hidden {}, vocabulary {}\n",
       with_commas(model.parameters()), model.layers, model.width, model.heads, model.head_dim,
@@ -45,21 +73,9 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
                       with_commas(plan.steps), with_commas(config.tokens_per_step()),
                       with_commas(tokens),
                       static_cast<double>(tokens) / static_cast<double>(data.train().size()));
-  text += fmt::format(
-      "memory     {}: weights {}, gradients {}, moments {}, prepared weights {}, activations {},\n"
-      "           scratch {}, data {}, program {}\n",
-      bytes_text(memory.total()), bytes_text(bytes.model.parameters),
-      bytes_text(bytes.model.gradients), bytes_text(bytes.optimizer),
-      bytes_text(bytes.model.prepared), bytes_text(bytes.activations),
-      bytes_text(memory.workspace + memory.sampling), bytes_text(memory.data),
-      bytes_text(memory.program));
+  text += memory_text(memory, run_device(settings));
   text += fmt::format("device     {}\n", backend);
-  if (step_seconds > 0) {
-    const double speed = static_cast<double>(config.tokens_per_step()) / step_seconds;
-    text += fmt::format("time       about {} at {} tokens/s\n",
-                        duration_text(step_seconds * static_cast<double>(plan.steps)),
-                        with_commas(std::llround(speed)));
-  }
+  if (pace.step_seconds > 0) text += time_text(pace, plan, config.tokens_per_step());
   text += fmt::format("folder     {}\n", settings.run.out);
   return text;
 }

@@ -13,11 +13,17 @@
 
 namespace quest::app {
 
+/// How long a run will take: the seconds of a step, measured (0 when they are not known), and how
+/// many steps a run that goes on has left.
+struct Pace {
+  double step_seconds = 0;
+  std::int64_t steps_left = 0;
+};
+
 /// The block before the first step: model, scheme, data, memory by part and expected time.
-/// `step_seconds` is measured, 0 when it is not known.
 std::string opening_text(const TrainSettings& settings, const TrainerConfig& config,
                          const RunData& data, const RunPlan& plan, const std::string& backend,
-                         double step_seconds);
+                         const Pace& pace = {});
 
 /// Shows a run on stderr and samples from its model.
 class TrainDisplay : public RunObserver {

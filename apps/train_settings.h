@@ -24,6 +24,9 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
 /// How often things happen in a run of `steps` steps; the peak is left unknown.
 RunPlan run_plan(const TrainSettings& settings, std::int64_t steps);
 
+/// Whose memory a run takes.
+RunDevice run_device(const TrainSettings& settings);
+
 /// What the prediction of a run's memory asks for. A data set may be null.
 RunConditions run_conditions(const TrainSettings& settings, const TokenDataset* train,
                              const TokenDataset* validation);

@@ -22,6 +22,10 @@ size=(--layers 1 --width 32 --heads 2 --hidden 32 --seq-len 16 --batch-size 2 --
 "$quest" train --data text.txt --scheme w4a4 "${size[@]}" --steps 2 --save-every 2 --out run \
   --device cuda --sample-every 2 >train.log 2>&1 || { cat train.log; fail "train"; }
 grep -q 'cuda:0 emulated on the host' train.log || fail "train names another device"
+"$quest" train --data text.txt "${size[@]}" --out dry --device cuda --dry-run >dry.log
+grep -q '^memory .* on the device: ' dry.log && grep -q 'the data stays on the host' dry.log ||
+  { cat dry.log; fail "the memory of a dry run"; }
+grep -q ' 0 B' dry.log && fail "a dry run names a size that is not known"
 "$quest" eval --model run --data text.txt --device cuda --json >cuda.json 2>eval.log ||
   { cat eval.log; fail "eval"; }
 "$plain" eval --model run --data text.txt --json >cpu.json 2>/dev/null
