@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "apps/backends.h"
 #include "apps/command.h"
 #include "apps/machine.h"
 #include "apps/output.h"
@@ -26,10 +28,13 @@ class SelftestCommand : public Command {
   }
   int run() override {
     // Nothing here may start threads before the last process has been forked.
+    const std::vector<std::string> present = backends_here();
+    const bool known = std::find(present.begin(), present.end(), device_) != present.end();
+    if (!device_.empty() && !known) check_device(device_);
     std::string lines;
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     int failures = 0;
-    for (const std::string& backend : device_.empty() ? backends_here() : std::vector{device_}) {
+    for (const std::string& backend : device_.empty() ? present : std::vector{device_}) {
       for (const CheckResult& result : run_checks_apart(backend)) {
         lines += fmt::format("{}  {:<12}  {:<32}  {}\n", result.passed ? "PASS" : "FAIL", backend,
                              result.check, result.detail);

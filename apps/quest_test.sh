@@ -550,6 +550,8 @@ sys.exit([r['scheme'] for r in results] != ['w4a4', 'w1a1']
                     and all(b['tokens_per_second'] > 0 for b in r['batches']) for r in results))"
 
 # Benchmarks and the self-test: the keys that scripts read.
+check "selftest of a device that there is not is a usage error" refused 2 "there is no device 'gpu'" \
+  selftest --device gpu
 "$quest" selftest --json >"$folder/selftest.json"
 check "the self-test passes here" test $? -eq 0
 check "selftest --json tells of every check" python3 -c "
