@@ -172,18 +172,7 @@ class BenchTrainCommand : public Command {
       print_out(print_config(settings));
       return 0;
     }
-    std::vector<TrainerConfig> configs;
-    for (const std::string& scheme : schemes(settings)) {
-      for (const std::string& backward : backwards(settings)) {
-        TrainSettings one = settings;
-        one.scheme.base = scheme;
-        assign(one, parse_assignment("train.backward", backward, "--backward"));
-        configs.push_back(trainer_config(one, load_tokenizer(one.data.tokenizer)->vocab_size(),
-                                         kWarmupSteps + steps_));
-        // Where no product is one of integers, all backward passes are the same.
-        if (!configs.back().scheme.base().integer_product()) break;
-      }
-    }
+    const std::vector<TrainerConfig> configs = wanted_configs(settings);
     const std::unique_ptr<Backend> backend =
         make_backend(settings.run.device, settings.run.threads);
     Progress progress;
@@ -204,6 +193,34 @@ class BenchTrainCommand : public Command {
   }
 
  private:
+  // A configuration for each scheme and way of backward, but one alone for a scheme without
+  // products of integers, whose backward passes are all the same.
+  std::vector<TrainerConfig> wanted_configs(const TrainSettings& settings) const {
+    std::vector<TrainerConfig> configs;
+    bool idle = false, used = false;
+    for (const std::string& scheme : schemes(settings)) {
+      bool first = true;
+      for (const std::string& backward : backwards(settings)) {
+        TrainSettings one = settings;
+        one.scheme.base = scheme;
+        assign(one, parse_assignment("train.backward", backward, "--backward"));
+        TrainerConfig config = trainer_config(one, load_tokenizer(one.data.tokenizer)->vocab_size(),
+                                              kWarmupSteps + steps_);
+        const bool integers = has_integer_products(config);
+        const bool int8 = config.backward == GradientProducts::kInt8;
+        idle = idle || (int8 && !integers);
+        used = used || (int8 && integers);
+        if (!integers) config.backward = GradientProducts::kFloat;
+        if (integers || first) configs.push_back(config);
+        first = false;
+      }
+    }
+    if (idle && !used) {
+      say(idle_int8_text(fmt::format("{}", fmt::join(schemes(settings), " or "))));
+    }
+    return configs;
+  }
+
   std::vector<std::string> schemes(const TrainSettings& settings) const {
     if (!schemes_.empty()) return schemes_;
     if (settings.scheme.base == "none") return {"none"};
@@ -303,10 +320,7 @@ class BenchTrainCommand : public Command {
     const auto percent = [](double share) { return fmt::format("{:.1f} %", 100 * share); };
     using R = const TrainingResult&;
     row("scheme", [](R r) { return r.config.scheme.to_string(); });
-    row("backward", [](R r) {
-      return r.config.scheme.base().integer_product() ? gradient_products_name(r.config.backward)
-                                                      : std::string_view("float");
-    });
+    row("backward", [](R r) { return gradient_products_name(r.config.backward); });
     row("tokens/s", [&](R r) { return speed(r.tokens_per_second(r.times.median_seconds())); });
     row("  slowest step", [&](R r) { return speed(r.tokens_per_second(r.times.most_seconds())); });
     row("  fastest step", [&](R r) { return speed(r.tokens_per_second(r.times.least_seconds())); });

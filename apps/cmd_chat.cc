@@ -142,8 +142,6 @@ class ChatCommand : public Command {
     if (signal.exit_code() == 128 + SIGTERM || !interactive_) throw_if_requested(signal);
   }
 
-  static void say(const std::string& sentence) { fmt::print(stderr, "quest: {}\n", sentence); }
-
   ModelOptions model_;
   std::string template_ = "auto";
   ChatOptions options_{.max_tokens = 400, .sampling = {.temperature = 0.8, .top_p = 0.95}};

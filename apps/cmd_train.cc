@@ -110,6 +110,12 @@ void require_memory(const RunMemory& memory) {
       size_text(static_cast<double>(needed)), size_text(static_cast<double>(present)));
 }
 
+// What was asked for and changes nothing: no error, because runs that are compared share settings.
+void say_what_is_idle(const TrainerConfig& config) {
+  if (config.backward != GradientProducts::kInt8 || has_integer_products(config)) return;
+  say(idle_int8_text(config.scheme.to_string()));
+}
+
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
@@ -154,6 +160,7 @@ class TrainCommand : public Command {
     const RunData data(settings);
     const std::int64_t steps = run_steps(settings, data.windows_per_epoch(settings));
     const TrainerConfig config = trainer_config(settings, data.tokenizer().vocab_size(), steps);
+    say_what_is_idle(config);
     RunPlan plan = run_plan(settings, steps);
     plan.data = data.identity();
     const BatchSource batches = data.batches(settings, steps);

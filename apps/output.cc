@@ -34,6 +34,8 @@ void print_out(std::string_view text) {
   throw OutputError(fmt::format("cannot write to standard output: {}", std::strerror(reason)));
 }
 
+void say(std::string_view sentence) { fmt::print(stderr, "quest: {}\n", sentence); }
+
 Report::Report()
     : object_(std::make_unique<nlohmann::ordered_json>(nlohmann::ordered_json::object())) {}
 Report::~Report() = default;

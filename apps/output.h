@@ -33,6 +33,9 @@ void prepare_streams();
 /// OutputError when it cannot be written (a full disk).
 void print_out(std::string_view text);
 
+/// A sentence beside the results, on stderr.
+void say(std::string_view sentence);
+
 /// The numbers that a command reports: for people, or as one JSON object with --json.
 class Report {
  public:

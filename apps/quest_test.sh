@@ -599,8 +599,6 @@ assert sizes == {'matmul f32': ['24 x 192 x 64', '24 x 64 x 64', '24 x 512 x 64'
 "
 check "bench kernels --rows needs --width" refused 2 '--rows requires --width' \
   bench kernels --rows 24
-check "bench kernels --width is whole heads" refused 2 '--width must be a multiple of 64, not 100' \
-  bench kernels --width 100
 check "bench kernels --set rows needs --width" refused 2 '--rows requires --width' \
   bench kernels --set rows=24
 check "bench kernels --rows needs a width" refused 2 '--rows requires --width above 0' \
@@ -608,8 +606,32 @@ check "bench kernels --rows needs a width" refused 2 '--rows requires --width ab
 printf 'width = 64\nthreads = [1]\nonly = "frobnicate"\n' >"$folder/kernels.toml"
 check "the width may come from a config" refused 2 "no kernel's name" \
   bench kernels --config "$folder/kernels.toml" --rows 24
+check "bench kernels --width is whole heads" refused 2 '--width must be a multiple of 64, not 100' \
+  bench kernels --width 100
 "$quest" bench kernels --only frobnicate >/dev/null 2>&1
 check "a kernel that does not exist is a usage error" test $? -eq 2
+tiny=(--set model.layers=1 --set model.width=64 --set model.heads=2 --batch-size 2 --seq-len 32
+  --steps 1 --threads 1)
+"$quest" bench train "${tiny[@]}" --scheme none --scheme-layer "*.down=w4a4" --backward float,int8 \
+  --json >"$folder/bench.json" 2>"$folder/err"
+check "bench train measures the integer gradients of one layer" python3 -c "
+import json, sys
+results = json.load(open('$folder/bench.json'))['results']
+sys.exit([r['backward'] for r in results] != ['float', 'int8'])"
+check "which says nothing" test -z "$(grep 'changes nothing' "$folder/err")"
+"$quest" bench train "${tiny[@]}" --scheme none --backward int8 --json >"$folder/bench.json" 2>"$folder/err"
+check "bench train says that --backward int8 changes nothing" grep -q \
+  'quest: --backward int8 changes nothing: no layer of scheme none multiplies' "$folder/err"
+check "and measures floats" grep -q '"backward":"float"' "$folder/bench.json"
+check "a wrong backward is a usage error beside none, too" refused 2 'must be float or int8' \
+  bench train "${tiny[@]}" --scheme none --backward float,int9
+"$quest" train --data "$folder/t.txt" --out "$folder/never" --dry-run --scheme w4a16 --backward int8 \
+  >"$folder/out" 2>"$folder/err"
+check "train says that --backward int8 changes nothing" grep -q \
+  'quest: --backward int8 changes nothing: no layer of scheme w4a16 multiplies' "$folder/err"
+"$quest" train --data "$folder/t.txt" --out "$folder/never" --dry-run --scheme w4a4 --backward int8 \
+  >"$folder/out" 2>"$folder/err"
+check "train does not say so of integers" test ! -s "$folder/err"
 check "info says that it does not know the data's size" python3 -c "
 import json, sys
 unknown, known = (json.loads(line)['training_bytes']['data'] for line in sys.stdin)

@@ -61,9 +61,10 @@ std::string opening_text(const TrainSettings& settings, const TrainerConfig& con
       "model      {} parameters: {} layers, width {}, {} heads of {}, hidden {}, vocabulary {}\n",
       with_commas(model.parameters()), model.layers, model.width, model.heads, model.head_dim,
       model.hidden, with_commas(model.vocab));
+  const bool integer_gradients =
+      config.backward == GradientProducts::kInt8 && has_integer_products(config);
   text += fmt::format("scheme     {}, other products in {}{}\n", config.scheme.to_string(),
-                      settings.run.dtype,
-                      config.backward == GradientProducts::kInt8 ? ", gradients in int8" : "");
+                      settings.run.dtype, integer_gradients ? ", gradients in int8" : "");
   text += fmt::format("data       {}", data_text(data.train()));
   if (data.validation() != nullptr) {
     text += fmt::format("; validation {}", data_text(*data.validation()));

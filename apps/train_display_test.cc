@@ -1,4 +1,4 @@
-// Tests of the block before the first step: what it says of time and memory.
+// Tests of the block before the first step: what it says of time, memory and gradients.
 #include "apps/train_display.h"
 
 #include <gtest/gtest.h>
@@ -63,6 +63,19 @@ TEST_F(OpeningText, OfADeviceItNamesNoSizeThatIsNotPredicted) {
   const std::string host = line(of({}), "memory");
   EXPECT_EQ(host.find("device"), std::string::npos) << host;
   EXPECT_NE(host.find(", data 1.95 KiB, program "), std::string::npos) << host;
+}
+
+TEST_F(OpeningText, GradientsInIntegersAreNamedWhereThereAreSome) {
+  const auto scheme = [&](std::vector<std::string> arguments) {
+    arguments.emplace_back("train.backward=int8");
+    return line(of(arguments), "scheme");
+  };
+  EXPECT_EQ(scheme({"scheme.default=none"}), "scheme     none, other products in f32");
+  EXPECT_EQ(scheme({"scheme.default=w4a16"}), "scheme     w4a16, other products in f32");
+  EXPECT_EQ(scheme({"scheme.default=w4a4"}),
+            "scheme     w4a4, other products in f32, gradients in int8");
+  EXPECT_EQ(scheme({"scheme.default=none", "scheme.layers=head=w4a4"}),
+            "scheme     none (+1 layer override), other products in f32, gradients in int8");
 }
 
 }  // namespace

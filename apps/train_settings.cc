@@ -7,6 +7,7 @@
 #include "apps/machine.h"
 #include "apps/model_settings.h"
 #include "core/error.h"
+#include "train/plan_products.h"
 
 namespace quest::app {
 namespace {
@@ -86,6 +87,21 @@ RunPlan run_plan(const TrainSettings& settings, std::int64_t steps) {
   plan.keep_last = train.keep_last;
   plan.data_seed = static_cast<std::uint64_t>(train.data_seed);
   return plan;
+}
+
+bool has_integer_products(const TrainerConfig& config) {
+  bool has = false;
+  for_each_product(config, [&](auto, auto, auto, const LinearScheme& scheme) {
+    has = has || scheme.integer_product();
+  });
+  return has;
+}
+
+std::string idle_int8_text(std::string_view schemes) {
+  return fmt::format(
+      "--backward int8 changes nothing: no layer of scheme {} multiplies integers, so gradients "
+      "are products of floats",
+      schemes);
 }
 
 RunDevice run_device(const TrainSettings& settings) {

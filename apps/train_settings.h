@@ -24,6 +24,11 @@ TrainerConfig trainer_config(const TrainSettings& settings, std::int64_t tokeniz
 /// How often things happen in a run of `steps` steps; the peak is left unknown.
 RunPlan run_plan(const TrainSettings& settings, std::int64_t steps);
 
+/// Whether any layer multiplies integers, so that its gradients may.
+bool has_integer_products(const TrainerConfig& config);
+/// The sentence for `--backward int8` under `schemes` that have none.
+std::string idle_int8_text(std::string_view schemes);
+
 /// Whose memory a run takes.
 RunDevice run_device(const TrainSettings& settings);
 
