@@ -55,9 +55,9 @@ TEST(ModelConfig, TheLargestShapesAreThoseOfTheLimits) {
   config.max_positions = kMostPositions;
   EXPECT_NO_THROW(config.validate());
   using Member = std::int64_t ModelConfig::*;
-  for (const Member member : {&ModelConfig::layers, &ModelConfig::width, &ModelConfig::heads,
-                              &ModelConfig::kv_heads, &ModelConfig::hidden, &ModelConfig::vocab,
-                              &ModelConfig::max_positions}) {
+  for (const Member member :
+       {&ModelConfig::layers, &ModelConfig::width, &ModelConfig::heads, &ModelConfig::kv_heads,
+        &ModelConfig::hidden, &ModelConfig::vocab, &ModelConfig::max_positions}) {
     ModelConfig larger = config;
     ++(larger.*member);
     EXPECT_THROW(larger.validate(), Error);
