@@ -16,7 +16,7 @@
 #include "apps/settings_flags.h"
 #include "apps/text.h"
 #include "apps/train_settings.h"
-#include "backend/cpu/peaks.h"
+#include "backend/cpu/peaks/peaks.h"
 #include "data/tokenizer.h"
 #include "train/peak.h"
 

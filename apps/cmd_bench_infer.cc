@@ -14,7 +14,7 @@
 #include "apps/progress.h"
 #include "apps/random_packed.h"
 #include "apps/text.h"
-#include "backend/cpu/memory_reads.h"
+#include "backend/cpu/peaks/memory_reads.h"
 #include "core/error.h"
 #include "infer/sequences.h"
 

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/memory_reads.h"
+#include "backend/cpu/peaks/memory_reads.h"
 
 namespace quest::app {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "backend/cpu/isa.h"
-#include "backend/cpu/peaks.h"
+#include "backend/cpu/peaks/peaks.h"
 #include "backend/roofline.h"
 
 namespace quest::app {

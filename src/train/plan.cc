@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "backend/cpu/attention_kernels.h"
-#include "backend/cpu/bit_product.h"
+#include "backend/cpu/attention/attention_kernels.h"
 #include "backend/cpu/isa.h"
-#include "backend/cpu/quant_kernels.h"
-#include "backend/cpu/tile_product.h"
+#include "backend/cpu/packed/bit_product.h"
+#include "backend/cpu/quantized/quant_kernels.h"
+#include "backend/cpu/tiles/tile_product.h"
 #include "core/division.h"
 #include "model/kv_cache.h"
 #include "train/plan_cuda.h"

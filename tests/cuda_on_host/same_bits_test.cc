@@ -4,7 +4,7 @@
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/owned_packed_rows.h"
+#include "backend/cpu/packed/owned_packed_rows.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <optional>
 
-#include "backend/cpu/float_rows.h"
+#include "backend/cpu/rows/float_rows.h"
 #include "backend/cpu/team.h"
 #include "backend/host_memory.h"
 

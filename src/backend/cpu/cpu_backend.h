@@ -2,11 +2,11 @@
 #pragma once
 
 #include "backend/backend.h"
-#include "backend/cpu/attention_kernels.h"
-#include "backend/cpu/float_kernels.h"
+#include "backend/cpu/attention/attention_kernels.h"
+#include "backend/cpu/dense/onednn_products.h"
 #include "backend/cpu/isa.h"
-#include "backend/cpu/onednn_products.h"
 #include "backend/cpu/product_output.h"
+#include "backend/cpu/rows/float_kernels.h"
 #include "backend/cpu/workspace.h"
 
 namespace quest {

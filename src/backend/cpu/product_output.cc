@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/float_rows.h"
+#include "backend/cpu/rows/float_rows.h"
 
 namespace quest {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
-#include "backend/cpu/float_kernels.h"
+#include "backend/cpu/rows/float_kernels.h"
 
 namespace quest {
 

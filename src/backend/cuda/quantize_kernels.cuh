@@ -3,8 +3,8 @@
 //
 // Sixteen threads transform a group of kVectors * 16 values: thread l holds the values l, l + 16,
 // ... of it, so the transform is additions in registers and four shuffles. The order of all
-// operations is that of the CPU's kernels (cpu/quantize_rows.inc.h), so codes, steps and masks are
-// the same bits there and here.
+// operations is that of the CPU's kernels (cpu/quantized/quantize_rows.inc.h), so codes, steps and
+// masks are the same bits there and here.
 #pragma once
 
 #include "backend/cuda/row_sources.cuh"

@@ -1,8 +1,0 @@
-// Float kernels compiled for avx512.
-#include "backend/cpu/float_kernels.inc.h"
-
-namespace quest {
-
-extern const FloatKernels kFloatKernelsAvx512 = kKernels;
-
-}  // namespace quest

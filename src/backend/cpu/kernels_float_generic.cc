@@ -1,8 +1,0 @@
-// Float kernels compiled for generic.
-#include "backend/cpu/float_kernels.inc.h"
-
-namespace quest {
-
-extern const FloatKernels kFloatKernelsGeneric = kKernels;
-
-}  // namespace quest

@@ -1,0 +1,8 @@
+// Float kernels compiled for avx512.
+#include "backend/cpu/rows/float_kernels.inc.h"
+
+namespace quest {
+
+extern const FloatKernels kFloatKernelsAvx512 = kKernels;
+
+}  // namespace quest
