@@ -103,6 +103,7 @@ class TimingBackend::TimedRecording : public Recording {
     if (backend_.keeps_ && recording_->replays()) return body();
     recording_->run(body);
   }
+  bool replays() const override { return recording_->replays(); }
 
  private:
   TimingBackend& backend_;

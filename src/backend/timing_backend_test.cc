@@ -168,6 +168,18 @@ TEST(TimingBackend, RecordingsAreTheDevicesUnlessTimesAreKept) {
   EXPECT_GT(backend.times().total_seconds(), 0.0);
 }
 
+TEST(TimingBackend, KeepsTimesOfWhatATimingBackendWouldReplay) {
+  const auto reference = make_reference_backend();
+  RecordingBackend device(*reference);
+  TimingBackend inner(static_cast<Backend&>(device));
+  inner.keep_times(false);
+  TimingBackend outer(static_cast<Backend&>(inner));
+  const auto recording = outer.make_recording();
+  int calls = 0;
+  for (int run = 0; run < 2; ++run) recording->run([&] { ++calls; });
+  EXPECT_EQ(calls, 2);
+}
+
 // A device whose recordings do something about every run.
 class PreparingBackend : public TimingBackend {
  public:

@@ -14,9 +14,9 @@
 namespace quest {
 namespace {
 
-// An order is the number of a loop above its parts.
-constexpr int kPartsBits = 16;
-constexpr std::uint64_t kPartsMask = (1U << kPartsBits) - 1;
+// An order is the number of a loop above its parts, which are an int, so any number of them fits.
+constexpr int kPartsBits = 32;
+constexpr std::uint64_t kPartsMask = (std::uint64_t{1} << kPartsBits) - 1;
 
 /// About 0.3 ms; less than a slice of time that another thread would be given.
 constexpr int kLooks = 1 << 14;
@@ -103,17 +103,17 @@ void Team::follow(int member) {
     if (parts == 0) return;
     // Where this member has a part, the order stays as it is until it is done.
     if (member >= parts) continue;
-    run_parts(order_.loop, member, parts);
+    run_parts_of(member, order_.loop, parts);
     done_[static_cast<std::size_t>(member)].signal.set(order >> kPartsBits);
   }
 }
 
-void Team::run_loop(const Loop& loop, int parts) {
-  assert(ready_ == this && parts > 0 && static_cast<std::uint64_t>(parts) <= kPartsMask);
+void Team::run_loop(const Loop& loop, int parts) noexcept {
+  assert(ready_ == this && parts > 0);
   ready_ = nullptr;
   order_.loop = loop;
   order_.signal.set(++loops_ << kPartsBits | static_cast<std::uint64_t>(parts));
-  run_parts(loop, 0, parts);
+  run_parts_of(0, loop, parts);
   for (int member = 1; member < members_ && member < parts; ++member) {
     Signal& done = done_[static_cast<std::size_t>(member)].signal;
     // Members without a part in a loop have ended an earlier one.
@@ -122,7 +122,7 @@ void Team::run_loop(const Loop& loop, int parts) {
   ready_ = this;
 }
 
-void Team::run_parts(const Loop& loop, int member, int parts) const {
+void Team::run_parts_of(int member, const Loop& loop, int parts) const {
   for (int i = member; i < parts; i += members_) loop.part(loop.context, i);
 }
 

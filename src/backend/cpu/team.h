@@ -12,6 +12,7 @@ namespace quest {
 /// A number that one thread sets and others wait for.
 class Signal {
  public:
+  /// Wakes those who sleep.
   void set(std::uint64_t value);
   /// Waits until the number is not `old`, and returns it: looks `looks` times, then sleeps.
   std::uint64_t wait_for_change(std::uint64_t old, int looks);
@@ -30,17 +31,19 @@ class Team {
   Team& operator=(const Team&) = delete;
 
   /// Runs `body` on the calling thread, with up to `threads` - 1 others for its loops, and throws
-  /// what it throws. Within a parallel region, of a team or of OpenMP, it runs alone.
+  /// what it throws. Within the body of a team it uses that one; within a loop, or a region of
+  /// OpenMP, it runs alone.
   static void run(int threads, const std::function<void()>& body);
 
   /// The team that would run a loop of the calling thread: null outside of a body, and within its
   /// loops.
   static Team* ready() { return ready_; }
 
-  /// Calls part(i) for every i < parts, on the threads in turn, and returns after all of them. A
-  /// part must not throw.
+  /// Calls part(i) for every i < parts, at least one, on the threads in turn, and returns after all
+  /// of them. A part that throws ends the program, as in an OpenMP region: other threads may still
+  /// be at theirs.
   template <typename Part>
-  void for_each(int parts, const Part& part) {
+  void for_each(int parts, const Part& part) noexcept {
     const auto call = [](const void* context, int i) { (*static_cast<const Part*>(context))(i); };
     run_loop({call, &part}, parts);
   }
@@ -52,8 +55,8 @@ class Team {
   };
 
   Team(int members, int looks);
-  void run_loop(const Loop& loop, int parts);
-  void run_parts(const Loop& loop, int member, int parts) const;
+  void run_loop(const Loop& loop, int parts) noexcept;
+  void run_parts_of(int member, const Loop& loop, int parts) const;
   void lead(const std::function<void()>& body);
   void follow(int member);
 

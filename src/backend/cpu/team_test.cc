@@ -38,6 +38,14 @@ TEST(Team, EveryPartOfEveryLoopRunsOnceBeforeTheNextLoop) {
   });
 }
 
+TEST(Team, ALoopMayHaveAnyNumberOfParts) {
+  std::atomic<int> calls = 0;
+  Team::run(kThreads, [&] {
+    for (int loop = 0; loop < 2; ++loop) run_parts(70000, [&](int) { ++calls; });
+  });
+  EXPECT_EQ(calls, 2 * 70000);
+}
+
 TEST(Team, MembersThatSleptAreWoken) {
   std::atomic<int> calls = 0;
   Team::run(kThreads, [&] {
@@ -84,6 +92,24 @@ TEST(Team, LoopsWithinLoopsRunAlone) {
   });
   EXPECT_EQ(Team::ready(), nullptr);
   EXPECT_EQ(calls, kThreads * (10 + 3));
+}
+
+TEST(Team, ABodyWithinABodyUsesItsTeam) {
+  Team::run(2, [] {
+    if (omp_in_parallel() == 0) GTEST_SKIP() << "the system grants one thread";
+    Team* const team = Team::ready();
+    Team::run(2, [&] { EXPECT_EQ(Team::ready(), team); });
+    EXPECT_EQ(Team::ready(), team);
+  });
+}
+
+// Else the caller would leave a loop whose other threads still use what lies on its stack.
+TEST(TeamDeathTest, APartThatThrowsEndsTheProgram) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto throwing = [](int part) {
+    if (part == 0) throw std::runtime_error("a part's");
+  };
+  EXPECT_DEATH(Team::run(2, [&] { run_parts(2, throwing); }), "a part's");
 }
 
 TEST(Team, WhatABodyThrowsIsThrownAndTheNextTeamWorks) {
