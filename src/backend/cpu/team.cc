@@ -108,7 +108,7 @@ void Team::follow(int member) {
   }
 }
 
-void Team::run_loop(const Loop& loop, int parts) noexcept {
+void Team::run_loop(const Loop& loop, int parts) {
   assert(ready_ == this && parts > 0);
   ready_ = nullptr;
   order_.loop = loop;

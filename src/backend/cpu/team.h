@@ -55,7 +55,7 @@ class Team {
   };
 
   Team(int members, int looks);
-  void run_loop(const Loop& loop, int parts) noexcept;
+  void run_loop(const Loop& loop, int parts);
   void run_parts_of(int member, const Loop& loop, int parts) const;
   void lead(const std::function<void()>& body);
   void follow(int member);

@@ -46,7 +46,7 @@ TEST(Team, ALoopMayHaveAnyNumberOfParts) {
   EXPECT_EQ(calls, 2 * 70000);
 }
 
-TEST(Team, MembersThatSleptAreWoken) {
+TEST(Team, MembersThatSleptAreWokenAndWaitedFor) {
   std::atomic<int> calls = 0;
   Team::run(kThreads, [&] {
     for (int loop = 0; loop < 3; ++loop) {
@@ -56,9 +56,9 @@ TEST(Team, MembersThatSleptAreWoken) {
         if (part > 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
         ++calls;
       });
+      EXPECT_EQ(calls, (loop + 1) * kThreads);  // none was left behind
     }
   });
-  EXPECT_EQ(calls, 3 * kThreads);
 }
 
 TEST(Team, ALoopRunsOnItsThreads) {
@@ -132,6 +132,21 @@ TEST(Team, ItemsThatAreSharedOutAreTakenOnce) {
     });
   });
   EXPECT_EQ(std::count(calls.begin(), calls.end(), 1), 1000);
+}
+
+TEST(Team, ItemsAreSharedOutAmongThreads) {
+  using Clock = std::chrono::steady_clock;
+  std::atomic<int> begun = 0, alone = 0;
+  Team::run(2, [&] {
+    if (omp_in_parallel() == 0) GTEST_SKIP() << "the system grants one thread";
+    share_out(2, 2, [&](std::int64_t, int) {
+      ++begun;
+      const auto end = Clock::now() + std::chrono::seconds(5);
+      while (begun < 2 && Clock::now() < end) std::this_thread::yield();
+      if (begun < 2) ++alone;
+    });
+  });
+  EXPECT_EQ(alone, 0);
 }
 
 // Runs `body` of a backend's kernels in one recording, and tells of each run whether there was a
