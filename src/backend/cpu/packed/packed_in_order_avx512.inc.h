@@ -124,8 +124,8 @@ inline __attribute__((always_inline)) void hold_every_other(EveryOther& held, co
   (([](__m512i& vector) { asm("" : "+v"(vector)); }(held.template at<each>())), ...);
 }
 
-/// A turn at `w` against the vectors of x from `x` on, of which `first` is the first if they may be
-/// held.
+/// A turn at `w` against the vectors of x from `x` on; `first` is the number of the first of them,
+/// or kStackVectors where it is not a constant: none is held then.
 template <int bits, int rows, int first, int... vectors, int... lines>
 inline __attribute__((always_inline)) void add_turn(Accumulators<kVectorsOfTurn<bits, rows>>& sums,
                                                     EveryOther& held, const StackVector* x,
