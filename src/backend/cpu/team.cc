@@ -21,6 +21,8 @@ constexpr std::uint64_t kPartsMask = (std::uint64_t{1} << kPartsBits) - 1;
 /// About 0.3 ms; less than a slice of time that another thread would be given.
 constexpr int kLooks = 1 << 14;
 constexpr int kLooksOfTooMany = 1 << 8;
+/// Before a member's share is taken by the first.
+constexpr int kPatientLooks = 1 << 6;
 
 /// As OpenMP's threads do where they are told, or where they are more than the cores.
 int looks_of(int members) {
@@ -36,6 +38,11 @@ void pause_briefly() {
 }
 
 }  // namespace
+
+bool Team::Share::take(std::uint64_t loop) {
+  std::uint64_t last = taken.load(std::memory_order_relaxed);
+  return last < loop && taken.compare_exchange_strong(last, loop, std::memory_order_acq_rel);
+}
 
 void Signal::set(std::uint64_t value) {
   // Either this thread sees a sleeper, or the sleeper sees the value.
@@ -58,7 +65,7 @@ std::uint64_t Signal::wait_for_change(std::uint64_t old, int looks) {
 Team::Team(int members, int looks)
     : members_(members),
       looks_(looks),
-      done_(std::make_unique<Done[]>(static_cast<std::size_t>(members))) {}
+      shares_(std::make_unique<Share[]>(static_cast<std::size_t>(members))) {}
 
 void Team::run(int threads, const std::function<void()>& body) {
   if (threads <= 1 || omp_in_parallel() != 0) return body();
@@ -101,10 +108,11 @@ void Team::follow(int member) {
     order = order_.signal.wait_for_change(order, looks_);
     const int parts = static_cast<int>(order & kPartsMask);
     if (parts == 0) return;
-    // Where this member has a part, the order stays as it is until it is done.
-    if (member >= parts) continue;
+    // Once this member has taken its share, the order stays as it is until that is done.
+    Share& share = shares_[static_cast<std::size_t>(member)];
+    if (member >= parts || !share.take(order >> kPartsBits)) continue;
     run_parts_of(member, order_.loop, parts);
-    done_[static_cast<std::size_t>(member)].signal.set(order >> kPartsBits);
+    share.done.set(order >> kPartsBits);
   }
 }
 
@@ -115,11 +123,21 @@ void Team::run_loop(const Loop& loop, int parts) {
   order_.signal.set(++loops_ << kPartsBits | static_cast<std::uint64_t>(parts));
   run_parts_of(0, loop, parts);
   for (int member = 1; member < members_ && member < parts; ++member) {
-    Signal& done = done_[static_cast<std::size_t>(member)].signal;
-    // Members without a part in a loop have ended an earlier one.
-    for (std::uint64_t ended = 0; ended != loops_;) ended = done.wait_for_change(ended, looks_);
+    finish_share(shares_[static_cast<std::size_t>(member)], member, parts);
   }
   ready_ = this;
+}
+
+// A member that has not begun may have no core, on a busy machine: its share is not waited for.
+void Team::finish_share(Share& share, int member, int parts) {
+  std::uint64_t done = 0;  // members without a part in a loop have done an earlier one
+  for (int look = 0; look < kPatientLooks; ++look) {
+    done = share.done.value();
+    if (done == loops_) return;
+    pause_briefly();
+  }
+  if (share.take(loops_)) return run_parts_of(member, order_.loop, parts);
+  while (done != loops_) done = share.done.wait_for_change(done, looks_);
 }
 
 void Team::run_parts_of(int member, const Loop& loop, int parts) const {

@@ -14,6 +14,7 @@ class Signal {
  public:
   /// Wakes those who sleep.
   void set(std::uint64_t value);
+  std::uint64_t value() const { return value_.load(std::memory_order_acquire); }
   /// Waits until the number is not `old`, and returns it: looks `looks` times, then sleeps.
   std::uint64_t wait_for_change(std::uint64_t old, int looks);
 
@@ -24,7 +25,7 @@ class Signal {
 
 /// The threads of one OpenMP region: the first runs a body, the others wait for its loops. What an
 /// OpenMP region of its own costs a loop, lines that pass between cores, is here one line to begin
-/// and one to end.
+/// and one to end; and the first does the share of a thread that has not begun.
 class Team {
  public:
   Team(const Team&) = delete;
@@ -54,28 +55,32 @@ class Team {
     const void* context;
   };
 
-  Team(int members, int looks);
-  void run_loop(const Loop& loop, int parts);
-  void run_parts_of(int member, const Loop& loop, int parts) const;
-  void lead(const std::function<void()>& body);
-  void follow(int member);
-
   // What the others read of the first member's: one line of memory.
   struct alignas(64) Order {
     Signal signal;  // the number of the loop and its parts; no parts: the end
     Loop loop{};
   };
-  struct alignas(64) Done {
-    Signal signal;  // the number of the last loop in which the member had a part
+  // The last loop in which a member had parts: taken, by it or by the first member, and done by it.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> taken{0};
+    Signal done;
+    bool take(std::uint64_t loop);
   };
+
+  Team(int members, int looks);
+  void run_loop(const Loop& loop, int parts);
+  void run_parts_of(int member, const Loop& loop, int parts) const;
+  void lead(const std::function<void()>& body);
+  void follow(int member);
+  void finish_share(Share& share, int member, int parts);
 
   static inline thread_local Team* ready_ = nullptr;
 
   Order order_;
   const int members_;
-  const int looks_;                      // before a thread sleeps
-  const std::unique_ptr<Done[]> done_;   // of each member
-  alignas(64) std::uint64_t loops_ = 0;  // that began
+  const int looks_;                        // before a thread sleeps
+  const std::unique_ptr<Share[]> shares_;  // of each member
+  alignas(64) std::uint64_t loops_ = 0;    // that began
 };
 
 }  // namespace quest
