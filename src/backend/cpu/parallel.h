@@ -55,11 +55,13 @@ void parallel_for(int threads, std::int64_t count, std::int64_t grain, const Bod
 template <typename Body>
 void share_out(int threads, std::int64_t items, const Body& body) {
   std::atomic<std::int64_t> next{0};
-  run_parts(threads, [&](int thread) {
+  const auto take_items = [&](int thread) {
     for (std::int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
       body(item, thread);
     }
-  });
+  };
+  const int takers = parallel_parts(threads, items, 1);
+  takers == 1 ? take_items(0) : run_parts(takers, take_items);
 }
 
 }  // namespace quest
