@@ -6,13 +6,9 @@
 
 #include <cstdint>
 
-namespace quest {
+#include "backend/cpu/float_row.h"
 
-/// A row of f32 or bf16 values.
-struct FloatRow {
-  void* data;
-  bool bf16;
-};
+namespace quest {
 
 /// A RowQuantizer as plain numbers.
 struct RowRule {

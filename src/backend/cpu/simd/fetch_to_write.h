@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "backend/cpu/quantized/quant_kernels.h"
+#include "backend/cpu/float_row.h"
 
 namespace quest {
 namespace {

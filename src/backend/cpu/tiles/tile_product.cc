@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/quantized/quant_kernels.h"
 #include "core/division.h"
 
 namespace quest {
