@@ -53,8 +53,8 @@ class ChatCommand : public Command {
     options_.sampling.seed = static_cast<std::uint64_t>(seed_);
     options_.sampling.validate();
     if (template_ != "auto" && !chat_form_named(template_)) {
-      throw UsageError(fmt::format("there is no --template '{}'; the nearest is '{}'", template_,
-                                   nearest_text(template_, chat_form_names())));
+      throw UsageError(fmt::format("there is no --template '{}'; use auto, {}", template_,
+                                   alternatives(chat_form_names())));
     }
     require_utf8(options_.system, "--system");
     const LoadedModel loaded = model_.load();

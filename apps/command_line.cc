@@ -111,16 +111,16 @@ void refuse_leftovers(const CLI::App& app) {
   const std::string word = left.front().substr(0, left.front().find('='));
   // What is left to an app above stands before the command or behind "--", where no option is.
   if (word.starts_with("-") && !app.remaining().empty()) {
-    throw UsageError(fmt::format("{} has no option '{}'; the nearest is '{}' (see {} --help)", name,
-                                 word, nearest_text(word, flag_names(app)), name));
+    throw UsageError(fmt::format("{} has no option '{}'{} (see {} --help)", name, word,
+                                 nearest_hint(nearest_text(word, flag_names(app))), name));
   }
   const std::vector<std::string> names = subcommand_names(app);
   if (names.empty() || word.starts_with("-")) {
     throw UsageError(
         fmt::format("{} cannot use the argument '{}' (see {} --help)", name, word, name));
   }
-  throw UsageError(fmt::format("{} has no command '{}'; the nearest is '{}' (see {} --help)", name,
-                               word, nearest_text(word, names), name));
+  throw UsageError(fmt::format("{} has no command '{}'{} (see {} --help)", name, word,
+                               nearest_hint(nearest_text(word, names)), name));
 }
 
 int print_help(const CLI::App& app, CLI::AppFormatMode mode) {

@@ -163,6 +163,12 @@ TEST(CommandLine, UsageErrorsAreSentencesWithExitCode2) {
        "quest data has no command 'snyth'; the nearest is 'synth' (see quest data --help)"},
       {run({"train", "--stesp=5"}),
        "quest train has no option '--stesp'; the nearest is '--steps' (see quest train --help)"},
+      {run({"train", "--learning-rate", "1"}),
+       "quest train has no option '--learning-rate' (see quest train --help)"},
+      {run({"data", "frobnicate"}),
+       "quest data has no command 'frobnicate' (see quest data --help)"},
+      {run({"data", "synth", "--set", "loops=5"}),
+       "--set: there is no option 'loops'; --print-config prints them all"},
       {run({"data", "synth", "--tokenz", "5"}),
        "quest data synth has no option '--tokenz'; the nearest is '--tokens' (see quest data synth "
        "--help)"},

@@ -31,10 +31,7 @@ auto as_usage(Action action) {
 std::vector<Assignment> model_preset(const std::string& name) {
   const std::vector<std::string> names = ModelConfig::preset_names();
   if (std::find(names.begin(), names.end(), name) == names.end()) {
-    std::string list;
-    for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
-    throw UsageError(fmt::format("there is no preset '{}'; the nearest is '{}', and all are {}",
-                                 name, nearest_text(name, names), list));
+    throw UsageError(fmt::format("there is no preset '{}'; use {}", name, alternatives(names)));
   }
   // The vocabulary comes from the tokenizer; kv_heads, head_dim and hidden follow from the shape.
   const ModelConfig config = ModelConfig::preset(name, 1);

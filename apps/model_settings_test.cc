@@ -82,8 +82,7 @@ TEST(ModelSettings, TheSchemeTakesItsOverrides) {
 
 TEST(ModelSettings, WhatCannotBeAModelIsRefusedAsWrongUsage) {
   EXPECT_EQ(refusal({"model.preset=nana"}),
-            "there is no preset 'nana'; the nearest is 'nano', and all are nano, micro, mini, 30M, "
-            "50M, 100M, 200M, 430M, 800M");
+            "there is no preset 'nana'; use nano, micro, mini, 30M, 50M, 100M, 200M, 430M or 800M");
   EXPECT_EQ(refusal({"model.width=100", "model.heads=3"}),
             "model.width = 100 is not a multiple of model.heads = 3; change one of them or set "
             "model.head_dim");

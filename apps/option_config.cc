@@ -166,9 +166,9 @@ CLI::Option& OptionConfig::find(const Assignment& assignment) const {
     keys.push_back(key_of(*option));
     if (keys.back() == assignment.key) return *option;
   }
-  throw UsageError(fmt::format("{}: there is no option '{}'; the nearest is '{}'",
-                               assignment.origin, assignment.key,
-                               nearest_text(assignment.key, keys)));
+  throw UsageError(fmt::format(
+      "{}: there is no option '{}'{}", assignment.origin, assignment.key,
+      nearest_hint(nearest_text(assignment.key, keys), "; --print-config prints them all")));
 }
 
 std::vector<Assignment> OptionConfig::set_layer() const {

@@ -90,7 +90,8 @@ void set(PromptLine& line, const std::string& key, const Json& value) {
   } else if (key == "stop") {
     line.stop = texts_of(value, key);
   } else {
-    fail("there is no key '{}'; the nearest is '{}'", key, nearest_text(key, kKeys));
+    fail("there is no key '{}'{}", key,
+         nearest_hint(nearest_text(key, kKeys), "; use " + alternatives(kKeys)));
   }
 }
 

@@ -48,6 +48,9 @@ TEST(PromptLine, SaysWhatIsWrongAndKeepsTheId) {
       {R"({"prompt": ""})", "the prompt is empty"},
       {R"({"prompt": 3})", "'prompt' must be a text"},
       {R"({"promt": "a"})", "there is no key 'promt'; the nearest is 'prompt'"},
+      {R"({"model": "a"})",
+       "there is no key 'model'; use prompt, id, max_tokens, temperature, top_k, "
+       "top_p, seed or stop"},
       {R"({"max_tokens": 0})", "'max_tokens' must be a whole number of at least 1"},
       {R"({"max_tokens": 1.5})", "'max_tokens' must be a whole number of at least 1"},
       {R"({"max_tokens": 1e30})", "'max_tokens' must be a whole number of at least 1"},

@@ -40,24 +40,11 @@ std::optional<double> real_of(const SettingValue& value) {
                                wanted, show(assignment.value)));
 }
 
-[[noreturn]] void refuse_key(std::string_view key, const std::string& origin) {
-  throw UsageError(fmt::format("{}: there is no setting '{}'; the nearest is '{}'", origin, key,
-                               nearest_key(key)));
-}
-
-const Setting& setting_of(std::string_view key, const std::string& origin) {
-  const Setting* setting = find_setting(key);
-  if (setting == nullptr) refuse_key(key, origin);
-  return *setting;
-}
+// Of "train.lr": "lr". The table says little: most are wrong about it who are wrong about the name.
+std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }
 
 std::string choice_text(const std::vector<std::string>& choices) {
-  std::string text = choices.size() > 2 ? "one of " : "";
-  for (std::size_t i = 0; i < choices.size(); ++i) {
-    if (i > 0) text += i + 1 == choices.size() ? " or " : ", ";
-    text += choices[i];
-  }
-  return text;
+  return (choices.size() > 2 ? "one of " : "") + alternatives(choices);
 }
 
 // Stores a value into the member behind a setting, one overload a kind of member.
@@ -214,25 +201,34 @@ const Setting* find_setting(std::string_view key) {
   return nullptr;
 }
 
+const Setting& setting_of(std::string_view key, const std::string& origin) {
+  const Setting* setting = find_setting(key);
+  if (setting == nullptr) {
+    throw UsageError(
+        fmt::format("{}: there is no setting '{}'{}", origin, key,
+                    nearest_hint(nearest_key(key), "; --print-config prints them all")));
+  }
+  return *setting;
+}
+
 std::string help_text(const Setting& setting) {
   if (setting.choices.empty()) return setting.help;
   return fmt::format("{} ({})", setting.help, fmt::join(setting.choices, ", "));
 }
 
-const std::string& nearest_key(std::string_view key) {
-  const std::string* nearest = nullptr;
-  std::size_t least = std::numeric_limits<std::size_t>::max();
+std::string nearest_key(std::string_view key) {
+  const std::string_view name = last_part(key);
+  std::optional<Nearness> least;
+  std::string nearest;
   for (const Setting& setting : all_settings()) {
-    const std::string_view last = std::string_view(setting.key).substr(setting.key.find('.') + 1);
-    const std::string_view flag = std::string_view(setting.flag).substr(2);
-    const std::size_t distance = std::min(
-        {edit_distance(key, setting.key), edit_distance(key, last), edit_distance(key, flag)});
-    if (distance < least) {
-      least = distance;
-      nearest = &setting.key;
+    for (const std::string_view known : {last_part(setting.key), std::string_view(setting.flag)}) {
+      const std::optional<Nearness> near = nearness(name, known);
+      if (!near || (least && *near >= *least)) continue;
+      least = near;
+      nearest = setting.key;
     }
   }
-  return *nearest;
+  return nearest;
 }
 
 Assignment parse_assignment(std::string_view key, std::string_view text, std::string origin) {

@@ -123,8 +123,12 @@ std::span<const Setting> all_settings();
 /// The setting called `key`, or nullptr.
 const Setting* find_setting(std::string_view key);
 
-/// The key of all_settings() that looks most like `key`; a bare last part ("lr") counts as well.
-const std::string& nearest_key(std::string_view key);
+/// The same for a key that `origin` ("--set") names. Throws UsageError when there is none.
+const Setting& setting_of(std::string_view key, const std::string& origin);
+
+/// The key of all_settings() whose last part ("lr") or flag is nearest to that of `key`; empty when
+/// none is near.
+std::string nearest_key(std::string_view key);
 
 /// The help with the choices, if there are any, in parentheses.
 std::string help_text(const Setting& setting);

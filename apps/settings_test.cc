@@ -130,8 +130,14 @@ TEST(SettingsErrors, TwoLengthsInOneSourceAreRefused) {
 }
 
 TEST(SettingsErrors, AnUnknownKeyNamesTheNearest) {
-  EXPECT_EQ(config_refusal("[train]\nlearning_rate = 1.0\nlrr = 1\n").substr(0, 44),
-            "config file run.toml: there is no setting 't");
+  EXPECT_EQ(
+      config_refusal("[train]\nlearning_rate = 1.0\n"),
+      "config file run.toml: there is no setting 'train.learning_rate'; --print-config prints "
+      "them all");
+  EXPECT_EQ(refusal([] { parse_set_argument("train.foo=1"); }),
+            "--set: there is no setting 'train.foo'; --print-config prints them all");
+  EXPECT_EQ(refusal([] { parse_set_argument("model.steps=1"); }),
+            "--set: there is no setting 'model.steps'; the nearest is 'train.steps'");
   EXPECT_EQ(config_refusal("[train]\nwarmpu = 0.1\n"),
             "config file run.toml: there is no setting 'train.warmpu'; the nearest is "
             "'train.warmup'");

@@ -80,10 +80,7 @@ void collect(const toml::table& table, const std::string& prefix, const std::str
           "{}: there is no table [{}]; the tables are model, scheme, data, train and run", origin,
           key));
     }
-    if (find_setting(key) == nullptr) {
-      throw UsageError(fmt::format("{}: there is no setting '{}'; the nearest is '{}'", origin, key,
-                                   nearest_key(key)));
-    }
+    setting_of(key, origin);
     out.push_back(read_assignment(key, node, origin));
   }
 }

@@ -6,12 +6,39 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <set>
 
 namespace quest::app {
 namespace {
 
 // Doubles hold whole numbers exactly up to here, so "1e15" can mean an integer.
 constexpr double kLargestExact = 9007199254740992.0;
+
+std::string_view without_dashes(std::string_view name) {
+  return name.substr(std::min(name.find_first_not_of('-'), name.size()));
+}
+
+std::set<std::string_view> words_of(std::string_view name) {
+  std::set<std::string_view> words;
+  while (!name.empty()) {
+    const std::size_t end = std::min(name.find_first_of("-_. "), name.size());
+    if (end > 1) words.insert(name.substr(0, end));  // a letter alone is no word
+    name.remove_prefix(std::min(end + 1, name.size()));
+  }
+  return words;
+}
+
+bool abbreviates(std::string_view word, std::string_view name) {
+  constexpr std::size_t kLeastPrefix = 3;
+  return word.size() >= kLeastPrefix && name.starts_with(word);
+}
+
+bool share_a_part(std::string_view a, std::string_view b) {
+  if (abbreviates(a, b) || abbreviates(b, a)) return true;
+  const std::set<std::string_view> words = words_of(a), others = words_of(b);
+  return std::any_of(words.begin(), words.end(),
+                     [&](std::string_view word) { return others.contains(word); });
+}
 
 }  // namespace
 
@@ -46,12 +73,39 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return cost[a.size()][b.size()];
 }
 
+std::optional<Nearness> nearness(std::string_view word, std::string_view name) {
+  word = without_dashes(word);
+  name = without_dashes(name);
+  const std::size_t distance = edit_distance(word, name);
+  if (abbreviates(word, name)) return Nearness{false, std::min<std::size_t>(distance, 1)};
+  if (3 * distance <= std::max(word.size(), name.size())) return Nearness{false, distance};
+  if (share_a_part(word, name)) return Nearness{true, distance};
+  return std::nullopt;
+}
+
 std::string nearest_text(std::string_view word, const std::vector<std::string>& candidates) {
-  const auto nearest = std::min_element(candidates.begin(), candidates.end(),
-                                        [&](const std::string& a, const std::string& b) {
-                                          return edit_distance(word, a) < edit_distance(word, b);
-                                        });
-  return nearest == candidates.end() ? std::string() : *nearest;
+  std::optional<Nearness> least;
+  std::string nearest;
+  for (const std::string& candidate : candidates) {
+    const std::optional<Nearness> near = nearness(word, candidate);
+    if (!near || (least && *near >= *least)) continue;
+    least = near;
+    nearest = candidate;
+  }
+  return nearest;
+}
+
+std::string nearest_hint(std::string_view nearest, std::string_view otherwise) {
+  return nearest.empty() ? std::string(otherwise) : fmt::format("; the nearest is '{}'", nearest);
+}
+
+std::string alternatives(const std::vector<std::string>& names) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (i > 0) text += i + 1 == names.size() ? " or " : ", ";
+    text += names[i];
+  }
+  return text;
 }
 
 std::string with_commas(long long value) {

@@ -20,8 +20,29 @@ std::optional<double> parse_real(std::string_view text);
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
-/// The candidate with the least edit distance to `word`; empty when there are none.
+/// How far a name is from what was typed; the less, the nearer. Slips, of which an abbreviation is
+/// one, come before names that only have a part in common.
+struct Nearness {
+  bool by_part = false;
+  std::size_t distance = 0;
+
+  auto operator<=>(const Nearness&) const = default;
+};
+
+/// How near `name` is to `word`, or nothing where nobody would write one for the other: more than a
+/// third of the longer one differs, they share no whole word ("batch", "batch-size"), and neither
+/// begins with the other ("gen", "generate"). Dashes before them do not count.
+std::optional<Nearness> nearness(std::string_view word, std::string_view name);
+
+/// The candidate nearest to `word`; empty when none is near.
 std::string nearest_text(std::string_view word, const std::vector<std::string>& candidates);
+
+/// "; the nearest is 'NAME'" for the end of a sentence that refuses a name, or `otherwise` where
+/// `nearest` is empty.
+std::string nearest_hint(std::string_view nearest, std::string_view otherwise = "");
+
+/// "a, b or c".
+std::string alternatives(const std::vector<std::string>& names);
 
 /// 1234567 -> "1,234,567".
 std::string with_commas(long long value);

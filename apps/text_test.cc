@@ -18,6 +18,31 @@ TEST(Text, NearestTextPicksTheLikeliestWord) {
   EXPECT_EQ(nearest_text("x", {}), "");
 }
 
+TEST(Text, ANameIsNearByASlipOfAThirdAtMostOrByAPart) {
+  EXPECT_EQ(nearest_text("abcdefghi", {"abcdefxyz"}), "abcdefxyz");
+  EXPECT_EQ(nearest_text("abcdefghi", {"abcdewxyz"}), "");
+  EXPECT_EQ(nearest_text("--learning-rate", {"--lr", "--val-data", "--grad-accum"}), "");
+  EXPECT_EQ(nearest_text("--batch", {"--data", "--batch-size"}), "--batch-size");
+  EXPECT_EQ(nearest_text("--max_steps", {"--mask", "--steps"}), "--steps");
+  EXPECT_EQ(nearest_text("gen", {"eval", "generate"}), "generate");
+  EXPECT_EQ(nearest_text("--a-b", {"--c-b-long-name"}), "") << "a letter is no word";
+}
+
+TEST(Text, ASlipIsNearerThanACommonPart) {
+  EXPECT_EQ(nearest_text("kv-bitz", {"kv", "kv-bits"}), "kv-bits");
+  EXPECT_EQ(nearest_text("val-datas", {"val", "val-data"}), "val-data");
+  EXPECT_EQ(nearest_text("abc-defghi", {"abc", "xbc-defzzi"}), "xbc-defzzi");
+}
+
+TEST(Text, AnAbbreviationIsNearerThanASlipOfTwo) {
+  EXPECT_EQ(nearest_text("--sched", {"--scheme", "--schedule"}), "--schedule");
+}
+
+TEST(Text, AlternativesAreListedAsInASentence) {
+  EXPECT_EQ(alternatives({"a", "b", "c"}), "a, b or c");
+  EXPECT_EQ(alternatives({"a"}), "a");
+}
+
 TEST(Text, SplitKeepsEmptyPartsButNotAnEmptyText) {
   EXPECT_EQ(split("a,,b,", ','), (std::vector<std::string>{"a", "", "b", ""}));
   EXPECT_TRUE(split("", ',').empty());
