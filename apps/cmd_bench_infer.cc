@@ -67,8 +67,8 @@ class BenchInferCommand : public Command {
         ->type_name("N")
         ->delimiter(',')
         ->check(whole_from_to("--batch", 1, Sequences::kMostSlots));
-    add_whole(app, "--embedding-bits", embedding_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
-    add_whole(app, "--head-bits", head_bits_, {.low = 4, .high = 16}, "16, 8 or 4");
+    add_choice(app, "--embedding-bits", embedding_bits_, {16, 8, 4}, "16, 8 or 4");
+    add_choice(app, "--head-bits", head_bits_, {16, 8, 4}, "16, 8 or 4");
     add_whole(app, "--repeat", repetitions_, {.low = 1, .high = 1000},
               "timed repetitions, of which the median counts");
     app.add_option("--dtype", dtype_, "of high-precision products: f32 or bf16")
@@ -80,11 +80,6 @@ class BenchInferCommand : public Command {
   int run() override {
     if (dtype_ != "f32" && dtype_ != "bf16") {
       throw UsageError(fmt::format("there is no --dtype '{}'; use f32 or bf16", dtype_));
-    }
-    for (const std::int64_t bits : {embedding_bits_, head_bits_}) {
-      if (bits != 16 && bits != 8 && bits != 4) {
-        throw UsageError(fmt::format("embedding and head have 16, 8 or 4 bits, not {}", bits));
-      }
     }
     std::vector<ModelDescription> models;
     for (const std::string& preset : presets_) {

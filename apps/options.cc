@@ -2,6 +2,7 @@
 #include "apps/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "apps/text.h"
 #include "core/error.h"
@@ -9,10 +10,25 @@
 namespace quest::app {
 namespace {
 
+// A few numbers, with the members of a Range.
+struct Choices {
+  std::vector<std::int64_t> numbers;
+
+  bool contains(double value) const {
+    return std::any_of(numbers.begin(), numbers.end(),
+                       [&](std::int64_t number) { return static_cast<double>(number) == value; });
+  }
+  std::string text() const {
+    std::vector<std::string> texts;
+    for (const std::int64_t number : numbers) texts.push_back(std::to_string(number));
+    return alternatives(texts);
+  }
+};
+
 // `parse` turns a text into an optional number; `wanted` says, of a text that is none, what to
 // give.
-template <typename T, typename Wanted, typename Parse>
-CLI::Option* add_number(CLI::App& app, const std::string& names, T& value, const Range& range,
+template <typename T, typename Allowed, typename Wanted, typename Parse>
+CLI::Option* add_number(CLI::App& app, const std::string& names, T& value, const Allowed& range,
                         const std::string& help, bool required, Wanted wanted, Parse parse) {
   const std::string shown = names.substr(names.rfind(',') + 1);
   const auto read = [&value, range, shown, wanted, parse](const CLI::results_t& texts) {
@@ -42,6 +58,13 @@ CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& va
     return range.whole_text(parse_real(text));
   };
   return add_number(app, names, value, range, help, required, wanted, parse_whole)->type_name("N");
+}
+
+CLI::Option* add_choice(CLI::App& app, const std::string& names, std::int64_t& value,
+                        const std::vector<std::int64_t>& choices, const std::string& help) {
+  const Choices allowed{choices};
+  const auto wanted = [allowed](const std::string&) { return allowed.text(); };
+  return add_number(app, names, value, allowed, help, false, wanted, parse_whole)->type_name("N");
 }
 
 CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "apps/settings.h"
 
@@ -19,6 +20,9 @@ namespace quest::app {
 /// numbers may be written 3e9. `value` must outlive the parsing.
 CLI::Option* add_whole(CLI::App& app, const std::string& names, std::int64_t& value,
                        const Range& range, const std::string& help, bool required = false);
+/// The same for the few numbers in `choices`.
+CLI::Option* add_choice(CLI::App& app, const std::string& names, std::int64_t& value,
+                        const std::vector<std::int64_t>& choices, const std::string& help);
 CLI::Option* add_real(CLI::App& app, const std::string& names, double& value, const Range& range,
                       const std::string& help, bool required = false);
 

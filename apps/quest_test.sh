@@ -175,7 +175,8 @@ for bits in 32 16 8; do
 done
 "$quest" generate "${model[@]}" --prompt 'One' --kv-bits 7 >/dev/null 2>"$folder/err"
 check "--kv-bits 7 is a usage error" test $? -eq 2
-check "--kv-bits 7 is told what there is" grep -q -- '--kv-bits is 32, 16 or 8, not 7' "$folder/err"
+check "--kv-bits 7 is told what there is" grep -q -- \
+  '--kv-bits must be 32, 16, 8 or 0, not 7' "$folder/err"
 
 # Many prompts at once: the same texts as one by one, in order, and errors in their places.
 python3 - "$folder/prompts.jsonl" <<'EOF'
@@ -516,8 +517,13 @@ check "--init says that a model is packed" refused 1 'is a packed model' train -
 check "sizes in JSON are whole numbers" grep -Eq '"bytes":[0-9]+[,}]' "$folder/export.json"
 "$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
 check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
-"$quest" export --model "$folder/run" --out "$folder/again" --head-bits 5 >/dev/null 2>&1
-check "bits that there are not are a usage error" test $? -eq 2
+for bits in 3 5 x 16.5 99; do
+  check "bits of export that there are not, $bits, are told which there are" refused 2 \
+    "--head-bits must be 32, 16, 8 or 4, not '*$bits'*$" \
+    export --model "$folder/run" --out "$folder/again" --head-bits $bits
+done
+check "bits of bench infer that there are not are told which there are" refused 2 \
+  '--embedding-bits must be 16, 8 or 4, not 5$' bench infer --embedding-bits 5
 for kind in run packed; do
   "$quest" eval --model "$folder/$kind" --data "$folder/u.txt" --threads 1 --json \
     >"$folder/$kind.eval" 2>/dev/null
