@@ -15,6 +15,7 @@
 #include "apps/options.h"
 #include "apps/output.h"
 #include "apps/progress.h"
+#include "apps/text.h"
 #include "backend/cpu/isa.h"
 #include "backend/timed_run.h"
 #include "core/error.h"
@@ -59,6 +60,25 @@ struct KernelResult {
     return fmt::format("{:.2f} Gelem/s {:>5.1f} GB/s", giga * elements, giga * bytes);
   }
 };
+
+bool holds(const KernelCaseMaker& maker, const std::string& text) {
+  return maker.kernel.find(text) != std::string::npos;
+}
+
+// Refuses a text that no kernel's name holds.
+void require_kernel(const std::vector<KernelCaseMaker>& makers, const std::string& text) {
+  std::vector<std::string> kernels;
+  for (const KernelCaseMaker& maker : makers) {
+    if (holds(maker, text)) return;
+    const std::string kernel = maker.kernel.substr(0, maker.kernel.find(' '));  // without types
+    if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) {
+      kernels.push_back(kernel);
+    }
+  }
+  throw UsageError(
+      fmt::format("there is no kernel '{}'{}", text,
+                  nearest_hint(nearest_text(text, kernels), "; use " + alternatives(kernels))));
+}
 
 class BenchKernelsCommand : public Command {
  public:
@@ -134,12 +154,11 @@ class BenchKernelsCommand : public Command {
     if (width_ == 0 && rows_ != kRows) throw UsageError("--rows requires --width above 0");
     std::vector<KernelCaseMaker> makers =
         kernel_cases(width_ == 0 ? tested_sizes() : layer_sizes(width_, rows_));
+    for (const std::string& text : only_) require_kernel(makers, text);
     std::erase_if(makers, [&](const KernelCaseMaker& maker) {
-      return !only_.empty() && std::none_of(only_.begin(), only_.end(), [&](const auto& text) {
-        return maker.kernel.find(text) != std::string::npos;
-      });
+      return !only_.empty() && std::none_of(only_.begin(), only_.end(),
+                                            [&](const auto& text) { return holds(maker, text); });
     });
-    if (makers.empty()) throw UsageError("no kernel's name holds any of the texts of --only");
     return makers;
   }
 

@@ -610,12 +610,15 @@ check "bench kernels --set rows needs --width" refused 2 '--rows requires --widt
 check "bench kernels --rows needs a width" refused 2 '--rows requires --width above 0' \
   bench kernels --width 0 --rows 24
 printf 'width = 64\nthreads = [1]\nonly = "frobnicate"\n' >"$folder/kernels.toml"
-check "the width may come from a config" refused 2 "no kernel's name" \
+check "the width may come from a config" refused 2 "there is no kernel" \
   bench kernels --config "$folder/kernels.toml" --rows 24
 check "bench kernels --width is whole heads" refused 2 '--width must be a multiple of 64, not 100' \
   bench kernels --width 100
-"$quest" bench kernels --only frobnicate >/dev/null 2>&1
-check "a kernel that does not exist is a usage error" test $? -eq 2
+check "a kernel that does not exist is a usage error that names those that do" refused 2 \
+  "there is no kernel 'frobnicate'; use matmul, .*quantized_matmul, .*attention_backward$" \
+  bench kernels --only attention,frobnicate
+check "a kernel whose name has a slip gets the nearest one" refused 2 \
+  "there is no kernel 'atention'; the nearest is 'attention'$" bench kernels --only atention
 tiny=(--set model.layers=1 --set model.width=64 --set model.heads=2 --batch-size 2 --seq-len 32
   --steps 1 --threads 1)
 "$quest" bench train "${tiny[@]}" --scheme none --scheme-layer "*.down=w4a4" --backward float,int8 \
