@@ -517,6 +517,10 @@ check "--init says that a model is packed" refused 1 'is a packed model' train -
 check "sizes in JSON are whole numbers" grep -Eq '"bytes":[0-9]+[,}]' "$folder/export.json"
 "$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
 check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
+check "export does not advise to delete a device" refused 1 \
+  '/dev/null is not a folder: choose another name$' export --model "$folder/run" --out /dev/null
+check "export does not advise to delete a folder that holds something" refused 1 \
+  'is not an empty folder: choose another name$' export --model "$folder/run" --out "$folder"
 for bits in 3 5 x 16.5 99; do
   check "bits of export that there are not, $bits, are told which there are" refused 2 \
     "--head-bits must be 32, 16, 8 or 4, not '*$bits'*$" \

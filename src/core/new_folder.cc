@@ -28,15 +28,21 @@ NewFolder::NewFolder(const fs::path& path)
   if (fs::is_symlink(path_, error)) {
     fail("{} is a symbolic link: name the folder itself", path_.string());
   }
-  const bool empty = fs::is_directory(path_, error) && fs::is_empty(path_, error);
-  if (fs::exists(path_, error) && !empty) {
-    fail("{} exists and is not an empty folder: delete it or choose another name", path_.string());
+  if (fs::exists(path_, error)) {
+    if (!fs::is_directory(path_, error)) {
+      fail("{} is not a folder: choose another name", path_.string());
+    }
+    if (!fs::is_empty(path_, error)) {
+      fail("{} is not an empty folder: choose another name", path_.string());
+    }
   }
   if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), error);
   if (fs::create_directory(temporary_, error)) return;
   if (error) fail("cannot make the folder {}: {}", temporary_.string(), error.message());
-  fail("{} exists: either another run is writing this folder, or one was killed; delete it",
-       temporary_.string());
+  fail(
+      "{} exists: either another run is writing this folder, or one was killed; if none is "
+      "running, delete it",
+      temporary_.string());
 }
 
 NewFolder::~NewFolder() {

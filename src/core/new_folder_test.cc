@@ -95,7 +95,8 @@ TEST_F(NewFolderTest, WhatAppearsInItsPlaceMeanwhileIsKept) {
 TEST_F(NewFolderTest, FoldersThatAreNotEmptyAndFilesAreRefused) {
   put(root_ / "file", "text");
   EXPECT_NE(refusal(root_).find("is not an empty folder"), std::string::npos);
-  EXPECT_NE(refusal(root_ / "file").find("is not an empty folder"), std::string::npos);
+  EXPECT_NE(refusal(root_ / "file").find("is not a folder"), std::string::npos);
+  EXPECT_EQ(refusal("/dev/null"), "/dev/null is not a folder: choose another name");
   EXPECT_NE(refusal(root_ / "file" / "below").find("cannot make the folder"), std::string::npos);
 }
 

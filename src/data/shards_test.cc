@@ -207,7 +207,7 @@ TEST_F(ShardsTest, UnfinishedFolderDoesNotOpenAndIsNotWrittenOver) {
 
 TEST_F(ShardsTest, ExistingFoldersAreNotOverwritten) {
   prepare();
-  expect_mentions(error_of([&] { prepare(); }), {"shards exists"});
+  expect_mentions(error_of([&] { prepare(); }), {"shards is not an empty folder"});
   EXPECT_EQ(TokenDataset::open(out_, *bytes_).size(), 24);
   const std::string empty = folder_.path("empty");
   std::filesystem::create_directory(empty);
