@@ -9,6 +9,7 @@
 #include "apps/text.h"
 #include "core/file.h"
 #include "data/tokenizer.h"
+#include "model/limits.h"
 
 namespace quest::app {
 namespace {
@@ -27,7 +28,7 @@ class TokenizerTrainCommand : public Command {
                    "each also .zst")
         ->type_name("GLOB...")
         ->required();
-    add_whole(app, "--vocab", vocab_, {.low = 1, .high = 1 << 24}, "tokens", true);
+    add_whole(app, "--vocab", vocab_, {.low = kLeastVocab, .high = kMostVocab}, "tokens", true);
     app.add_option("--out", out_, "file to write")->type_name("FILE")->required();
     add_whole(app, "--seed", seed_, {.low = 0},
               "chooses the lines that are read of a large corpus");

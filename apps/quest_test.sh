@@ -418,6 +418,9 @@ check "a circle of links is told" refused 1 'quest: error: cannot use .*circle.t
   data synth --tokens 1e7 --out "$folder/big.txt")
 check "a limit of file sizes is an error" test $? -eq 0
 check "a limit of file sizes leaves nothing" test -z "$(find "$folder" -name 'big.txt*')"
+check "a vocabulary that no text allows is a usage error" refused 2 \
+  '--vocab must be at least 300 and at most 16777216, not 299$' \
+  tokenizer train --in "$folder/none.txt" --vocab 299 --out "$folder/bpe2.model"
 check "too little text for a tokenizer is told" refused 1 \
   'error: this text is too little for a vocabulary of 30000: give more text, or a vocabulary' \
   tokenizer train --in "$folder/t.txt" --vocab 30000 --out "$folder/bpe2.model"

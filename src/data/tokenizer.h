@@ -47,6 +47,10 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& bytes_or_path);
 /// The tokenizer that `save` wrote into `folder`. Throws Error when it is missing or altered.
 std::unique_ptr<Tokenizer> load_tokenizer_from_folder(const std::filesystem::path& folder);
 
+/// The least vocabulary to train: 256 byte tokens, the unknown token and the end of text come
+/// first.
+inline constexpr std::int32_t kLeastVocab = 300;
+
 /// What `learn_sentencepiece` made, and of what.
 struct TokenizerTraining {
   std::int64_t text_bytes = 0;     ///< In the input.

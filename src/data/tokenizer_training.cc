@@ -16,8 +16,6 @@ namespace quest {
 namespace {
 
 constexpr std::size_t kMaxSentenceBytes = 4096;
-// 256 byte tokens, the unknown token and the end of text come first.
-constexpr std::int32_t kLeastVocab = 300;
 
 /// A sample of the lines offered to it, in their order, of at most `max_bytes`: a line is held
 /// while its random priority is below a threshold, which halves whenever the lines outgrow the cap.
