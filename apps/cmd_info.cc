@@ -132,6 +132,7 @@ class InfoCommand : public Command {
     } else {
       model = describe_model_folder(model_folder_);
       settings.train.seq_len = model.config.max_positions;
+      check_step_size(settings.train);
     }
     Report report;
     report_shape(report, model);

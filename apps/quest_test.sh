@@ -430,6 +430,8 @@ check "arguments behind -- are refused" refused 2 "quest generate cannot use the
   generate "${model[@]}" -n 3 -- foo
 check "a command behind -- is refused" refused 2 "quest data synth cannot use the argument 'info'" \
   data synth --out "$folder/never.txt" --tokens 9 -- info
+cp -r "$folder/model" "$folder/far"
+sed -i 's/"max_position_embeddings": 64/"max_position_embeddings": 4194304/' "$folder/far/config.json"
 check "info --model takes no preset" refused 2 'excludes' \
   info --model "$folder/model" --preset nano
 "$quest" bench infer --threads 1 --print-config >"$folder/infer.toml"
@@ -437,6 +439,9 @@ check "a printed config of bench infer is a config" "$quest" bench infer --confi
   --print-config
 check "and none of its sizes by --set" refused 2 '--model excludes --set model.width=64' \
   info --model "$folder/model" --set model.width=64
+check "a micro-batch has a limit with the windows of a model, too" refused 2 \
+  'batch_size \* train.seq_len = 1000000 \* 4194304 tokens is too large: 268435456 are the most' \
+  info --model "$folder/far" --batch-size 1000000
 check "info --model '' is a usage error" refused 2 '--model names no folder' info --model ''
 check "info --tokens needs --time" refused 2 '--tokens requires --time' \
   info --preset nano --tokens 100
@@ -512,6 +517,10 @@ sed -i '1a "chat_template": "<|start_header_id|>",' "$folder/llama3/tokenizer_co
 "$quest" export --model "$folder/llama3" --out "$folder/packed-llama3" >/dev/null 2>&1
 check "a packed folder has the run's chat template" grep -q start_header_id \
   "$folder/packed-llama3/tokenizer_config.json"
+check "export does not advise to delete a device" refused 1 \
+  '/dev/null is not a folder: choose another name$' export --model "$folder/run" --out /dev/null
+check "export does not advise to delete a folder that holds something" refused 1 \
+  'is not an empty folder: choose another name$' export --model "$folder/run" --out "$folder"
 mkdir "$folder/empty" && ln -s empty "$folder/link"
 check "export refuses a link" refused 1 'is a symbolic link: name the folder itself' \
   export --model "$folder/run" --out "$folder/link"
@@ -520,10 +529,6 @@ check "--init says that a model is packed" refused 1 'is a packed model' train -
 check "sizes in JSON are whole numbers" grep -Eq '"bytes":[0-9]+[,}]' "$folder/export.json"
 "$quest" export --model "$folder/packed" --out "$folder/again" >/dev/null 2>"$folder/err"
 check "what is packed is not packed again" grep -q 'is packed already' "$folder/err"
-check "export does not advise to delete a device" refused 1 \
-  '/dev/null is not a folder: choose another name$' export --model "$folder/run" --out /dev/null
-check "export does not advise to delete a folder that holds something" refused 1 \
-  'is not an empty folder: choose another name$' export --model "$folder/run" --out "$folder"
 for bits in 3 5 x 16.5 99; do
   check "bits of export that there are not, $bits, are told which there are" refused 2 \
     "--head-bits must be 32, 16, 8 or 4, not '*$bits'*$" \

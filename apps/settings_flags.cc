@@ -30,7 +30,8 @@ std::string default_of(const Setting& setting) {
   return text == "0" || text == "0.0" || text == "[]" || text == "false" ? "" : text;
 }
 
-// Counts of bytes follow from the tokens of a step, and must not overflow either.
+}  // namespace
+
 void check_step_size(const TrainSettings::Train& train) {
   const double batch = static_cast<double>(train.batch_size) * static_cast<double>(train.seq_len);
   if (batch > kMostBatchTokens) {
@@ -47,8 +48,6 @@ void check_step_size(const TrainSettings::Train& train) {
       "large: {:.0f} are the most",
       train.batch_size, train.grad_accum, train.seq_len, kMostStepTokens));
 }
-
-}  // namespace
 
 bool starts_with_one_of(std::string_view key, const std::vector<std::string>& prefixes) {
   return std::any_of(prefixes.begin(), prefixes.end(),

@@ -18,6 +18,10 @@ namespace quest::app {
 /// Whether `key` starts with one of `prefixes`.
 bool starts_with_one_of(std::string_view key, const std::vector<std::string>& prefixes);
 
+/// Throws UsageError when a micro-batch or a step has so many tokens that counts of bytes could
+/// overflow. `resolve` does so; it is to be done again where a model decides about `seq_len`.
+void check_step_size(const TrainSettings::Train& train);
+
 /// Declares the flags of settings on a subcommand and, after parsing, resolves them.
 class SettingsFlags {
  public:
