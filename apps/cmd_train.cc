@@ -52,26 +52,44 @@ void load_initial_weights(Model& model, const std::string& path) {
   load_weights(model, weights);
 }
 
-// What decides which tokens a step reads may not change when a run goes on; the rest is stated.
+// Settings that differ may say the same (a width of heads that is derived or given). Where the
+// tokenizer decides about the vocabulary, the checkpoint tells whether it still fits.
+bool same_model(const TrainSettings& began, TrainSettings now) {
+  now.train.seq_len = began.train.seq_len;
+  const ModelConfig before = model_config(began, 1), after = model_config(now, 1);
+  return before == after && model_scheme(began, before) == model_scheme(now, after);
+}
+
+// What decides which tokens a step reads, and the model, may not change when a run goes on; the
+// rest is stated.
 void compare_settings(const TrainSettings& began, const TrainSettings& now, TrainDisplay& display) {
   constexpr std::string_view kFixed[] = {"train.batch_size", "train.grad_accum", "train.seq_len",
                                          "train.seed",       "train.data_seed",  "data.order"};
   for (const Setting& setting : all_settings()) {
     const std::string before = toml_value(began, setting);
     const std::string after = toml_value(now, setting);
+  const bool other_model = !same_model(began, now);
+  std::vector<std::string> changes;
+  const auto refuse = [](const Setting& setting, const std::string& before,
+                         const std::string& after, const char* why) {
+    throw UsageError(fmt::format("the run began with {} = {}, so it cannot go on with {}: {}",
+                                 setting.key, before, after, why));
+  };
     if (before == after || setting.key == "run.resume") continue;
     if (std::find(std::begin(kFixed), std::end(kFixed), setting.key) != std::end(kFixed)) {
-      throw UsageError(fmt::format(
-          "the run began with {} = {}, so it cannot go on with {}: its steps would read "
-          "other data",
-          setting.key, before, after));
+      refuse(setting, before, after, "its steps would read other data");
     }
-    display.note(
+    if (other_model && starts_with_one_of(setting.key, {"model.", "scheme."}) &&
+        setting.key != "model.preset") {
+      refuse(setting, before, after, "its weights are of another model; begin a new run for that");
+    }
+    changes.push_back(
         fmt::format("changed since the run began: {} = {} (was {})", setting.key, after, before));
   }
 }
 
 // Sets the trainer to the newest checkpoint; without one the run starts from its beginning.
+  for (const std::string& change : changes) display.note(change);
 void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDisplay& display) {
   const auto checkpoint = find_newest_checkpoint(
       folder.path(), [&](const std::string& why) { display.note("passed over: " + why); });

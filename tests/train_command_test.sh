@@ -105,6 +105,29 @@ train --steps 2 --out "$folder/damaged" --overwrite --json >"$folder/short.json"
 check "--overwrite replaces a run" grep -q '"steps":2,' "$folder/short.json"
 check "--overwrite removes what was there" test "$(basename "$(checkpoints damaged)")" = step-00000002
 
+# Folders that hold no run, and what a run cannot go on with.
+refused() { # refused CODE TEXT ARGUMENTS...: of `quest train`; its exit code, and a part of its error
+  local code=$1 text=$2
+  shift 2
+  "$quest" train "$@" >/dev/null 2>"$folder/err"
+  [ $? -eq "$code" ] && grep -Eq -- "^quest: error: $text" "$folder/err"
+}
+check "what holds no run is not advised to be replaced" refused 1 \
+  '[^ ]*/mine holds something, but no run; choose another --out$' "${tiny[@]}" --out "$folder/mine"
+resume=(--resume --out "$folder/whole")
+check "another scheme is refused by its setting" refused 2 \
+  'the run began with scheme.default = "w4a4", so it cannot go on with "w2a2": its weights are' \
+  "${resume[@]}" --scheme w2a2 --lr 1
+check "and nothing else is said" test "$(wc -l <"$folder/err")" -eq 1
+check "so is a scheme of a layer" refused 2 \
+  'the run began with scheme.layers = \[\], so it cannot go on with \["\*.down=w8a8"\]' \
+  "${resume[@]}" --scheme-layer '*.down=w8a8'
+check "so is another model" refused 2 \
+  'the run began with model.width = 64, so it cannot go on with 128: its weights are' \
+  "${resume[@]}" --width 128
+"$quest" train "${resume[@]}" --scheme 'w4a4 hadamard trust' --head-dim 32 >/dev/null 2>"$folder/err"
+check "the same model in other words is none" test $? -eq 0
+
 # A run that diverges.
 train --steps 50 --lr 1e30 --warmup 0 --out "$folder/wild" >/dev/null 2>"$folder/err"
 check "a loss that is not finite exits with 3" test $? -eq 3

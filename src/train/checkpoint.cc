@@ -71,18 +71,29 @@ void save_moments(Trainer& trainer, const fs::path& path) {
   write_safetensors(path, moments);
 }
 
+// With the overrides, which to_string only counts.
+std::string whole_text(const Scheme& scheme) {
+  std::string text = scheme.base().to_string();
+  for (const std::string& entry : scheme.overrides()) text += ", " + entry;
+  return text;
+}
+
 void check_same_model(const Trainer& trainer, const fs::path& folder) {
   const fs::path path = folder / "config.json";
-  const Json theirs = Json::parse(read_file(path), nullptr, false);
-  const Json ours = Json::parse(to_config_json({trainer.config().model, trainer.config().scheme}),
-                                nullptr, false);
-  if (!theirs.is_object()) fail("{} is not a JSON object", path.string());
-  for (const auto& [key, value] : ours.items()) {
-    if (!theirs.contains(key) || theirs[key] != value) {
-      fail("{} has {} = {}, but this run asks for {}; resume with the settings of the run",
-           path.string(), key, theirs.contains(key) ? theirs[key].dump() : "nothing", value.dump());
-    }
+  const ModelDescription theirs = parse_config_json(read_file(path), path.string());
+  const TrainerConfig& ours = trainer.config();
+  std::string difference = architecture_difference(theirs.config, ours.model);
+  if (theirs.config.max_positions != ours.model.max_positions) {
+    difference =
+        fmt::format("positions: {} and {}", theirs.config.max_positions, ours.model.max_positions);
   }
+  if (theirs.scheme != ours.scheme) {
+    difference =
+        fmt::format("scheme: {} and {}", whole_text(theirs.scheme), whole_text(ours.scheme));
+  }
+  if (difference.empty()) return;
+  fail("{} and this run are different models ({}); resume with the settings of the run",
+       folder.string(), difference);
 }
 
 }  // namespace

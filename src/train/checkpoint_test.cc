@@ -258,7 +258,7 @@ TEST_F(CheckpointTest, PruningKeepsTheNewestAndNeverAll) {
 
 // --- Another run's checkpoint ---
 
-TEST_F(CheckpointTest, AnotherModelOrSchemeIsRefusedByItsKey) {
+TEST_F(CheckpointTest, AnotherModelOrSchemeIsRefusedByItsName) {
   const auto trainer = make(tiny_run_config());
   trainer->step();
   const fs::path path = save(*trainer);
@@ -271,18 +271,21 @@ TEST_F(CheckpointTest, AnotherModelOrSchemeIsRefusedByItsKey) {
   };
   TrainerConfig config = tiny_run_config();
   config.model.hidden = 96;
-  expect_mentions(refusal(config), {"intermediate_size", "64", "96"});
+  expect_mentions(refusal(config), {"(hidden: 64 and 96); resume"});
   config = tiny_run_config();
   config.model.layers = 3;
-  expect_mentions(refusal(config), {"num_hidden_layers", "2", "3"});
+  expect_mentions(refusal(config), {"(layers: 2 and 3)"});
   config = tiny_run_config();
   config.model.kv_heads = 2;
-  expect_mentions(refusal(config), {"num_key_value_heads"});
-  expect_mentions(refusal(tiny_run_config("w2a2")), {"quantization_config", "w4a4", "w2a2"});
-  expect_mentions(refusal(tiny_run_config("w4a4 none")), {"quantization_config"});
+  expect_mentions(refusal(config), {"(kv_heads: "});
+  config = tiny_run_config();
+  config.model.max_positions *= 2;
+  expect_mentions(refusal(config), {"(positions: "});
+  expect_mentions(refusal(tiny_run_config("w2a2")), {"(scheme: w4a4 and w2a2)"});
+  expect_mentions(refusal(tiny_run_config("w4a4 none")), {"(scheme: w4a4 and w4a4 none)"});
   config = tiny_run_config();
   config.scheme = Scheme::parse("w4a4", {"blocks.0.attn.v=w8a8"});
-  expect_mentions(refusal(config), {"quantization_config", "blocks.0.attn.v"});
+  expect_mentions(refusal(config), {"(scheme: w4a4 and w4a4, blocks.0.attn.v=w8a8)"});
 }
 
 // --- Saves that fail ---
