@@ -33,21 +33,24 @@ FolderMode folder_mode(const TrainSettings& settings) {
   return settings.run.overwrite ? FolderMode::kOverwrite : FolderMode::kNew;
 }
 
-// Weights of another model: a model folder, or a file of weights alone.
-void load_initial_weights(Model& model, const std::string& path) {
-  fs::path file = path;
-  if (fs::is_directory(path)) {
-    file = find_model_folder(path) / "model.safetensors";
-    const ModelDescription theirs = load_description(file.parent_path());
-    if (theirs.packed) {
-      fail("--init {} is a packed model: give the run that it was exported from", path);
-    }
-    const std::string difference = architecture_difference(theirs.config, model.config());
-    if (!difference.empty()) {
-      fail("--init {} and this run are different models: {}", path, difference);
-    }
+// Weights of another model: a model folder, or a file of weights alone, of which the tensors are
+// not looked at.
+SafetensorsFile open_initial_weights(const ModelConfig& config, const std::string& path) {
+  if (!fs::is_directory(path)) return SafetensorsFile(path);
+  const fs::path folder = find_model_folder(path);
+  const ModelDescription theirs = load_description(folder);
+  if (theirs.packed) {
+    fail("--init {} is a packed model: give the run that it was exported from", path);
   }
-  const SafetensorsFile weights(file);
+  const std::string difference = architecture_difference(theirs.config, config);
+  if (!difference.empty()) {
+    fail("--init {} and this run are different models: {}", path, difference);
+  }
+  return SafetensorsFile(folder / "model.safetensors");
+}
+
+void load_initial_weights(Model& model, const std::string& path) {
+  const SafetensorsFile weights = open_initial_weights(model.config(), path);
   weights.verify(false);
   load_weights(model, weights);
 }
@@ -65,9 +68,6 @@ bool same_model(const TrainSettings& began, TrainSettings now) {
 void compare_settings(const TrainSettings& began, const TrainSettings& now, TrainDisplay& display) {
   constexpr std::string_view kFixed[] = {"train.batch_size", "train.grad_accum", "train.seq_len",
                                          "train.seed",       "train.data_seed",  "data.order"};
-  for (const Setting& setting : all_settings()) {
-    const std::string before = toml_value(began, setting);
-    const std::string after = toml_value(now, setting);
   const bool other_model = !same_model(began, now);
   std::vector<std::string> changes;
   const auto refuse = [](const Setting& setting, const std::string& before,
@@ -75,6 +75,9 @@ void compare_settings(const TrainSettings& began, const TrainSettings& now, Trai
     throw UsageError(fmt::format("the run began with {} = {}, so it cannot go on with {}: {}",
                                  setting.key, before, after, why));
   };
+  for (const Setting& setting : all_settings()) {
+    const std::string before = toml_value(began, setting);
+    const std::string after = toml_value(now, setting);
     if (before == after || setting.key == "run.resume") continue;
     if (std::find(std::begin(kFixed), std::end(kFixed), setting.key) != std::end(kFixed)) {
       refuse(setting, before, after, "its steps would read other data");
@@ -86,10 +89,10 @@ void compare_settings(const TrainSettings& began, const TrainSettings& now, Trai
     changes.push_back(
         fmt::format("changed since the run began: {} = {} (was {})", setting.key, after, before));
   }
+  for (const std::string& change : changes) display.note(change);
 }
 
 // Sets the trainer to the newest checkpoint; without one the run starts from its beginning.
-  for (const std::string& change : changes) display.note(change);
 void resume(Trainer& trainer, const RunPlan& plan, RunFolder& folder, TrainDisplay& display) {
   const auto checkpoint = find_newest_checkpoint(
       folder.path(), [&](const std::string& why) { display.note("passed over: " + why); });
@@ -187,6 +190,8 @@ class TrainCommand : public Command {
     const RunMemory memory =
         predict_run_memory(config, run_conditions(settings, &data.train(), data.validation()));
     if (settings.run.dry_run) {
+      RunFolder::require_usable(settings.run.out, folder_mode(settings));
+      if (!settings.train.init.empty()) open_initial_weights(config.model, settings.train.init);
       return report_plan(opening_text(settings, config, data, plan, backend->name()), config, plan,
                          memory);
     }

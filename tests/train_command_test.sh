@@ -143,6 +143,21 @@ train --steps 7 --dry-run --out "$folder/never" --json >"$folder/plan.json" 2>/d
 check "--dry-run tells the plan" grep -q '"steps":7,"tokens":448,' "$folder/plan.json"
 check "--dry-run makes nothing" test ! -e "$folder/never"
 train --steps 7 --print-config >"$folder/a.toml"
+dry=("${tiny[@]}" --steps 7 --dry-run)
+check "--dry-run tells that --out holds a run" refused 1 '.*/whole exists and is not empty; use --res' \
+  "${dry[@]}" --out "$folder/whole"
+check "--dry-run tells that --out is no folder" refused 1 '.*/train.txt is not a folder$' \
+  "${dry[@]}" --out "$folder/train.txt/below"
+check "--dry-run tells that there is no run to replace" refused 1 '.*/mine does not hold a run' \
+  "${dry[@]}" --out "$folder/mine" --overwrite
+check "--dry-run tells that --init is another model" refused 1 \
+  '--init .*/whole and this run are different models: layers: 1 and 2$' \
+  "${dry[@]}" --out "$folder/never" --init "$folder/whole" --layers 2
+check "--dry-run tells that --init is no file of weights" refused 1 '.*/a.toml' \
+  "${dry[@]}" --out "$folder/never" --init "$folder/a.toml"
+check "--dry-run is content with an --init that fits, and a run to replace" "$quest" train \
+  "${dry[@]}" --out "$folder/whole" --overwrite --init "$folder/whole" --json
+check "and leaves it" same_model whole
 "$quest" train --config "$folder/a.toml" --print-config >"$folder/b.toml"
 check "--print-config prints all settings" grep -q '^steps = 7 ' "$folder/a.toml"
 check "a printed config reads back the same" cmp "$folder/a.toml" "$folder/b.toml"

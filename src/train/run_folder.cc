@@ -17,8 +17,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kLockFile = ".lock";
+constexpr const char* kSettingsFile = "train.toml";
 // What a run writes; nothing else is ever removed.
-constexpr const char* kRunEntries[] = {"train.toml",
+constexpr const char* kRunEntries[] = {kSettingsFile,
                                        "log.jsonl",
                                        "checkpoints",
                                        "config.json",
@@ -48,40 +49,67 @@ int lock_folder(const fs::path& path) {
   return descriptor;
 }
 
-void remove_run(const fs::path& path) {
-  if (!fs::exists(path / "train.toml")) {
+// What can be told before the folder is there and locked.
+void require_folder(const fs::path& path, FolderMode mode) {
+  if (mode == FolderMode::kResume && !fs::exists(path / kSettingsFile)) {
+    fail("there is no run to resume in {}", path.string());
+  }
+  for (fs::path above = path; !above.empty(); above = above.parent_path()) {
+    if (!fs::exists(above)) continue;
+    if (!fs::is_directory(above)) fail("{} is not a folder", above.string());
+    return;
+  }
+}
+
+void require_content(const fs::path& path, FolderMode mode) {
+  if (mode == FolderMode::kResume || holds_nothing(path)) return;
+  const bool is_run = fs::exists(path / kSettingsFile);
+  if (mode == FolderMode::kNew && is_run) {
+    fail(
+        "{} exists and is not empty; use --resume to go on with its run, --overwrite to replace "
+        "it, or another --out",
+        path.string());
+  }
+  if (mode == FolderMode::kNew) {
+    fail("{} holds something, but no run; choose another --out", path.string());
+  }
+  if (!is_run) {
     fail("{} does not hold a run (it has no train.toml), so --overwrite will not touch it",
          path.string());
   }
-  for (const char* entry : kRunEntries) fs::remove_all(path / entry);
+}
+
+[[noreturn]] void fail_of_system(const fs::path& path, const fs::filesystem_error& error) {
+  fail("cannot use the run folder {}: {}", path.string(), error.code().message());
 }
 
 }  // namespace
 
 RunFolder::RunFolder(const fs::path& path, FolderMode mode) : path_(path) {
   try {
-    if (mode == FolderMode::kResume && !fs::exists(path / "train.toml")) {
-      fail("there is no run to resume in {}", path.string());
-    }
-    if (fs::exists(path) && !fs::is_directory(path)) fail("{} is not a folder", path.string());
+    require_folder(path, mode);
     fs::create_directories(path);
     lock_ = lock_folder(path);
-    if (mode != FolderMode::kResume && !holds_nothing(path)) {
-      if (mode == FolderMode::kNew) {
-        fail(
-            "{} exists and is not empty; use --resume to go on with its run, --overwrite to "
-            "replace it, or another --out",
-            path.string());
-      }
-      remove_run(path);
+    require_content(path, mode);
+    if (mode == FolderMode::kOverwrite) {
+      for (const char* entry : kRunEntries) fs::remove_all(path / entry);
     }
     open_log();
   } catch (const fs::filesystem_error& error) {
     if (lock_ >= 0) ::close(lock_);
-    fail("cannot use the run folder {}: {}", path.string(), error.code().message());
+    fail_of_system(path, error);
   } catch (...) {
     if (lock_ >= 0) ::close(lock_);
     throw;
+  }
+}
+
+void RunFolder::require_usable(const fs::path& path, FolderMode mode) {
+  try {
+    require_folder(path, mode);
+    if (fs::exists(path)) require_content(path, mode);
+  } catch (const fs::filesystem_error& error) {
+    fail_of_system(path, error);
   }
 }
 

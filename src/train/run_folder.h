@@ -27,6 +27,8 @@ class RunFolder {
   /// Throws Error when the mode does not fit what is there, when a folder to be overwritten holds
   /// something else than a run, or when another process holds the lock.
   RunFolder(const std::filesystem::path& path, FolderMode mode);
+  /// Throws what the constructor would, but touches nothing, nor sees another process's lock.
+  static void require_usable(const std::filesystem::path& path, FolderMode mode);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;

@@ -44,6 +44,26 @@ TEST_F(RunFolderTest, ANewRunTakesAnAbsentOrAnEmptyFolderOnly) {
                   {file, "not a folder"});
 }
 
+TEST_F(RunFolderTest, WhatIsUsableIsToldBeforeTheFolderIsTouched) {
+  const fs::path run = finished_run(), absent = temporary_.path("deep/er/run");
+  const fs::path below = fs::path(temporary_.write("file", "content")) / "run";
+  const fs::path photos = temporary_.path("photos");
+  fs::create_directories(photos / "2024");
+  const auto refusal = [](const fs::path& path, FolderMode mode) {
+    return error_of([&] { RunFolder::require_usable(path, mode); });
+  };
+  EXPECT_NO_THROW(RunFolder::require_usable(absent, FolderMode::kNew));
+  EXPECT_NO_THROW(RunFolder::require_usable(run, FolderMode::kOverwrite));
+  EXPECT_NO_THROW(RunFolder::require_usable(run, FolderMode::kResume));
+  expect_mentions(refusal(run, FolderMode::kNew), {"not empty", "--overwrite"});
+  expect_mentions(refusal(photos, FolderMode::kNew), {"no run; choose another --out"});
+  expect_mentions(refusal(photos, FolderMode::kOverwrite), {"does not hold a run"});
+  expect_mentions(refusal(below, FolderMode::kNew), {"file is not a folder"});
+  expect_mentions(refusal(absent, FolderMode::kResume), {"no run to resume"});
+  EXPECT_FALSE(fs::exists(absent.parent_path()));
+  EXPECT_EQ(read_file(run / "train.toml"), "steps = 1\n");
+}
+
 TEST_F(RunFolderTest, TwoRunsNeverShareAFolder) {
   const fs::path path = finished_run();
   {
