@@ -35,7 +35,7 @@ compare "nano w4a4 bf16" "${common[@]}" --scheme w4a4 --dtype bf16 --sample-ever
   --sample-tokens 4
 compare "nano none f32" "${common[@]}" --scheme none
 
-dry=$("$quest" train "${common[@]}" --scheme none --dry-run --out "$folder/run" --json |
+dry=$("$quest" train "${common[@]}" --scheme none --dry-run --out "$folder/new" --json |
   python3 -c "import json, sys; print(json.load(sys.stdin)['memory_bytes'])")
 info=$("$quest" info --data "$folder/train.txt" --val-data "$folder/valid.txt" --scheme none --json |
   python3 -c "import json, sys; print(json.load(sys.stdin)['training_bytes']['total'])")
