@@ -9,13 +9,6 @@
 
 namespace quest::cuda {
 
-/// Whether each row begins at a multiple of `bytes`.
-inline bool rows_begin_at(const Tensor& tensor, std::size_t bytes) {
-  const std::size_t stride = static_cast<std::size_t>(tensor.row_stride) * size_bytes(tensor.dtype);
-  return reinterpret_cast<std::uintptr_t>(tensor.data) % bytes == 0 &&
-         (tensor.rows() <= 1 || stride % bytes == 0);
-}
-
 /// Codes i8 as a factor; rows_begin_at(codes, kChunk). A single row's stride is of no meaning, and
 /// may be no multiple of a chunk, to which all addresses keep.
 template <typename Factor>

@@ -157,6 +157,12 @@ T* data_of(const Tensor& tensor) {
 /// The same of an argument that is also given to kernels of the host. Throws where it is missing.
 const void* device_twin(const Tensor& on_device);
 FloatRows rows_of(const Tensor& tensor);
+/// Whether each row begins at a multiple of `bytes`.
+inline bool rows_begin_at(const Tensor& tensor, std::size_t bytes) {
+  const std::size_t stride = static_cast<std::size_t>(tensor.row_stride) * size_bytes(tensor.dtype);
+  return reinterpret_cast<std::uintptr_t>(tensor.data) % bytes == 0 &&
+         (tensor.rows() <= 1 || stride % bytes == 0);
+}
 
 }  // namespace cuda
 }  // namespace quest
