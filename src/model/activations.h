@@ -42,7 +42,7 @@ struct LayerActivations {
   Tensor log_sums;      ///< f32 [B, H, T]
   Tensor attn_out;      ///< [R, H D]
   LinearInput out_in;   ///< of attn_out
-  Tensor mid_residual;  ///< f32 [R, C]: after attention
+  Tensor mid_residual;  ///< f32 [R, C]: after attention; without backward in residual's memory
   Tensor mlp_rstd;      ///< f32 [R]
   LinearInput gate_up_in;
   Tensor gate_up;       ///< [R, 2 F]
@@ -72,7 +72,7 @@ struct Activations {
   /// One a layer. What is not kept lies in one memory for all, and holds what the last block that
   /// ran left there: without backward everything, else what `shape.recompute` says.
   std::vector<LayerActivations> slots;
-  Tensor last_residual;  ///< f32 [R, C]: the last block's output
+  Tensor last_residual;  ///< f32 [R, C]: the last block's output; without backward likewise
   Tensor final_rstd;     ///< f32 [R]
   Tensor final_x;        ///< [R, C]: normalized, what the head reads
   Tensor losses;         ///< f32 [R], nats

@@ -21,6 +21,11 @@ Weight take_weight(ModelArenas& arenas, Shape shape, bool trains) {
           trains ? arenas.gradients.take(shape, DType::kF32) : Tensor()};
 }
 
+// next = residual, where they are not the same memory.
+void carry(Backend& backend, Tensor next, Tensor residual) {
+  if (next.data != residual.data) backend.copy(next, residual);
+}
+
 std::vector<LinearScheme> part_schemes(const LinearLayout& layout, const Scheme& scheme) {
   std::vector<LinearScheme> schemes;
   for (const LinearPart& part : layout.parts) schemes.push_back(scheme.for_layer(part.name));
@@ -205,7 +210,7 @@ void Llama<Linear>::attention_half(Backend& backend, std::int64_t layer, const L
   fill_qkv_in(backend, layer, s, keep_x);
   project_qkv(backend, layer, s, shape, cache);
   attend(backend, layer, s, shape, cache);
-  backend.copy(s.mid_residual, s.residual);
+  carry(backend, s.mid_residual, s.residual);
   blocks_[static_cast<std::size_t>(layer)].out.forward(backend, s.mid_residual, s.out_in,
                                                        Write::kAdd);
 }
@@ -251,7 +256,7 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, con
     note_error(layer, "mlp.gate_up", block.gate_up, s.gate_up_in);
     fill_down_in(backend, layer, s, keep_x);
     const Tensor next = a.residual(layer + 1, c.layers);
-    backend.copy(next, s.mid_residual);
+    carry(backend, next, s.mid_residual);
     block.down.multiply(backend, next, s.down_in, Write::kAdd);
     note_error(layer, "mlp.down", block.down, s.down_in);
   }

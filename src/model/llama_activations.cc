@@ -30,7 +30,9 @@ void take_layer(LayerActivations& slot, const ModelConfig& config, const Block<L
     slot.log_sums = arena.take({shape.batch, config.heads, shape.length}, DType::kF32);
     slot.attn_out = arena.take({rows, config.query_width()}, compute);
     slot.out_in = block.out.take_input(arena, slot.attn_out, rows, shape.backward);
-    slot.mid_residual = arena.take({rows, config.width}, DType::kF32);
+    // Without backward nobody reads the block's input again, and its output takes the same place.
+    slot.mid_residual =
+        shape.backward ? arena.take({rows, config.width}, DType::kF32) : slot.residual;
     slot.mlp_rstd = arena.take({rows}, DType::kF32);
     slot.gate_up = arena.take({rows, 2 * config.hidden}, compute);
   }
@@ -104,7 +106,8 @@ Activations Llama<Linear>::make_activations(Arena& arena, const PassShape& shape
   }
   arena.take({static_cast<std::int64_t>(end - arena.mark())}, DType::kU8);
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) take(layer, true);
-  a.last_residual = arena.take({rows, config_.width}, DType::kF32);
+  a.last_residual =
+      shape.backward ? arena.take({rows, config_.width}, DType::kF32) : a.slots.front().residual;
   a.final_rstd = arena.take({rows}, DType::kF32);
   a.final_x = arena.take({rows, config_.width}, compute_);
   a.losses = arena.take({rows}, DType::kF32);

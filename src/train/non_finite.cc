@@ -43,9 +43,16 @@ std::string find_in_activations(Backend& backend, const Llama<QuantLinear>& mode
     }
     if (!all_finite(backend, s.qkv)) return "the output of " + block + ".attn.qkv";
     if (!all_finite(backend, s.attn_out)) return "the attention of " + block;
-    if (!all_finite(backend, s.mid_residual)) return "the output of " + block + ".attn.out";
-    if (!all_finite(backend, s.gate_up)) return "the output of " + block + ".mlp.gate_up";
-    if (!all_finite(backend, a.residual(layer + 1, model.config().layers))) {
+    // Without backward the block's output has taken the place of what attention left.
+    const Tensor next = a.residual(layer + 1, model.config().layers);
+    const bool kept = s.mid_residual.data != next.data;
+    if (kept && !all_finite(backend, s.mid_residual)) {
+      return "the output of " + block + ".attn.out";
+    }
+    if (!all_finite(backend, s.gate_up)) {
+      return "the output of " + block + (kept ? ".mlp.gate_up" : ".attn.out or of its mlp.gate_up");
+    }
+    if (!all_finite(backend, next)) {
       return "the output of " + block + ".mlp.down";
     }
   }
