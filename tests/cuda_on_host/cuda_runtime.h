@@ -61,6 +61,10 @@ void warp_barrier(unsigned mask, const std::source_location& where);
 /// The bits that lane `lane` of this warp brings to the same line.
 std::uint64_t exchange(unsigned mask, std::uint64_t bits, unsigned lane,
                        const std::source_location& where);
+/// Where a kernel begins to depend on what came before: kernels that may be begun early cannot
+/// touch device memory until then, but by read_early, and every thread has to come here.
+void await_last_kernel();
+uint4 read_early(const void* from);
 
 }  // namespace cuda_on_host
 
@@ -149,6 +153,12 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes);
 
 /// The null stream is the legacy one.
@@ -212,10 +222,19 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
   return cudaMemset2DAsync(to, bytes, value, bytes, 1, stream);
 }
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 
 namespace cuda_on_host {

@@ -2,6 +2,7 @@
 // twice, shared memory that was not asked for.
 #include <gtest/gtest.h>
 
+#include "backend/cuda/kernel_order.cuh"
 #include "backend/cuda/tensor_core.cuh"
 #include "tests/cuda_kernels/kernel_runs.h"
 
@@ -67,6 +68,47 @@ TEST(Emulation, SharedMemoryThatWasNotAskedForFailsTheLaunch) {
   config.blockDim = dim3(32);
   config.dynamicSmemBytes = 60 << 10;
   EXPECT_EQ(cudaLaunchKernelEx(&config, load_rows, to.get(), 144u), cudaErrorInvalidConfiguration);
+}
+
+// Where a kernel waits for the one before: not at all, in one thread only, after a read, or after
+// one of what no kernel writes.
+enum class Waits { kNever, kInOneThread, kAfterAReading, kAfterAConstant };
+
+template <Waits kWaits>
+__global__ void read_around_the_wait(uint4* to, const uint4* from) {
+  cuda::admit_next_kernel();
+  uint4 value = make_uint4(0, 0, 0, 0);
+  if constexpr (kWaits == Waits::kAfterAReading) value = *from;
+  if constexpr (kWaits == Waits::kAfterAConstant) value = cuda::load_constant(from);
+  if (kWaits != Waits::kNever && (kWaits != Waits::kInOneThread || threadIdx.x == 0)) {
+    cuda::await_last_kernel();
+  }
+  if (threadIdx.x == 0 && kWaits != Waits::kNever) *to = value;
+}
+
+template <Waits kWaits>
+std::vector<unsigned> run_around_the_wait() {
+  const DeviceArray<unsigned> from({1, 2, 3, 4}), to({0, 0, 0, 0});
+  cudaStream_t stream = nullptr;
+  cudaStreamCreate(&stream);
+  const cuda::OwnedStream owner(stream);
+  launch(Launch{"test", stream, dim3(1), 32}, read_around_the_wait<kWaits>,
+         reinterpret_cast<uint4*>(to.get()), reinterpret_cast<const uint4*>(from.get()));
+  return to.values();
+}
+
+TEST(EmulationDeathTest, AKernelThatIsBegunEarlyMustWaitBeforeItReads) {
+  EXPECT_EQ(run_around_the_wait<Waits::kAfterAConstant>(), (std::vector<unsigned>{1, 2, 3, 4}));
+  EXPECT_DEATH(run_around_the_wait<Waits::kNever>(), "has not waited for the kernel before");
+  EXPECT_DEATH(run_around_the_wait<Waits::kInOneThread>(), "has not waited for the kernel before");
+  EXPECT_DEATH(run_around_the_wait<Waits::kAfterAReading>(), "");
+}
+
+TEST(Emulation, DevicesBelow90BeginNoKernelEarly) {
+  EXPECT_TRUE(kernels_overlap());
+  cuda_on_host::set_capability(8, 6);
+  EXPECT_FALSE(kernels_overlap());
+  cuda_on_host::set_capability(9, 0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // does not run and keeps its arguments, what may not be captured fails, copies read late.
 #include <gtest/gtest.h>
 
+#include "backend/cuda/kernel_order.cuh"
 #include "tests/cuda_kernels/kernel_runs.h"
 
 namespace quest {

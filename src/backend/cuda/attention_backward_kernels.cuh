@@ -66,6 +66,7 @@ __device__ void load_pair_tile(float (&tile)[kPairTile][kPitch], const FloatRows
 /// A block has a tile of queries; the last come first.
 template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_d_q_kernel(AttentionGradient g) {
+  follow_last_kernel();
   auto& [queries, d_outs, keys, values, weights, d_scores] =
       *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
   const TileOrder::Place place = g.order.at(blockIdx.x);
@@ -113,6 +114,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_d_q_kernel(Attent
 /// A block has a tile of keys. Sums over the heads of a group, then over queries.
 template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_d_kv_kernel(AttentionGradient g) {
+  follow_last_kernel();
   auto& [queries, d_outs, keys, values, weights, d_scores] =
       *reinterpret_cast<GradientMemory<kDim>*>(dynamic_shared());
   const TileOrder::Place place = g.order.at(blockIdx.x);

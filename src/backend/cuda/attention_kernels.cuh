@@ -95,6 +95,7 @@ struct AttentionMemory {
 
 template <int kDim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention a) {
+  follow_last_kernel();
   auto& [queries, keys, values, weights] =
       *reinterpret_cast<AttentionMemory<kDim>*>(dynamic_shared());
   const TileOrder::Place place = a.order.at(blockIdx.x / a.most_parts);
@@ -178,6 +179,7 @@ struct CacheAppend {
 
 /// A warp has a row of a head.
 __global__ void cache_append_kernel(CacheAppend a) {
+  follow_last_kernel();
   const auto [line, row] = a.order.at(blockIdx.x);
   const SequenceSpan span = a.spans.at(line / a.heads);
   if (row >= span.count) return;

@@ -1,4 +1,7 @@
-// The text of CUDA's errors.
+// The text of CUDA's errors, and what launches ask of the current device.
+#include <cstdlib>
+#include <string_view>
+
 #include "backend/cuda/check.h"
 
 namespace quest {
@@ -12,6 +15,19 @@ void require_not_captured(cudaStream_t stream, const char* what) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check_cuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
   if (status != cudaStreamCaptureStatusNone) fail("CUDA: {} cannot be part of a recording", what);
+}
+
+bool kernels_overlap() {
+  static const bool wanted = [] {
+    const char* const value = std::getenv("QUEST_CUDA_OVERLAP");
+    return value == nullptr || std::string_view(value) != "off";
+  }();
+  if (!wanted) return false;
+  int device = 0, major = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute", "compute capability of device {}", device);
+  return major >= 9;
 }
 
 }  // namespace quest

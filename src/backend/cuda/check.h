@@ -50,10 +50,15 @@ struct Launch {
   int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (227 on sm_90)
 };
 
+/// Whether a kernel may come to the device before the one before it has ended (kernel_order.cuh):
+/// on the current device, and unless QUEST_CUDA_OVERLAP=off.
+bool kernels_overlap();
+
 /// What a block may have of dynamic shared memory without asking.
 inline constexpr int kPlainSharedBytes = 48 << 10;
 
 /// kernel<<<grid, threads, shared_bytes, stream>>>(arguments...); nothing where the grid is empty.
+/// All threads of the kernel call await_last_kernel.
 template <typename... Parameters, typename... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
@@ -62,6 +67,12 @@ void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arg
   config.blockDim = dim3(how.threads);
   config.stream = how.stream;
   config.dynamicSmemBytes = static_cast<std::size_t>(how.shared_bytes);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  // The null stream, which tests use, also keeps order with the other streams.
+  config.numAttrs = how.stream != nullptr && kernels_overlap() ? 1 : 0;
   if (how.shared_bytes > kPlainSharedBytes) {
     check_cuda(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),

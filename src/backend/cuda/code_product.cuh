@@ -211,6 +211,7 @@ __device__ __forceinline__ void write_columns(const Write& write, const CodeSums
 template <typename Shape, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     code_product_kernel(Left left, Right right, Write write, CodeProductSize size) {
+  follow_last_kernel();
   using Pipeline = CodePipeline<Shape, Left, Right>;
   using Lefts = typename Pipeline::Lefts;
   using Rights = typename Pipeline::Rights;

@@ -6,6 +6,7 @@ namespace {
 
 // sums [3] += parts [rows][3], row by row.
 __global__ void add_parts_kernel(double* sums, const double* parts, std::int64_t rows) {
+  cuda::follow_last_kernel();
   if (threadIdx.x >= 3) return;
   double sum = 0;
   for (std::int64_t r = 0; r < rows; ++r) sum += parts[3 * r + threadIdx.x];

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "backend/cuda/kernel_order.cuh"
+
 namespace quest::cuda {
 
 inline constexpr unsigned kWarp = 32;
@@ -94,6 +96,7 @@ inline constexpr unsigned kElementThreads = 256;
 /// body(row, column) for each element; `column_blocks` blocks of threads a row.
 template <typename Body>
 __global__ void for_each_kernel(Body body, std::int64_t columns, unsigned column_blocks) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x / column_blocks;
   const std::int64_t column =
       std::int64_t{blockIdx.x % column_blocks} * kElementThreads + threadIdx.x;

@@ -81,6 +81,7 @@ inline constexpr int kJoinThreads = 128;
 
 /// A block has a query and head, of most_rows queries a span.
 __global__ void __launch_bounds__(kJoinThreads) join_parts_kernel(PartJoin a, unsigned most_rows) {
+  follow_last_kernel();
   const auto heads = static_cast<unsigned>(a.shape.heads);
   const unsigned head = blockIdx.x % heads, query = blockIdx.x / heads % most_rows;
   const unsigned span_index = blockIdx.x / heads / most_rows;

@@ -20,6 +20,7 @@ struct Embedding {
 __global__ void __launch_bounds__(256)
     embedding_backward_kernel(float* d_table, const float* d_x, const std::int32_t* tokens,
                               std::int64_t rows, std::int64_t columns) {
+  follow_last_kernel();
   __shared__ unsigned found[8];  // bits of a warp's 32 rows
   const std::int64_t self = blockIdx.x;
   const std::int32_t token = tokens[self];
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(256)
 
 /// y and rstd of a row: one block of threads.
 __global__ void __launch_bounds__(256) rmsnorm_kernel(FloatRows y, NormSource source) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x;
   source.begin(row);
   for (std::int64_t c = threadIdx.x; c < source.columns; c += blockDim.x) {
@@ -67,6 +69,7 @@ struct NormGradient {
 
 __global__ void __launch_bounds__(256)
     rmsnorm_backward_kernel(float* d_x, BFloat16* rounded, NormGradient g) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x;
   const float* const x = g.x + row * g.columns;
   const float inverse = g.rstd[row];
@@ -89,6 +92,7 @@ inline constexpr std::int64_t kNormRows = 64;
 /// parts[block][c] = sum of d_y * normalized x over a block of rows. Grid: blocks of columns, then
 /// the next rows.
 __global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, NormGradient g) {
+  follow_last_kernel();
   const unsigned column_blocks = static_cast<unsigned>((g.columns + blockDim.x - 1) / blockDim.x);
   const std::int64_t part = blockIdx.x / column_blocks;
   const std::int64_t c = std::int64_t{blockIdx.x % column_blocks} * blockDim.x + threadIdx.x;
@@ -104,6 +108,7 @@ __global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, No
 /// out[c] += parts[0][c] + parts[1][c] + ...
 __global__ void __launch_bounds__(256)
     add_rows_kernel(float* out, const float* parts, std::int64_t rows, std::int64_t columns) {
+  follow_last_kernel();
   const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (c >= columns) return;
   float sum = 0.0f;
@@ -132,6 +137,7 @@ struct Rope {
 /// A block has a row of a span, which is a tile of its line.
 __global__ void __launch_bounds__(256)
     cached_rope_kernel(Rope turn, Spans spans, TileOrder order, std::int64_t columns) {
+  follow_last_kernel();
   const auto [line, row] = order.at(blockIdx.x);
   const SequenceSpan span = spans.at(line);
   if (row >= span.count) return;
@@ -169,6 +175,7 @@ struct CrossEntropy {
 
 /// One block of threads a row.
 __global__ void __launch_bounds__(256) cross_entropy_kernel(CrossEntropy t) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x;
   const float* const logits = t.logits + row * t.vocab;
   const std::int32_t target = t.targets[row];

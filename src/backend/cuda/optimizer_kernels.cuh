@@ -12,6 +12,7 @@ inline constexpr std::int64_t kSumBlock = 1 << 15;
 
 __global__ void __launch_bounds__(256)
     sum_parts_kernel(double* parts, const float* x, std::int64_t count, bool squares) {
+  follow_last_kernel();
   const std::int64_t begin = std::int64_t{blockIdx.x} * kSumBlock;
   const std::int64_t end = begin + kSumBlock < count ? begin + kSumBlock : count;
   double sum = 0;
@@ -25,6 +26,7 @@ __global__ void __launch_bounds__(256)
 
 /// total += parts, in order.
 __global__ void add_sums_kernel(double* total, const double* parts, std::int64_t count) {
+  follow_last_kernel();
   if (threadIdx.x != 0) return;
   double sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += parts[i];
@@ -33,6 +35,7 @@ __global__ void add_sums_kernel(double* total, const double* parts, std::int64_t
 
 __global__ void clip_scale_kernel(float* scale, const double* sums, std::int64_t count,
                                   float max_norm) {
+  follow_last_kernel();
   if (threadIdx.x != 0) return;
   double factor = 1.0;
   if (max_norm > 0) factor = fmin(1.0, max_norm / (sqrt(sums[count - 1]) + 1e-6));
@@ -65,6 +68,7 @@ __device__ inline Moments update(float& parameter, Moments before, float g, cons
 /// Moments in f32 or bf16.
 __global__ void __launch_bounds__(256)
     adamw_kernel(AdamWTask task, FloatRows first, FloatRows second) {
+  follow_last_kernel();
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const float scale = *task.grad_scale;
   if (i >= task.count || scale != scale) return;
@@ -83,6 +87,7 @@ struct CodedMoments {
 
 /// One block of threads a block of values that share a scale.
 __global__ void __launch_bounds__(256) adamw_codes_kernel(AdamWTask task, CodedMoments moments) {
+  follow_last_kernel();
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const float scale = *task.grad_scale;
   if (scale != scale) return;  // in all threads alike

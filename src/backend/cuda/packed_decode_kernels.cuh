@@ -166,6 +166,7 @@ struct WriteFixedPoint {
 template <int kBits, int kHalves, typename Write>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
     packed_decode_kernel(DecodeFactors f, Write write) {
+  admit_next_kernel();
   using Units = DecodeUnits<kBits>;
   constexpr int kDigits = Write::kDigits;
   __shared__ std::int32_t parts[kDecodeWarps][8 * kHalves][kDecodeColumns + 1];
@@ -178,19 +179,25 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   const int rows = rows_left < f.rows_a_block ? static_cast<int>(rows_left) : f.rows_a_block;
   const std::int8_t* const x_rows = f.x + first_row * f.x_stride;
   const int groups = (f.chunks + 3) / 4;
-  DecodeSums<kBits> sums = {};
-  for (int group = warp; group < groups; group += kDecodeGroups * warps) {
-    uint4 weights[kDecodeGroups][kDecodeTiles];
+  uint4 weights[kDecodeGroups][kDecodeTiles];
+  const auto load_weights = [&](int group) {
 #pragma unroll
     for (int ahead = 0; ahead < kDecodeGroups; ++ahead) {
 #pragma unroll
       for (int tile = 0; tile < kDecodeTiles; ++tile) {
         const int chunk = 4 * (group + ahead * warps) + t;
         const std::int64_t n = first + 8 * tile + g;
-        weights[ahead][tile] = load_if(chunk < f.chunks && n < f.columns,
-                                       f.w + n * f.w_stride + std::int64_t{chunk} * 16);
+        weights[ahead][tile] = chunk < f.chunks && n < f.columns
+                                   ? load_constant(f.w + n * f.w_stride + std::int64_t{chunk} * 16)
+                                   : make_uint4(0, 0, 0, 0);
       }
     }
+  };
+  // Weights come while the kernel before, which makes x, still works.
+  load_weights(warp);
+  await_last_kernel();
+  DecodeSums<kBits> sums = {};
+  for (int group = warp; group < groups; group += kDecodeGroups * warps) {
 #pragma unroll
     for (int ahead = 0; ahead < kDecodeGroups; ++ahead) {
       const int chunk = 4 * (group + ahead * warps) + t;
@@ -198,6 +205,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
         multiply_chunk<kBits, kHalves>(sums, f, x_rows, rows, weights[ahead], chunk);
       }
     }
+    load_weights(group + kDecodeGroups * warps);
   }
 #pragma unroll
   for (int tile = 0; tile < kDecodeTiles; ++tile) {
@@ -231,6 +239,7 @@ template <int kDigits>
 __global__ void __launch_bounds__(256)
     fixed_point_rows_kernel(FloatRows x, std::int8_t* digits, double* units, std::int64_t* sums,
                             std::int64_t columns, std::int64_t stride) {
+  follow_last_kernel();
   const std::int64_t i = blockIdx.x;
   float largest = 0.0f;
   for (std::int64_t k = threadIdx.x; k < columns; k += blockDim.x) {

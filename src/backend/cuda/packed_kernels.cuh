@@ -63,6 +63,7 @@ inline constexpr int kPackedRows = 16;
 __global__ void __launch_bounds__(256)
     packed_codes_kernel(CodeWords x, PackedCodes w, WriteQuantized write, std::int64_t rows,
                         std::int64_t columns, std::int64_t summed) {
+  follow_last_kernel();
   const std::int64_t eights = (columns + 7) / 8;
   const std::int64_t n = blockIdx.x % eights * 8 + threadIdx.x / kWarp;
   const std::int64_t first = blockIdx.x / eights * kPackedRows;
@@ -93,6 +94,7 @@ __global__ void __launch_bounds__(256)
 __global__ void __launch_bounds__(256)
     packed_floats_kernel(FloatRows x, PackedCodes w, const float* steps, WriteSum write,
                          std::int64_t rows, std::int64_t columns, std::int64_t summed) {
+  follow_last_kernel();
   const std::int64_t eights = (columns + 7) / 8;
   const std::int64_t n = blockIdx.x % eights * 8 + threadIdx.x / kWarp;
   const std::int64_t first = blockIdx.x / eights * kPackedRows;

@@ -178,6 +178,7 @@ __device__ inline std::int32_t make_codes(const CodesOut& out, const float* kept
 template <int kVectors, typename Source>
 __global__ void __launch_bounds__(256)
     quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
+  follow_last_kernel();
   __shared__ float kept[kKeptColumns];
   __shared__ float squares[kMostGroups][kLanes];
   __shared__ double lane_sums[kLanes];
@@ -230,6 +231,7 @@ __global__ void __launch_bounds__(256)
 template <int kVectors, typename Source>
 __global__ void __launch_bounds__(256)
     rotate_rows_kernel(Source source, FloatRows out, RowRule rule, float scale, bool add) {
+  follow_last_kernel();
   __shared__ float kept[kKeptColumns];
   const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
   const bool fits = rule.columns <= kKeptColumns;
@@ -255,6 +257,7 @@ template <int kVectors, typename Source>
 __global__ void __launch_bounds__(256)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
+  follow_last_kernel();
   __shared__ float kept[kKeptColumns];
   const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
   const double step = rows.steps[row];

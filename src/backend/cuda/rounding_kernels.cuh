@@ -56,6 +56,7 @@ struct FoldedGradient {
 /// lines[m] of the rows of G: one block of threads a row.
 __global__ void __launch_bounds__(256)
     row_lines_kernel(FoldedGradient g, float* scales, float* to_fixed, std::int64_t columns) {
+  follow_last_kernel();
   const std::int64_t m = blockIdx.x;
   float largest = 0.0f;
   for (std::int64_t n = threadIdx.x; n < columns; n += blockDim.x) {
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(256)
 __global__ void __launch_bounds__(256)
     column_lines_kernel(FoldedGradient g, float* scales, float* to_fixed, std::int64_t begin,
                         std::int64_t end, std::int64_t columns) {
+  follow_last_kernel();
   __shared__ float parts[8][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const std::int64_t n = std::int64_t{blockIdx.x} * kWarp + lane;
@@ -124,6 +126,7 @@ __device__ void round_block(const FoldedGradient& g, std::int64_t m, std::int64_
 __global__ void __launch_bounds__(256)
     round_gradients_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
                            std::int64_t columns, const unsigned* key) {
+  follow_last_kernel();
   const std::int64_t r = blockIdx.x;
   const std::int64_t groups = (columns + 255) / 256;
   for (std::int64_t block = threadIdx.x; block < groups * 16; block += blockDim.x) {
@@ -141,6 +144,7 @@ inline constexpr int kRoundedTileRows = 64, kRoundedTileColumns = 256;
 __global__ void __launch_bounds__(256)
     round_transposed_kernel(FoldedGradient g, RoundedOut out, std::int64_t first_row,
                             std::int64_t rows, std::int64_t columns, const unsigned* key) {
+  follow_last_kernel();
   constexpr int kWords = kRoundedTileRows / 4;
   __shared__ __align__(4) std::int8_t tile[kRoundedTileColumns][kRoundedTileRows + 4];
   const auto groups = static_cast<unsigned>((columns + 255) / 256);

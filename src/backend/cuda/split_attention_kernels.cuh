@@ -258,6 +258,7 @@ __device__ void write_split(const SplitAttention& a, const SplitPlace& place,
 template <int kWidth, bool kCodes>
 __global__ void __launch_bounds__(SplitSizes<kWidth, kCodes>::kThreads)
     split_attention_kernel(SplitAttention a) {
+  follow_last_kernel();
   using Sizes = SplitSizes<kWidth, kCodes>;
   using Tile = typename Sizes::Tile;
   constexpr int kKeys = Sizes::kKeys, kTurnKeys = Sizes::kWarps * kKeys;

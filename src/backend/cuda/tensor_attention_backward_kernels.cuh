@@ -53,6 +53,7 @@ inline constexpr int kLineThreads = 8;  // of one query and head
 
 /// Eight threads make a line; line_length lines a head of a sequence.
 __global__ void __launch_bounds__(kTileThreads) query_lines_kernel(QueryLines g) {
+  follow_last_kernel();
   const unsigned item = blockIdx.x * (kTileThreads / kLineThreads) + threadIdx.x / kLineThreads;
   const auto line_length = static_cast<unsigned>(g.line_length);
   const auto heads = static_cast<unsigned>(g.shape.heads);
@@ -89,6 +90,7 @@ struct TensorDQSizes {
 /// A block has a tile of queries; the last, which see most keys, come first.
 template <int kWidth>
 __global__ void __launch_bounds__(kTileThreads) tensor_d_q_kernel(TensorGradient a) {
+  follow_last_kernel();
   using Sizes = TensorDQSizes<kWidth>;
   using Tile = typename Sizes::Tile;
   constexpr int kKeys = Sizes::kKeys, kQueries = Sizes::kQueries, kRowTiles = Sizes::kRowTiles;
@@ -188,6 +190,7 @@ struct TensorDKvSizes {
 /// A block has a tile of keys. It sums over the heads of a group, then over queries.
 template <int kWidth>
 __global__ void __launch_bounds__(kTileThreads) tensor_d_kv_kernel(TensorGradient a) {
+  follow_last_kernel();
   using Sizes = TensorDKvSizes<kWidth>;
   using Tile = typename Sizes::Tile;
   constexpr int kKeys = Sizes::kKeys, kQueries = Sizes::kQueries, kRowTiles = Sizes::kRowTiles;

@@ -136,6 +136,7 @@ struct QueryTile {
 
 template <int kWidth, int kRowTiles>
 __global__ void __launch_bounds__(kTileThreads) tensor_attention_kernel(TensorAttention a) {
+  follow_last_kernel();
   using Sizes = TensorAttentionSizes<kWidth, kRowTiles>;
   using Tile = typename Sizes::Tile;
   constexpr int kKeys = Sizes::kKeys, kStep = Sizes::kStep, kQueries = Sizes::kQueries;

@@ -106,6 +106,7 @@ template <typename Multiply, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(kTileThreads)
     tile_product_kernel(Left left, Right right, Write write, std::int64_t rows,
                         std::int64_t columns, std::int64_t summed) {
+  follow_last_kernel();
   using Value = typename Left::Value;
   __shared__ Value lefts[kTileDepth][kTile + 4], rights[kTileDepth][kTile + 4];
   const std::int64_t column_tiles = (columns + kTile - 1) / kTile;

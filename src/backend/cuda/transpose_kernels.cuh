@@ -18,6 +18,7 @@ __device__ inline unsigned odd_codes(unsigned four) {
 __global__ void __launch_bounds__(256)
     transpose_odd_kernel(CodeColumns codes, std::int8_t* out, std::int64_t summed,
                          std::int64_t stride) {
+  follow_last_kernel();
   constexpr int kWords = kTransposedLines / 4;
   __shared__ unsigned tile[kTransposedLines][kWords + 1];  // by columns of codes
   const auto across =

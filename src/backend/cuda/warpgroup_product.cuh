@@ -85,6 +85,7 @@ __device__ __forceinline__ void begin_stage(std::int32_t (&sums)[Shape::kColumnT
 template <typename Shape, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     warpgroup_product_kernel(Left left, Right right, Write write, CodeProductSize size) {
+  follow_last_kernel();
   static_assert(!Write::kNeedsLeftSums);  // codes of the left factor do not pass through registers
   if constexpr (kHasWarpgroups) {
     using Pipeline = CodePipeline<Shape, Left, Right>;
