@@ -8,7 +8,10 @@
 namespace quest {
 namespace {
 
-__global__ void add(int* to, const int* amount, int more) { *to += *amount + more; }
+__global__ void add(int* to, const int* amount, int more) {
+  cuda::follow_last_kernel();
+  *to += *amount + more;
+}
 
 class Streams : public ::testing::Test {
  protected:
