@@ -51,6 +51,9 @@ class Stage {
                                   {static_cast<std::int64_t>(spans.size()), 4}));
     return staged;
   }
+  Rotary in(const Rotary& rotary) {
+    return {in(rotary.cos), in(rotary.sin), rotary.layout, rotary.length, rotary.columns};
+  }
   RoundingKey in(const RoundingKey& key) { return {key.words, in(view_of(&key.words[0], {2}))}; }
   Moment out(const Moment& moment) { return {out(moment.values), out(moment.scales)}; }
 
@@ -261,6 +264,11 @@ class StagedBackend : public Backend {
     Stage s(*device_);
     device_->attention_backward(s.out(d_q), s.out(d_k), s.out(d_v), s.in(d_out), s.in(q), s.in(k),
                                 s.in(v), s.in(out), s.in(log_sums), shape);
+  }
+  void cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k, const CacheRows& v,
+                          const SequenceSpans& spans) override {
+    Stage s(*device_);
+    device_->cached_rope_append(s.out(qkv), s.in(rotary), s.out(k), s.out(v), s.in(spans));
   }
   void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override {
     Stage s(*device_);

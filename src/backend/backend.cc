@@ -91,6 +91,14 @@ void Backend::cached_rope(Tensor x, Tensor cos, Tensor sin, RopeLayout layout,
   }
 }
 
+void Backend::cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k,
+                                 const CacheRows& v, const SequenceSpans& spans) {
+  const std::int64_t turned = rotary.columns, width = k.values.cols();
+  cached_rope(qkv.columns(0, turned), rotary.cos, rotary.sin, rotary.layout, spans);
+  cache_append(k, qkv.columns(turned - width, turned), spans);
+  cache_append(v, qkv.columns(turned, turned + width), spans);
+}
+
 void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                Tensor weight, float epsilon, const RowQuantizer& quantizer) {
   rmsnorm(y, rstd, x, weight, epsilon);

@@ -256,6 +256,11 @@ class Backend {
   /// type; one of 8 bits gets, for each head, scale = largest |x| / 127 and the integers nearest to
   /// x / scale (a row with NaN or infinity: scale NaN).
   virtual void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) = 0;
+  /// cached_rope of the first rotary.columns of qkv, float [R, (H + 2 Hkv) D], may be a column
+  /// slice, and then cache_append of its keys to `k` and of its values to `v`, bit for bit. The
+  /// spans say positions; rotary.length is not read.
+  virtual void cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k,
+                                  const CacheRows& v, const SequenceSpans& spans);
   /// As `attention`, for each span alone: its queries are its rows of q, the last of the
   /// span.key_length() positions in the cache. out and q float [R, H*D], q may be a column slice;
   /// arithmetic has the type of q. What a span computes does not depend on the other spans.

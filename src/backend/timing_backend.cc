@@ -293,6 +293,12 @@ void TimingBackend::cache_append(const CacheRows& cache, Tensor x, const Sequenc
   timed(Work::kMove, moves(2 * bytes_of({x})), [&] { inner_.cache_append(cache, x, spans); });
 }
 
+void TimingBackend::cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k,
+                                       const CacheRows& v, const SequenceSpans& spans) {
+  timed(Work::kElementwise, moves({qkv, qkv}),
+        [&] { inner_.cached_rope_append(qkv, rotary, k, v, spans); });
+}
+
 void TimingBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                      const SequenceSpans& spans, const HeadShape& shape) {
   double flops = 0;

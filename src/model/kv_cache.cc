@@ -55,9 +55,9 @@ std::int64_t KvCache::pass_end() const {
   return end;
 }
 
-void KvCache::append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const {
-  backend.cache_append(keys(layer), k, spans());
-  backend.cache_append(values(layer), v, spans());
+void KvCache::turn_and_append(Backend& backend, std::int64_t layer, Tensor qkv,
+                              const Rotary& rotary) const {
+  backend.cached_rope_append(qkv, rotary, keys(layer), values(layer), spans());
 }
 
 }  // namespace quest

@@ -41,8 +41,9 @@ class KvCache {
   SequenceSpans spans() const;
   /// One more than the last position of any of them.
   std::int64_t pass_end() const;
-  /// Keeps a layer's k, v [rows of the pass, Hkv*D].
-  void append(Backend& backend, std::int64_t layer, Tensor k, Tensor v) const;
+  /// Turns a layer's q and k among qkv [rows of the pass, (H + 2 Hkv) D] and keeps its k and v.
+  void turn_and_append(Backend& backend, std::int64_t layer, Tensor qkv,
+                       const Rotary& rotary) const;
   const CacheRows& keys(std::int64_t layer) const { return at(layer).k; }
   const CacheRows& values(std::int64_t layer) const { return at(layer).v; }
 

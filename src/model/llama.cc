@@ -147,15 +147,14 @@ template <typename Linear>
 void Llama<Linear>::project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
                                 const PassShape& shape, const KvCache& cache) const {
   const Linear& qkv = blocks_[static_cast<std::size_t>(layer)].qkv;
-  const RopeLayout layout = config_.rope_layout;
-  const std::int64_t turned = config_.query_width() + config_.kv_width();
+  const Rotary rotary{rope_cos_, rope_sin_, config_.rope_layout, shape.length,
+                      config_.query_width() + config_.kv_width()};
   if (!cache.keeps()) {
-    qkv.multiply_rope(backend, s.qkv, s.qkv_in,
-                      {rope_cos_, rope_sin_, layout, shape.length, turned});
+    qkv.multiply_rope(backend, s.qkv, s.qkv_in, rotary);
     return;
   }
   qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
-  backend.cached_rope(s.qkv.columns(0, turned), rope_cos_, rope_sin_, layout, cache.spans());
+  cache.turn_and_append(backend, layer, s.qkv, rotary);
 }
 
 template <typename Linear>
@@ -173,7 +172,6 @@ void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActi
         {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
     return;
   }
-  cache.append(backend, layer, k, v);
   backend.cached_attention(s.attn_out, q, cache.keys(layer), cache.values(layer), cache.spans(),
                            {c.heads, c.kv_heads, c.head_dim});
 }

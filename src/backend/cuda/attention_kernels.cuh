@@ -169,45 +169,4 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
   }
 }
 
-struct CacheAppend {
-  KeyRows cache;  ///< its memory is written
-  FloatRows x;
-  Spans spans;
-  TileOrder order;  ///< line: span * heads + head; a tile is a row
-  unsigned heads;
-};
-
-/// A warp has a row of a head.
-__global__ void cache_append_kernel(CacheAppend a) {
-  follow_last_kernel();
-  const auto [line, row] = a.order.at(blockIdx.x);
-  const SequenceSpan span = a.spans.at(line / a.heads);
-  if (row >= span.count) return;
-  const std::int64_t from = span.first_row + row, head = line % a.heads;
-  const std::int64_t to = span.cache_row + span.position + row;
-  const std::int64_t dim = a.cache.head_dim, first = head * dim;
-  if (a.cache.codes == nullptr) {
-    for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
-      a.cache.floats.store(to, first + d, a.x.load(from, first + d));
-    }
-    return;
-  }
-  float largest = 0.0f;
-  for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
-    largest = Larger()(largest, fabsf(a.x.load(from, first + d)));
-  }
-  largest = warp_join(largest, Larger());
-  const bool finite = largest <= 3.402823466e38f;
-  const bool any = finite && largest > 0.0f;
-  auto* const codes = const_cast<std::int8_t*>(a.cache.codes) + to * a.cache.code_stride + first;
-  for (std::int64_t d = threadIdx.x; d < dim; d += kWarp) {
-    const float share = any ? a.x.load(from, first + d) / largest : 0.0f;
-    codes[d] = static_cast<std::int8_t>(rintf(share * 127.0f));
-  }
-  if (threadIdx.x == 0) {
-    const_cast<float*>(a.cache.scales)[to * a.cache.scale_stride + head] =
-        finite ? largest / 127.0f : nanf("");
-  }
-}
-
 }  // namespace quest::cuda

@@ -265,17 +265,6 @@ void CudaBackend::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor 
   run(on("attention_backward", dim3(), 0), task, shape.batch);
 }
 
-void CudaBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) {
-  if (spans.empty()) return;
-  // Rows of floats are copied in one piece; codes have a scale a head.
-  const std::int64_t heads = cache.scales ? cache.scales.cols() : 1;
-  const cuda::CacheAppend task{
-      keys_of(cache, cache.values.cols() / heads), rows_of(x), list_of(spans),
-      plain_order(std::ssize(spans) * heads, narrow(longest(spans))), narrow(heads)};
-  launch(with_blocks(on("cache_append", dim3(), 0), task.order, cuda::kWarp, 0),
-         cuda::cache_append_kernel, task);
-}
-
 void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                    const SequenceSpans& spans, const HeadShape& shape) {
   if (spans.empty()) return;

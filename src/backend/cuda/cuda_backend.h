@@ -94,6 +94,8 @@ class CudaBackend : public Backend {
                           Tensor v, Tensor out, Tensor log_sums,
                           const AttentionShape& shape) override;
   void cache_append(const CacheRows& cache, Tensor x, const SequenceSpans& spans) override;
+  void cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k, const CacheRows& v,
+                          const SequenceSpans& spans) override;
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                         const SequenceSpans& spans, const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;

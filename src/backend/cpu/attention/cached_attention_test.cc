@@ -173,6 +173,46 @@ TEST(CachedRope, TurnsEachSpanFromItsOwnPosition) {
   }
 }
 
+TEST(CachedRope, WithWhatIsKeptItGivesTheBitsOfItsParts) {
+  for (const Case& c : cases()) {
+    const std::int64_t dim = c.shape.head_dim, kv_width = c.kv_width();
+    if (dim % 2 != 0) continue;
+    const OwnedTensor cos({200, dim / 2}, DType::kF32), sin({200, dim / 2}, DType::kF32);
+    fill_normal(cos, 1);
+    fill_normal(sin, 2);
+    const std::int64_t turned = c.width() + kv_width;
+    for (const auto& [type, cache_type] : {std::pair{DType::kBF16, DType::kBF16},
+                                           {DType::kF32, DType::kBF16},
+                                           {DType::kF32, DType::kF32},
+                                           {DType::kBF16, DType::kI8},
+                                           {DType::kF32, DType::kI8}}) {
+      for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
+        on_every_backend([&](Backend& backend, const std::string& label) {
+          const Sliced wanted(c.rows, turned + kv_width, type, 4);
+          const Sliced got(c.rows, turned + kv_width, type, 4);
+          OwnedCache wanted_k(c.cache_rows, c.shape, cache_type);
+          OwnedCache got_k(c.cache_rows, c.shape, cache_type);
+          OwnedCache wanted_v(c.cache_rows, c.shape, cache_type);
+          OwnedCache got_v(c.cache_rows, c.shape, cache_type);
+          const Tensor all = wanted;
+          backend.cached_rope(all.columns(0, turned), cos, sin, layout, c.spans);
+          backend.cache_append(wanted_k.view(), all.columns(turned - kv_width, turned), c.spans);
+          backend.cache_append(wanted_v.view(), all.columns(turned, turned + kv_width), c.spans);
+          const Rotary rotary{cos, sin, layout, 0, turned};
+          backend.cached_rope_append(got, rotary, got_k.view(), got_v.view(), c.spans);
+          const std::string what = describe(c, type, cache_type, label);
+          expect_close(got, wanted, 0.0, "rows" + what);
+          EXPECT_TRUE(got_k.values.same_bytes(wanted_k.values)) << what;
+          EXPECT_TRUE(got_v.values.same_bytes(wanted_v.values)) << what;
+          if (cache_type != DType::kI8) return;
+          EXPECT_TRUE(got_k.scales.same_bytes(wanted_k.scales)) << what;
+          EXPECT_TRUE(got_v.scales.same_bytes(wanted_v.scales)) << what;
+        });
+      }
+    }
+  }
+}
+
 // As in attention_test.cc.
 double tolerance(const HeadShape& shape, DType type) {
   return type == DType::kBF16 ? 0.02
