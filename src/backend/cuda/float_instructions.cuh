@@ -12,6 +12,13 @@ __device__ inline float fast_exp2(float x) {
   return result;
 }
 
+/// 1 / x to one unit in the last place; 0 where the result is below the smallest normal number.
+__device__ inline float fast_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// Both rounded to bf16, to nearest even; `low` is the lower half.
 __device__ inline unsigned bf16_pair(float low, float high) {
   unsigned result;

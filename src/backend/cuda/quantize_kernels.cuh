@@ -1,26 +1,24 @@
 // Kernels that rotate rows and turn them into codes: one block of threads a row, one pass over
-// memory.
-//
-// Sixteen threads transform a group of kVectors * 16 values: thread l holds the values l, l + 16,
-// ... of it, so the transform is additions in registers and four shuffles. The order of all
-// operations is that of the CPU's kernels (cpu/quantized/quantize_rows.inc.h), so codes, steps and
-// masks are the same bits there and here.
+// memory. Between its sums of squares and its codes a row stays in registers; one that is longer
+// than these is read twice.
 #pragma once
+
+#include <type_traits>
 
 #include "backend/cuda/row_sources.cuh"
 
 namespace quest::cuda {
 
-inline constexpr std::int64_t kLanes = 16;
-inline constexpr std::int64_t kMostGroups = 16;     // that a block of threads transforms at once
-inline constexpr std::int64_t kKeptColumns = 8192;  // rotated values that a block keeps
+inline constexpr std::int64_t kKeptColumns = 8192;  // of a row that is rotated beyond 128
 
 /// RowQuantizer, and what does not depend on the row.
 struct RowRule {
   double alpha, kappa, epsilon;
+  double trusted;  ///< levels / (levels - 1)
+  double inverse_columns, steps_per_clip_point, scale, inverse_scale;
   int mask;  ///< of Estimator
   std::int32_t min_code, max_code;
-  std::int64_t columns, block;
+  int columns, block;
 };
 
 /// Where codes and what belongs to them go.
@@ -32,84 +30,79 @@ struct CodesOut {
   std::int64_t code_stride, mask_stride;
 };
 
-/// The transform of one group, unnormalized; `lanes` below 16 means blocks of that size.
-template <int kVectors>
-__device__ void rotate_group(float (&x)[kVectors], std::int64_t lanes) {
-  for (int half = kVectors / 2; half >= 1; half /= 2) {
-    for (int i = 0; i < kVectors; ++i) {
-      if ((i & half) != 0) continue;
-      const float sum = x[i] + x[i + half];
-      x[i + half] = x[i] - x[i + half];
-      x[i] = sum;
+/// How the threads of a kernel hold the rows of its source.
+template <typename Source>
+struct HeldAs {
+  static constexpr bool kWhole = false;
+  static constexpr int kNeighbours = 4;
+  static constexpr int kThreads = kKeptColumns / kHeld;
+};
+template <VectorSource Source>
+struct HeldAs<Source> {
+  static constexpr bool kWhole = true;
+  static constexpr int kNeighbours = Source::kNeighbours;
+  static constexpr int kThreads = 512;
+};
+
+/// What a thread holds of columns [begin, begin + columns_at_once()) of a row, zeros behind its
+/// end. Elements come by `kept`; all threads of the block call it.
+template <typename Source>
+__device__ __forceinline__ void load_part(float (&x)[kHeld], const Source& source, float* kept,
+                                          std::int64_t row, int begin, int columns) {
+  using As = HeldAs<Source>;
+  const int first = begin + group_of_thread();
+  if constexpr (As::kWhole) {
+    if (first < columns) return source.load(x, row, first + first_held<As::kNeighbours>());
+    clear_held(x);
+  } else {
+    __syncthreads();  // What was kept has been read.
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once();
+         i += static_cast<int>(blockDim.x)) {
+      kept[i] = begin + i < columns ? source.load(row, begin + i) : 0.0f;
     }
-  }
-  for (int half = 1; half < lanes; half *= 2) {
-    for (int i = 0; i < kVectors; ++i) {
-      const float other = __shfl_xor_sync(kAllLanes, x[i], half);
-      x[i] = (threadIdx.x & static_cast<unsigned>(half)) != 0 ? other - x[i] : x[i] + other;
-    }
-  }
-}
-
-/// Of a thread's values, in the CPU's order: exact squares in two sums, of every second value.
-template <int kVectors>
-__device__ float sum_of_squares(const float (&x)[kVectors], bool exact) {
-  float sum = x[0] * x[0];
-  if constexpr (kVectors > 1) {
-    if (exact) {
-      float odd = x[1] * x[1];
-      for (int i = 2; i < kVectors; i += 2) {
-        sum = sum + x[i] * x[i];
-        odd = odd + x[i + 1] * x[i + 1];
-      }
-      return sum + odd;
-    }
-  }
-  for (int i = 1; i < kVectors; ++i) sum = sum + x[i] * x[i];
-  return sum;
-}
-
-/// The groups of a row that the block of threads takes at once, into `kept` (where a row fits
-/// whole, at its own columns). Returns where in `kept` column `first` is. `squares` is called with
-/// each thread's sum of squares of a group, as it was before the rotation.
-template <int kVectors, typename Source, typename Squares>
-__device__ void rotate_groups(const Source& source, float* kept, std::int64_t row,
-                              std::int64_t first, const RowRule& rule, Squares squares) {
-  const std::int64_t lane = threadIdx.x % kLanes;
-  const std::int64_t start = threadIdx.x / kLanes * (kVectors * kLanes);
-  const std::int64_t offset = rule.columns <= kKeptColumns ? first : 0;
-  float x[kVectors];
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t column = first + start + i * kLanes + lane;
-    x[i] = column < rule.columns ? source.load(row, column) : 0.0f;
-  }
-  squares(sum_of_squares(x, source.exact_squares()));
-  rotate_group(x, rule.block < kLanes ? rule.block : kLanes);
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t at = start + i * kLanes + lane;
-    if (first + at < rule.columns) kept[offset + at] = x[i];
-  }
-}
-
-/// Columns that the block of threads takes at once.
-template <int kVectors>
-__device__ std::int64_t columns_at_once() {
-  return std::int64_t{blockDim.x} * kVectors;
-}
-
-/// The stages of blocks of more than 128, on a whole row.
-__device__ inline void rotate_beyond_128(float* kept, const RowRule& rule) {
-  for (std::int64_t half = 128; half < rule.block; half *= 2) {
     __syncthreads();
-    for (std::int64_t i = threadIdx.x; i < rule.columns / 2; i += blockDim.x) {
-      const std::int64_t low = i / half * 2 * half + i % half;
+    load_held<As::kNeighbours>(x, kept + group_of_thread() + first_held<As::kNeighbours>());
+    __syncthreads();
+  }
+}
+
+/// The block's values x at their places in `kept`, for all threads.
+template <int kNeighbours>
+__device__ inline void keep_part(float* kept, const float (&x)[kHeld]) {
+  __syncthreads();  // What was kept has been read.
+  store_held<kNeighbours>(kept + group_of_thread() + first_held<kNeighbours>(), x);
+  __syncthreads();
+}
+
+/// The stages of blocks of more than 128, on a whole row that the block of threads holds.
+template <int kNeighbours>
+__device__ inline void rotate_beyond_128(float (&x)[kHeld], float* kept, const RowRule& rule) {
+  keep_part<kNeighbours>(kept, x);
+  for (int half = kGroup; half < rule.block; half *= 2) {
+    for (int i = static_cast<int>(threadIdx.x); i < rule.columns / 2;
+         i += static_cast<int>(blockDim.x)) {
+      const int low = i / half * 2 * half + i % half;
       const float a = kept[low], b = kept[low + half];
       kept[low] = a + b;
       kept[low + half] = a - b;
     }
+    __syncthreads();
   }
-  __syncthreads();
+  load_held<kNeighbours>(x, kept + group_of_thread() + first_held<kNeighbours>());
 }
+
+/// The transform of what the block of threads holds. Whole groups are of one block each; others may
+/// have any, and need `kept` for kKeptColumns values.
+template <typename Source>
+__device__ __forceinline__ void rotate_part(float (&x)[kHeld], float* kept, const RowRule& rule) {
+  using As = HeldAs<Source>;
+  rotate_held<As::kNeighbours>(x, As::kWhole ? kGroup : rule.block);
+  if constexpr (!As::kWhole) {
+    if (rule.block > kGroup) rotate_beyond_128<As::kNeighbours>(x, kept, rule);
+  }
+}
+
+// --- Scale ---
 
 /// The numbers that turn a rotated row, still without its factor 1/sqrt(block), into codes.
 struct CodeScale {
@@ -124,163 +117,266 @@ __device__ inline double mask_bound(const RowRule& rule, double rms) {
     return rule.kappa * (outermost + rule.epsilon);
   }
   if (rule.mask == static_cast<int>(Estimator::kSte)) return HUGE_VAL;
-  const double levels = rule.max_code - rule.min_code + 1;
-  return outermost > rule.epsilon ? outermost * (levels / (levels - 1)) : -1.0;
+  return outermost > rule.epsilon ? outermost * rule.trusted : -1.0;
 }
 
 __device__ inline CodeScale scale_of_row(const RowRule& rule, double square_sum) {
-  const double inverse_columns = 1.0 / static_cast<double>(rule.columns);
-  const double steps_per_clip_point = 2.0 / (rule.max_code - rule.min_code);
-  const double scale = 1.0 / sqrt(static_cast<double>(rule.block));
-  const double inverse_scale = 1.0 / scale;
-  const double mean_square = square_sum * inverse_columns;
+  const double mean_square = square_sum * rule.inverse_columns;
   if (!(mean_square <= 3.4e38)) return {0.0f, -1.0f, nanf("")};
   const double rms = sqrt(mean_square);
-  const double step = steps_per_clip_point * (rule.alpha * rms + rule.epsilon);
-  return {static_cast<float>(scale / step),
-          static_cast<float>(mask_bound(rule, rms) * inverse_scale), static_cast<float>(step)};
+  const double step = rule.steps_per_clip_point * (rule.alpha * rms + rule.epsilon);
+  return {static_cast<float>(rule.scale / step),
+          static_cast<float>(mask_bound(rule, rms) * rule.inverse_scale), static_cast<float>(step)};
 }
 
-/// Codes and mask of `count` rotated values at columns [first, first + count); returns this
-/// thread's part of the sum of codes. `first` is a multiple of 32.
-__device__ inline std::int32_t make_codes(const CodesOut& out, const float* kept, std::int64_t row,
-                                          std::int64_t first, std::int64_t count,
-                                          const RowRule& rule, const CodeScale& scale) {
+/// total += the sums of squares of a lane, in double, in the order of columns.
+__device__ __forceinline__ void add_squares(double& total, const float* sums, int count) {
+  const float* const own = sums + threadIdx.x % kLanes;
+#pragma unroll 8
+  for (int i = 0; i < count; ++i) total += double{own[i * kLanes]};
+}
+
+/// The sum over the 16 lanes, as a tree; every half of the warp has them all.
+__device__ __forceinline__ double join_lanes(double sum) {
+  for (int half = kLanes / 2; half >= 1; half /= 2) sum += __shfl_xor_sync(kAllLanes, sum, half);
+  return sum;
+}
+
+// --- Codes and mask ---
+
+/// floor(z inverse_step) between two codes, in the low byte of each. Near 1.5 * 2^23 floats are the
+/// whole numbers, so a sum there that is rounded down is a floor.
+struct CodeMaker {
+  static constexpr float kOrigin = 12582912.0f;
+  float inverse_step, low, high;
+
+  __device__ CodeMaker(const RowRule& rule, float inverse)
+      : inverse_step(inverse),
+        low(kOrigin + static_cast<float>(rule.min_code)),
+        high(kOrigin + static_cast<float>(rule.max_code)) {}
+  __device__ __forceinline__ unsigned code(float z) const {
+    return __float_as_uint(fminf(fmaxf(__fadd_rd(z * inverse_step, kOrigin), low), high));
+  }
+  /// Four codes in a word.
+  __device__ __forceinline__ unsigned four(const float* z) const {
+    return __byte_perm(__byte_perm(code(z[0]), code(z[1]), 0x0040u),
+                       __byte_perm(code(z[2]), code(z[3]), 0x0040u), 0x5410u);
+  }
+};
+
+/// Writes the codes of rotated values of the group at column `first`; returns their sum.
+template <typename Source>
+__device__ __forceinline__ std::int32_t write_codes(std::int8_t* codes, const float (&z)[kHeld],
+                                                    const CodeMaker& maker, int first,
+                                                    int columns) {
+  using As = HeldAs<Source>;
+  constexpr int kNeighbours = As::kNeighbours;
+  const int at = first + first_held<kNeighbours>();
   std::int32_t sum = 0;
-  const bool broken = scale.step != scale.step;
-  for (std::int64_t begin = 0; begin < count; begin += blockDim.x) {
-    const std::int64_t at = begin + threadIdx.x;
-    const bool inside = at < count;
-    const float z = inside && !broken ? kept[at] : 0.0f;
-    if (inside) {
-      const float level = floorf(z * scale.inverse_step);
-      const float low = static_cast<float>(rule.min_code), high = static_cast<float>(rule.max_code);
-      const auto code = broken ? 0
-                               : static_cast<std::int32_t>(level < low    ? low
-                                                           : level > high ? high
-                                                                          : level);
-      out.codes[row * out.code_stride + first + at] = static_cast<std::int8_t>(code);
-      sum += code;
+#pragma unroll
+  for (int i = 0; i < kHeld; i += kNeighbours) {
+    unsigned words[kNeighbours / 4];
+#pragma unroll
+    for (int k = 0; k < kNeighbours / 4; ++k) {
+      words[k] = maker.four(z + i + 4 * k);
+      sum = __dp4a(static_cast<int>(words[k]), 0x01010101, sum);
     }
-    if (out.mask != nullptr) {
-      const unsigned bits =
-          __ballot_sync(kAllLanes, inside && !broken && fabsf(z) <= scale.limit ? 1 : 0);
-      if (inside && threadIdx.x % 8 == 0) {
-        out.mask[row * out.mask_stride + (first + at) / 8] =
-            static_cast<std::uint8_t>(bits >> threadIdx.x % kWarp);
+    const int column = at + place_of<kNeighbours>(i);
+    if constexpr (!As::kWhole) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (column + k < columns) codes[column + k] = static_cast<std::int8_t>(words[0] >> 8 * k);
       }
+    } else if constexpr (kNeighbours == 8) {
+      if (first < columns)
+        *reinterpret_cast<uint2*>(codes + column) = make_uint2(words[0], words[1]);
+    } else {
+      if (first < columns) *reinterpret_cast<unsigned*>(codes + column) = words[0];
     }
   }
   return sum;
 }
 
-/// rows = quantization of the source's rows.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
-    quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
-  __shared__ float kept[kKeptColumns];
-  __shared__ float squares[kMostGroups][kLanes];
-  __shared__ double lane_sums[kLanes];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
-  const unsigned lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
-  const bool fits = rule.columns <= kKeptColumns;
-  source.begin(row);
-
-  double sum = 0;  // of lane `threadIdx.x`, over groups in their order
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    rotate_groups<kVectors>(source, kept, row, first, rule,
-                            [&](float value) { squares[group][lane] = value; });
-    __syncthreads();
-    if (threadIdx.x < kLanes) {
-      for (unsigned g = 0; g < blockDim.x / kLanes; ++g) {
-        if (first + g * kVectors * kLanes < rule.columns) sum += double{squares[g][threadIdx.x]};
-      }
-      lane_sums[threadIdx.x] = sum;
-    }
-    __syncthreads();
+/// Writes the mask of the group at column `first`: |z| <= limit. All threads of the warp call it.
+template <typename Source>
+__device__ __forceinline__ void write_mask(std::uint8_t* mask, const float (&z)[kHeld], float limit,
+                                           int first, int columns) {
+  using As = HeldAs<Source>;
+  unsigned beyond = 0;
+#pragma unroll
+  for (int i = kHeld - 1; i >= 0; --i) {
+    beyond = __funnelshift_l(__float_as_uint(limit - fabsf(z[i])), beyond, 1);
   }
-  if (rule.block > 128) rotate_beyond_128(kept, rule);
-  double sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = lane_sums[i];
-  for (int half = kLanes / 2; half >= 1; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  const CodeScale scale = scale_of_row(rule, sums[0]);
-
-  std::int32_t code_sum = 0;
-  if (fits) {
-    code_sum = make_codes(out, kept, row, 0, rule.columns, rule, scale);
+  unsigned word = mask_in_order<As::kNeighbours>(~beyond);
+  const int at = first + 32 * static_cast<int>(quad_thread());
+  if (at >= columns) return;
+  if constexpr (As::kWhole) {
+    *reinterpret_cast<unsigned*>(mask + at / 8) = word;
   } else {
-    for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-      __syncthreads();
-      rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-      __syncthreads();
-      const std::int64_t left = rule.columns - first;
-      code_sum += make_codes(out, kept, row, first, left < at_once ? left : at_once, rule, scale);
+    const int left = columns - at;
+    if (left < 32) word &= (1u << left) - 1u;
+    for (int i = 0; i < 4 && 8 * i < left; ++i) {
+      mask[at / 8 + i] = static_cast<std::uint8_t>(word >> 8 * i);
     }
   }
-  code_sum = block_join(code_sum, Plus());
-  if (threadIdx.x == 0) {
-    out.steps[row] = scale.step;
-    out.code_sums[row] = code_sum;
+}
+
+// --- Kernels ---
+
+/// rows = quantization of the source's rows.
+template <typename Source>
+__global__ void __launch_bounds__(HeldAs<Source>::kThreads, 1024 / HeldAs<Source>::kThreads)
+    quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
+  using As = HeldAs<Source>;
+  __shared__ float kept[As::kWhole ? As::kThreads / kQuad * kLanes : kKeptColumns];
+  __shared__ CodeScale row_scale;
+  __shared__ std::int32_t warp_sums[As::kThreads / kWarp];
+  const std::int64_t row = blockIdx.x;
+  const int columns = rule.columns, at_once = columns_at_once();
+  const bool first_warp = threadIdx.x < kWarp;
+  float x[kHeld];
+  const auto load = [&](int begin) { load_part(x, source, kept, row, begin, columns); };
+  const auto finish = [&](int begin) {
+    if constexpr (As::kWhole) {
+      const int first = begin + group_of_thread();
+      if (first < columns) source.finish(x, first + first_held<As::kNeighbours>());
+    }
+  };
+  if constexpr (As::kWhole) {
+    load(0);
+    source.begin(x, row, columns);
+  } else {
+    source.begin(row);
+    load(0);
+  }
+
+  double square_sum = 0;  // of a lane
+  int begin = 0;
+  for (;;) {
+    finish(begin);
+    if constexpr (As::kNeighbours == 8) {
+      write_exact_squares(kept, x);
+    } else if constexpr (As::kWhole) {
+      write_squares(kept, x, kGroup, false);
+    } else {
+      write_squares(kept, x, rule.block, source.exact_squares());
+    }
+    __syncthreads();
+    if (first_warp) {
+      const int each = As::kWhole ? kGroup : summed_at_once(rule.block);
+      const int left = columns - begin;
+      add_squares(square_sum, kept, ((left < at_once ? left : at_once) + each - 1) / each);
+    }
+    if (columns - begin <= at_once) break;
+    begin += at_once;
+    __syncthreads();
+    load(begin);
+  }
+  if (first_warp) {
+    const CodeScale scale = scale_of_row(rule, join_lanes(square_sum));
+    if (threadIdx.x == 0) {
+      row_scale = scale;
+      out.steps[row] = scale.step;
+    }
+  }
+  rotate_part<Source>(x, kept, rule);
+  __syncthreads();
+
+  // The last columns are those that the registers hold.
+  const CodeScale scale = row_scale;
+  const CodeMaker maker(rule, scale.inverse_step);
+  std::int32_t sum = 0;
+  for (;;) {
+    if (scale.step != scale.step) clear_held(x);
+    const int first = begin + group_of_thread();
+    if (out.mask != nullptr) {
+      write_mask<Source>(out.mask + row * out.mask_stride, x, scale.limit, first, columns);
+    }
+    sum += write_codes<Source>(out.codes + row * out.code_stride, x, maker, first, columns);
+    if (begin == 0) break;
+    begin -= at_once;
+    load(begin);
+    finish(begin);
+    rotate_part<Source>(x, kept, rule);
+  }
+  sum = warp_join(sum, Plus());
+  if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) sum += warp_sums[warp];
+  out.code_sums[row] = sum;
+}
+
+/// The row's columns at `begin` (= or +=) x times `scale`; `Rows` is TypedRows for whole groups,
+/// FloatRows for others.
+template <typename Source, typename Rows>
+__device__ __forceinline__ void write_part(const Rows& out, const float (&x)[kHeld], float* kept,
+                                           std::int64_t row, int begin, int columns, float scale,
+                                           bool add) {
+  constexpr int kNeighbours = HeldAs<Source>::kNeighbours;
+  if constexpr (HeldAs<Source>::kWhole) {
+    const int first = begin + group_of_thread();
+    if (first >= columns) return;
+    auto* const to = out.data + row * out.stride + first + first_held<kNeighbours>();
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      float sums[kNeighbours] = {};
+      if (add) load_values(sums, to + place_of<kNeighbours>(i));
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) {
+        const float scaled = x[i + k] * scale;
+        sums[k] = add ? sums[k] + scaled : scaled;
+      }
+      store_values(to + place_of<kNeighbours>(i), sums);
+    }
+  } else {
+    keep_part<kNeighbours>(kept, x);
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < columns;
+         i += static_cast<int>(blockDim.x)) {
+      out.write(row, begin + i, kept[i] * scale, add);
+    }
   }
 }
 
 /// out (= or +=) rotation of the source's rows, times `scale`.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
-    rotate_rows_kernel(Source source, FloatRows out, RowRule rule, float scale, bool add) {
-  __shared__ float kept[kKeptColumns];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
-  const bool fits = rule.columns <= kKeptColumns;
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    __syncthreads();
-    rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-    if (fits) continue;
-    __syncthreads();
-    for (std::int64_t at = threadIdx.x; at < at_once && first + at < rule.columns;
-         at += blockDim.x) {
-      out.write(row, first + at, kept[at] * scale, add);
-    }
-  }
-  if (!fits) return;
-  rotate_beyond_128(kept, rule);
-  for (std::int64_t at = threadIdx.x; at < rule.columns; at += blockDim.x) {
-    out.write(row, at, kept[at] * scale, add);
+template <typename Source, typename Rows>
+__global__ void __launch_bounds__(HeldAs<Source>::kThreads)
+    rotate_rows_kernel(Source source, Rows out, RowRule rule, float scale, bool add) {
+  __shared__ float kept[HeldAs<Source>::kWhole ? 1 : kKeptColumns];
+  const std::int64_t row = blockIdx.x;
+  for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
+    float x[kHeld];
+    load_part(x, source, kept, row, begin, rule.columns);
+    rotate_part<Source>(x, kept, rule);
+    write_part<Source>(out, x, kept, row, begin, rule.columns, scale, add);
   }
 }
 
 /// parts[row] = {masked-out values, sum of squared errors, sum of squares} of a row.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
+template <typename Source>
+__global__ void __launch_bounds__(HeldAs<Source>::kThreads)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
   __shared__ float kept[kKeptColumns];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
+  const std::int64_t row = blockIdx.x;
   const double step = rows.steps[row];
   double masked = 0, errors = 0, squares = 0;
-  const auto count = [&](std::int64_t column, float rotated) {
-    const double z = double{rotated} * scale;
-    const double error = (rows.codes[row * rows.code_stride + column] + 0.5) * step - z;
-    const bool passes = rows.mask == nullptr ||
-                        (rows.mask[row * rows.mask_stride + column / 8] >> column % 8 & 1) != 0;
-    masked += passes ? 0 : 1;
-    errors += error * error;
-    squares += z * z;
-  };
-  const bool fits = rule.columns <= kKeptColumns;
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    __syncthreads();
-    rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-    __syncthreads();
-    for (std::int64_t at = threadIdx.x; !fits && at < at_once && first + at < rule.columns;
-         at += blockDim.x) {
-      count(first + at, kept[at]);
+  for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
+    float x[kHeld];
+    load_part(x, source, kept, row, begin, rule.columns);
+    rotate_part<Source>(x, kept, rule);
+    keep_part<HeldAs<Source>::kNeighbours>(kept, x);
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < rule.columns;
+         i += static_cast<int>(blockDim.x)) {
+      const int column = begin + i;
+      const double z = double{kept[i]} * scale;
+      const double error = (rows.codes[row * rows.code_stride + column] + 0.5) * step - z;
+      const bool passes = rows.mask == nullptr ||
+                          (rows.mask[row * rows.mask_stride + column / 8] >> column % 8 & 1) != 0;
+      masked += passes ? 0 : 1;
+      errors += error * error;
+      squares += z * z;
     }
-  }
-  if (fits) {
-    rotate_beyond_128(kept, rule);
-    for (std::int64_t at = threadIdx.x; at < rule.columns; at += blockDim.x) count(at, kept[at]);
   }
   masked = block_join(masked, Plus());
   errors = block_join(errors, Plus());
