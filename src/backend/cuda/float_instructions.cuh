@@ -19,6 +19,19 @@ __device__ inline float fast_reciprocal(float x) {
   return result;
 }
 
+/// The lesser and the larger of the upper, and of the lower halves, which are not negative and
+/// below 0x7c00: as floats of 16 bits.
+__device__ inline unsigned lesser_halves(unsigned a, unsigned b) {
+  unsigned result;
+  asm("min.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+__device__ inline unsigned larger_halves(unsigned a, unsigned b) {
+  unsigned result;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
 /// Both rounded to bf16, to nearest even; `low` is the lower half.
 __device__ inline unsigned bf16_pair(float low, float high) {
   unsigned result;

@@ -9,7 +9,8 @@
 
 namespace quest::cuda {
 
-inline constexpr std::int64_t kKeptColumns = 8192;  // of a row that is rotated beyond 128
+inline constexpr int kKeptColumns = 8192;       // of a row that is rotated beyond 128
+inline constexpr int kMostColumns = 128 << 10;  // of a row that is quantized by whole groups
 
 /// RowQuantizer, and what does not depend on the row.
 struct RowRule {
@@ -30,29 +31,27 @@ struct CodesOut {
   std::int64_t code_stride, mask_stride;
 };
 
-/// How the threads of a kernel hold the rows of its source.
+/// Whether the source takes whole groups, of one block each.
 template <typename Source>
-struct HeldAs {
-  static constexpr bool kWhole = false;
-  static constexpr int kNeighbours = 4;
-  static constexpr int kThreads = kKeptColumns / kHeld;
-};
-template <VectorSource Source>
-struct HeldAs<Source> {
-  static constexpr bool kWhole = true;
-  static constexpr int kNeighbours = Source::kNeighbours;
-  static constexpr int kThreads = 512;
-};
+inline constexpr bool kWholeGroups = VectorSource<Source>;
+/// The most threads of a block: of elements, as many as keep kKeptColumns.
+template <typename Source>
+inline constexpr int kRowThreads = kWholeGroups<Source> ? 320 : kKeptColumns / kHeld;
+/// How many such blocks a multiprocessor should have room for: of groups twenty warps in all, at 96
+/// registers a thread; of elements sixteen.
+template <typename Source>
+inline constexpr int kRowBlocks = kWholeGroups<Source> ? 2 : 4;
+template <>  // It would not fit.
+inline constexpr int kRowBlocks<SwigluVectors<float>> = 1;
 
 /// What a thread holds of columns [begin, begin + columns_at_once()) of a row, zeros behind its
 /// end. Elements come by `kept`; all threads of the block call it.
 template <typename Source>
 __device__ __forceinline__ void load_part(float (&x)[kHeld], const Source& source, float* kept,
                                           std::int64_t row, int begin, int columns) {
-  using As = HeldAs<Source>;
   const int first = begin + group_of_thread();
-  if constexpr (As::kWhole) {
-    if (first < columns) return source.load(x, row, first + first_held<As::kNeighbours>());
+  if constexpr (kWholeGroups<Source>) {
+    if (first < columns) return source.load(x, row, first + first_held());
     clear_held(x);
   } else {
     __syncthreads();  // What was kept has been read.
@@ -61,23 +60,21 @@ __device__ __forceinline__ void load_part(float (&x)[kHeld], const Source& sourc
       kept[i] = begin + i < columns ? source.load(row, begin + i) : 0.0f;
     }
     __syncthreads();
-    load_held<As::kNeighbours>(x, kept + group_of_thread() + first_held<As::kNeighbours>());
+    load_held(x, kept + group_of_thread() + first_held());
     __syncthreads();
   }
 }
 
 /// The block's values x at their places in `kept`, for all threads.
-template <int kNeighbours>
 __device__ inline void keep_part(float* kept, const float (&x)[kHeld]) {
   __syncthreads();  // What was kept has been read.
-  store_held<kNeighbours>(kept + group_of_thread() + first_held<kNeighbours>(), x);
+  store_held(kept + group_of_thread() + first_held(), x);
   __syncthreads();
 }
 
 /// The stages of blocks of more than 128, on a whole row that the block of threads holds.
-template <int kNeighbours>
 __device__ inline void rotate_beyond_128(float (&x)[kHeld], float* kept, const RowRule& rule) {
-  keep_part<kNeighbours>(kept, x);
+  keep_part(kept, x);
   for (int half = kGroup; half < rule.block; half *= 2) {
     for (int i = static_cast<int>(threadIdx.x); i < rule.columns / 2;
          i += static_cast<int>(blockDim.x)) {
@@ -88,17 +85,16 @@ __device__ inline void rotate_beyond_128(float (&x)[kHeld], float* kept, const R
     }
     __syncthreads();
   }
-  load_held<kNeighbours>(x, kept + group_of_thread() + first_held<kNeighbours>());
+  load_held(x, kept + group_of_thread() + first_held());
 }
 
 /// The transform of what the block of threads holds. Whole groups are of one block each; others may
 /// have any, and need `kept` for kKeptColumns values.
 template <typename Source>
 __device__ __forceinline__ void rotate_part(float (&x)[kHeld], float* kept, const RowRule& rule) {
-  using As = HeldAs<Source>;
-  rotate_held<As::kNeighbours>(x, As::kWhole ? kGroup : rule.block);
-  if constexpr (!As::kWhole) {
-    if (rule.block > kGroup) rotate_beyond_128<As::kNeighbours>(x, kept, rule);
+  rotate_held(x, kWholeGroups<Source> ? kGroup : rule.block);
+  if constexpr (!kWholeGroups<Source>) {
+    if (rule.block > kGroup) rotate_beyond_128(x, kept, rule);
   }
 }
 
@@ -144,23 +140,36 @@ __device__ __forceinline__ double join_lanes(double sum) {
 
 // --- Codes and mask ---
 
-/// floor(z inverse_step) between two codes, in the low byte of each. Near 1.5 * 2^23 floats are the
-/// whole numbers, so a sum there that is rounded down is a floor.
+/// floor(z inverse_step) between two codes, in bytes. Near 1.5 * 2^23 floats are the whole numbers,
+/// so a sum there that is rounded down is a floor. From kOrigin on its lower half is 1.0 of 16 bits
+/// for code 0 (a low byte of 0), and rises and falls with the code; kFarthest steps away it is
+/// still a float of 16 bits above 0. Rows of up to kMostColumns hold nothing that is further: the
+/// largest value is at most sqrt(columns) rms.
 struct CodeMaker {
-  static constexpr float kOrigin = 12582912.0f;
-  float inverse_step, low, high;
+  static constexpr float kOrigin = 12582912.0f + 0x3c00;
+  static constexpr float kFarthest = 15000.0f;
+  float inverse_step;
+  unsigned low, high;  // the halves of the least and the largest code, twice
 
   __device__ CodeMaker(const RowRule& rule, float inverse)
       : inverse_step(inverse),
-        low(kOrigin + static_cast<float>(rule.min_code)),
-        high(kOrigin + static_cast<float>(rule.max_code)) {}
-  __device__ __forceinline__ unsigned code(float z) const {
-    return __float_as_uint(fminf(fmaxf(__fadd_rd(z * inverse_step, kOrigin), low), high));
+        low(0x10001u * static_cast<unsigned>(0x3c00 + rule.min_code)),
+        high(0x10001u * static_cast<unsigned>(0x3c00 + rule.max_code)) {}
+  template <bool kAnyRow>
+  __device__ __forceinline__ unsigned half(float z) const {
+    float steps = z * inverse_step;
+    if constexpr (kAnyRow) steps = fminf(fmaxf(steps, -kFarthest), kFarthest);
+    return __float_as_uint(__fadd_rd(steps, kOrigin));
   }
-  /// Four codes in a word.
+  template <bool kAnyRow>
+  __device__ __forceinline__ unsigned two(const float* z) const {
+    const unsigned both = __byte_perm(half<kAnyRow>(z[0]), half<kAnyRow>(z[1]), 0x5410u);
+    return lesser_halves(larger_halves(both, low), high);
+  }
+  /// Four codes in a word; kAnyRow: of a row of any length.
+  template <bool kAnyRow>
   __device__ __forceinline__ unsigned four(const float* z) const {
-    return __byte_perm(__byte_perm(code(z[0]), code(z[1]), 0x0040u),
-                       __byte_perm(code(z[2]), code(z[3]), 0x0040u), 0x5410u);
+    return __byte_perm(two<kAnyRow>(z), two<kAnyRow>(z + 2), 0x6420u);
   }
 };
 
@@ -169,54 +178,56 @@ template <typename Source>
 __device__ __forceinline__ std::int32_t write_codes(std::int8_t* codes, const float (&z)[kHeld],
                                                     const CodeMaker& maker, int first,
                                                     int columns) {
-  using As = HeldAs<Source>;
-  constexpr int kNeighbours = As::kNeighbours;
-  const int at = first + first_held<kNeighbours>();
+  std::int8_t* const to = codes + first + first_held();
   std::int32_t sum = 0;
 #pragma unroll
   for (int i = 0; i < kHeld; i += kNeighbours) {
-    unsigned words[kNeighbours / 4];
-#pragma unroll
-    for (int k = 0; k < kNeighbours / 4; ++k) {
-      words[k] = maker.four(z + i + 4 * k);
-      sum = __dp4a(static_cast<int>(words[k]), 0x01010101, sum);
-    }
-    const int column = at + place_of<kNeighbours>(i);
-    if constexpr (!As::kWhole) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (column + k < columns) codes[column + k] = static_cast<std::int8_t>(words[0] >> 8 * k);
+    constexpr bool kAnyRow = !kWholeGroups<Source>;
+    const unsigned words[2] = {maker.four<kAnyRow>(z + i), maker.four<kAnyRow>(z + i + 4)};
+    sum = __dp4a(static_cast<int>(words[0]), 0x01010101, sum);
+    sum = __dp4a(static_cast<int>(words[1]), 0x01010101, sum);
+    if constexpr (kWholeGroups<Source>) {
+      if (first < columns) {
+        *reinterpret_cast<uint2*>(to + place_of(i)) = make_uint2(words[0], words[1]);
       }
-    } else if constexpr (kNeighbours == 8) {
-      if (first < columns)
-        *reinterpret_cast<uint2*>(codes + column) = make_uint2(words[0], words[1]);
     } else {
-      if (first < columns) *reinterpret_cast<unsigned*>(codes + column) = words[0];
+      const int left = columns - first - first_held() - place_of(i);
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) {
+        if (k < left) {
+          to[place_of(i) + k] = static_cast<std::int8_t>(words[k / 4] >> 8 * (k % 4) & 0xffu);
+        }
+      }
     }
   }
   return sum;
+}
+
+/// The bits of the thread's values i .. i + 31 that lie beyond `limit`, from the lowest on.
+__device__ __forceinline__ unsigned beyond(const float* z, float limit) {
+  unsigned bits = 0;
+#pragma unroll
+  for (int i = 31; i >= 0; --i) {
+    bits = __funnelshift_l(__float_as_uint(limit - fabsf(z[i])), bits, 1);
+  }
+  return bits;
 }
 
 /// Writes the mask of the group at column `first`: |z| <= limit. All threads of the warp call it.
 template <typename Source>
 __device__ __forceinline__ void write_mask(std::uint8_t* mask, const float (&z)[kHeld], float limit,
                                            int first, int columns) {
-  using As = HeldAs<Source>;
-  unsigned beyond = 0;
-#pragma unroll
-  for (int i = kHeld - 1; i >= 0; --i) {
-    beyond = __funnelshift_l(__float_as_uint(limit - fabsf(z[i])), beyond, 1);
-  }
-  unsigned word = mask_in_order<As::kNeighbours>(~beyond);
-  const int at = first + 32 * static_cast<int>(quad_thread());
+  const uint2 words = mask_in_order(make_uint2(~beyond(z, limit), ~beyond(z + 32, limit)));
+  const int at = first + (second_of_pair() ? kHeld : 0);
   if (at >= columns) return;
-  if constexpr (As::kWhole) {
-    *reinterpret_cast<unsigned*>(mask + at / 8) = word;
+  if constexpr (kWholeGroups<Source>) {
+    *reinterpret_cast<uint2*>(mask + at / 8) = words;
   } else {
     const int left = columns - at;
-    if (left < 32) word &= (1u << left) - 1u;
-    for (int i = 0; i < 4 && 8 * i < left; ++i) {
-      mask[at / 8 + i] = static_cast<std::uint8_t>(word >> 8 * i);
+    std::uint64_t bits = words.x | std::uint64_t{words.y} << 32;
+    if (left < 64) bits &= (std::uint64_t{1} << left) - 1;
+    for (int i = 0; i < 8 && 8 * i < left; ++i) {
+      mask[at / 8 + i] = static_cast<std::uint8_t>(bits >> 8 * i & 0xffu);
     }
   }
 }
@@ -225,24 +236,23 @@ __device__ __forceinline__ void write_mask(std::uint8_t* mask, const float (&z)[
 
 /// rows = quantization of the source's rows.
 template <typename Source>
-__global__ void __launch_bounds__(HeldAs<Source>::kThreads, 1024 / HeldAs<Source>::kThreads)
+__global__ void __launch_bounds__(kRowThreads<Source>, kRowBlocks<Source>)
     quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
-  using As = HeldAs<Source>;
-  __shared__ float kept[As::kWhole ? As::kThreads / kQuad * kLanes : kKeptColumns];
+  __shared__ float kept[kWholeGroups<Source> ? kRowThreads<Source> / kPair * kLanes : kKeptColumns];
   __shared__ CodeScale row_scale;
-  __shared__ std::int32_t warp_sums[As::kThreads / kWarp];
+  __shared__ std::int32_t warp_sums[kRowThreads<Source> / kWarp];
   const std::int64_t row = blockIdx.x;
   const int columns = rule.columns, at_once = columns_at_once();
   const bool first_warp = threadIdx.x < kWarp;
   float x[kHeld];
   const auto load = [&](int begin) { load_part(x, source, kept, row, begin, columns); };
   const auto finish = [&](int begin) {
-    if constexpr (As::kWhole) {
+    if constexpr (kWholeGroups<Source>) {
       const int first = begin + group_of_thread();
-      if (first < columns) source.finish(x, first + first_held<As::kNeighbours>());
+      if (first < columns) source.finish(x, first + first_held());
     }
   };
-  if constexpr (As::kWhole) {
+  if constexpr (kWholeGroups<Source>) {
     load(0);
     source.begin(x, row, columns);
   } else {
@@ -254,16 +264,14 @@ __global__ void __launch_bounds__(HeldAs<Source>::kThreads, 1024 / HeldAs<Source
   int begin = 0;
   for (;;) {
     finish(begin);
-    if constexpr (As::kNeighbours == 8) {
-      write_exact_squares(kept, x);
-    } else if constexpr (As::kWhole) {
-      write_squares(kept, x, kGroup, false);
+    if constexpr (kWholeGroups<Source>) {
+      write_squares(kept, x, kGroup, Source::kExactSquares);
     } else {
       write_squares(kept, x, rule.block, source.exact_squares());
     }
     __syncthreads();
     if (first_warp) {
-      const int each = As::kWhole ? kGroup : summed_at_once(rule.block);
+      const int each = kWholeGroups<Source> ? kGroup : summed_at_once(rule.block);
       const int left = columns - begin;
       add_squares(square_sum, kept, ((left < at_once ? left : at_once) + each - 1) / each);
     }
@@ -310,27 +318,29 @@ __global__ void __launch_bounds__(HeldAs<Source>::kThreads, 1024 / HeldAs<Source
 /// The row's columns at `begin` (= or +=) x times `scale`; `Rows` is TypedRows for whole groups,
 /// FloatRows for others.
 template <typename Source, typename Rows>
-__device__ __forceinline__ void write_part(const Rows& out, const float (&x)[kHeld], float* kept,
+__device__ __forceinline__ void write_part(const Rows& out, float (&x)[kHeld], float* kept,
                                            std::int64_t row, int begin, int columns, float scale,
                                            bool add) {
-  constexpr int kNeighbours = HeldAs<Source>::kNeighbours;
-  if constexpr (HeldAs<Source>::kWhole) {
+  if constexpr (kWholeGroups<Source>) {
     const int first = begin + group_of_thread();
     if (first >= columns) return;
-    auto* const to = out.data + row * out.stride + first + first_held<kNeighbours>();
+    auto* const to = out.data + row * out.stride + first + first_held();
+    if (add) {
 #pragma unroll
-    for (int i = 0; i < kHeld; i += kNeighbours) {
-      float sums[kNeighbours] = {};
-      if (add) load_values(sums, to + place_of<kNeighbours>(i));
+      for (int i = 0; i < kHeld; i += kNeighbours) {
+        float sums[kNeighbours];
+        load_values(sums, to + place_of(i));
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) {
-        const float scaled = x[i + k] * scale;
-        sums[k] = add ? sums[k] + scaled : scaled;
+        for (int k = 0; k < kNeighbours; ++k) sums[k] = sums[k] + x[i + k] * scale;
+        store_values(to + place_of(i), sums);
       }
-      store_values(to + place_of<kNeighbours>(i), sums);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) x[i] = x[i] * scale;
+      store_held(to, x);
     }
   } else {
-    keep_part<kNeighbours>(kept, x);
+    keep_part(kept, x);
     for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < columns;
          i += static_cast<int>(blockDim.x)) {
       out.write(row, begin + i, kept[i] * scale, add);
@@ -340,9 +350,10 @@ __device__ __forceinline__ void write_part(const Rows& out, const float (&x)[kHe
 
 /// out (= or +=) rotation of the source's rows, times `scale`.
 template <typename Source, typename Rows>
-__global__ void __launch_bounds__(HeldAs<Source>::kThreads)
+__global__ void __launch_bounds__(kRowThreads<Source>,
+                                  std::is_same_v<Rows, TypedRows<float>> ? 1 : kRowBlocks<Source>)
     rotate_rows_kernel(Source source, Rows out, RowRule rule, float scale, bool add) {
-  __shared__ float kept[HeldAs<Source>::kWhole ? 1 : kKeptColumns];
+  __shared__ float kept[kWholeGroups<Source> ? 1 : kKeptColumns];
   const std::int64_t row = blockIdx.x;
   for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
     float x[kHeld];
@@ -354,7 +365,7 @@ __global__ void __launch_bounds__(HeldAs<Source>::kThreads)
 
 /// parts[row] = {masked-out values, sum of squared errors, sum of squares} of a row.
 template <typename Source>
-__global__ void __launch_bounds__(HeldAs<Source>::kThreads)
+__global__ void __launch_bounds__(kRowThreads<Source>)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
   __shared__ float kept[kKeptColumns];
@@ -365,7 +376,7 @@ __global__ void __launch_bounds__(HeldAs<Source>::kThreads)
     float x[kHeld];
     load_part(x, source, kept, row, begin, rule.columns);
     rotate_part<Source>(x, kept, rule);
-    keep_part<HeldAs<Source>::kNeighbours>(kept, x);
+    keep_part(kept, x);
     for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < rule.columns;
          i += static_cast<int>(blockDim.x)) {
       const int column = begin + i;

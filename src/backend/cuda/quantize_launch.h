@@ -53,24 +53,21 @@ inline CodesOut codes_of(const QuantizedRows& rows) {
           rows.mask.row_stride};
 }
 
-/// Whether sources of vectors suit rows of this rule: of whole groups, one block each.
-inline bool of_whole_groups(const RowRule& rule) {
-  return rule.block == kGroup && rule.columns % kGroup == 0;
-}
-/// The same where rows of x, which is to be rotated, begin where vectors do.
-template <typename... Others>
-bool suits_vectors(const RowRule& rule, const Tensor& x, const Others&... others) {
-  return of_whole_groups(rule) && rows_begin_at(x, 16) && (rows_begin_at(others, 16) && ...);
+/// Whether sources of vectors suit rows of this rule, of these tensors.
+template <typename... Tensors>
+bool suits_vectors(const RowRule& rule, const Tensors&... tensors) {
+  return rule.block == kGroup && rule.columns % kGroup == 0 && rule.columns <= kMostColumns &&
+         (rows_begin_at(tensors, 16) && ...);
 }
 /// Whether codes and mask may be written by words.
 inline bool takes_words(const QuantizedRows& rows) {
-  return rows_begin_at(rows.codes, 8) && (!rows.mask || rows_begin_at(rows.mask, 4));
+  return rows_begin_at(rows.codes, 8) && (!rows.mask || rows_begin_at(rows.mask, 8));
 }
 
 template <typename Source>
 unsigned threads_of(const RowRule& rule) {
   const unsigned threads = blocks_of(rule.columns, kWarp * kHeld) * kWarp;
-  constexpr unsigned kMost = HeldAs<Source>::kThreads;
+  constexpr unsigned kMost = kRowThreads<Source>;
   return threads < kMost ? threads : kMost;
 }
 
@@ -88,7 +85,7 @@ void rotate(Launch how, const Source& source, Tensor out, const RowRule& rule, W
     launch(how, rotate_rows_kernel<Source, std::decay_t<decltype(rows)>>, source, rows, rule, scale,
            write == Write::kAdd);
   };
-  if constexpr (HeldAs<Source>::kWhole) {
+  if constexpr (kWholeGroups<Source>) {
     with_type(rows_of(out), run);
   } else {
     run(rows_of(out));

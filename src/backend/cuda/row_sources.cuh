@@ -1,6 +1,6 @@
 // Where the values of a row come from that is rotated or quantized: a tensor, codes, or a norm or
 // SwiGLU that is computed on the way. Each comes in two kinds. Sources of elements take rows of any
-// type, place and length: `load(row, column)`. Sources of vectors (with kNeighbours) take rows of
+// type, place and length: `load(row, column)`. Sources of vectors (with kTakesGroups) take rows of
 // whole groups of 128 that begin at multiples of 16 bytes, of a type that is known: `load(x, row,
 // column)` loads what a thread holds of a group (row_groups.cuh), `column` being the first.
 //
@@ -16,7 +16,7 @@ namespace quest::cuda {
 
 template <typename Source>
 concept VectorSource = requires {
-  Source::kNeighbours;
+  Source::kTakesGroups;
 };
 
 template <typename T>
@@ -33,10 +33,11 @@ struct PlainSource {
 
 template <typename T>
 struct PlainVectors {
-  static constexpr int kNeighbours = kIsBf16<T> ? 8 : 4;
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kIsBf16<T>;
   TypedRows<T> x;
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
-    load_held<kNeighbours>(values, x.data + row * x.stride + column);
+    load_held(values, x.data + row * x.stride + column);
   }
   __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
   __device__ void finish(float (&)[kHeld], int) const {}
@@ -57,21 +58,21 @@ struct MaskedSource {
 /// Rows of the mask begin at multiples of 16 bytes, too.
 template <typename T>
 struct MaskedVectors {
-  static constexpr int kNeighbours = 8;
+  static constexpr bool kTakesGroups = true;
   TypedRows<T> x;
   const std::uint8_t* mask;
   std::int64_t mask_stride;
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
-    load_held<kNeighbours>(values, x.data + row * x.stride + column);
+    load_held(values, x.data + row * x.stride + column);
     if (mask == nullptr) return;
     const uint4 words =
         *reinterpret_cast<const uint4*>(mask + row * mask_stride + column / kGroup * (kGroup / 8));
     const unsigned all[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (int i = 0; i < kHeld; i += 8) {
-      const unsigned bits = all[i / 8] >> 8 * quad_thread();
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      const unsigned bits = all[i / 16] >> (i / 8 % 2 * 16 + first_held());
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
+      for (int k = 0; k < kNeighbours; ++k) {
         if ((bits >> k & 1u) == 0) values[i + k] = 0.0f;
       }
     }
@@ -90,7 +91,7 @@ struct CodesSource {
 
 /// Rows of codes begin at multiples of 8 bytes.
 struct CodesVectors {
-  static constexpr int kNeighbours = 8;
+  static constexpr bool kTakesGroups = true;
   const std::int8_t* codes;
   const float* steps;
   std::int64_t stride;
@@ -98,10 +99,10 @@ struct CodesVectors {
     const std::int8_t* const from = codes + row * stride + column;
     const float step = steps[row];
 #pragma unroll
-    for (int i = 0; i < kHeld; i += 8) {
-      const uint2 eight = *reinterpret_cast<const uint2*>(from + place_of<8>(i));
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      const uint2 eight = *reinterpret_cast<const uint2*>(from + place_of(i));
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
+      for (int k = 0; k < kNeighbours; ++k) {
         const unsigned word = k < 4 ? eight.x : eight.y;
         values[i + k] =
             (static_cast<float>(static_cast<std::int8_t>(word >> 8 * (k % 4))) + 0.5f) * step;
@@ -123,15 +124,13 @@ __device__ __forceinline__ float sum_of_squares(const float (&x)[kHeld]) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-/// The same of a group at column `first` of a row that ends anywhere, whose neighbours a thread
-/// holds by fours or eights.
-__device__ inline float sum_of_squares(const float* row, int first, int columns, int neighbours) {
-  const int own = first + static_cast<int>(quad_thread()) * neighbours;
+/// The same of a group at column `first` of a row that ends anywhere.
+__device__ inline float sum_of_squares(const float* row, int first, int columns) {
   const bool whole = columns % kGroup == 0 && reinterpret_cast<std::uintptr_t>(row) % 16 == 0;
   float sums[4] = {};
 #pragma unroll
   for (int i = 0; i < kHeld; i += 4) {
-    const int at = own + i / neighbours * (kQuad * neighbours) + i % neighbours;
+    const int at = first + first_held() + place_of(i);
     float x[4] = {};
     if (whole) {
       if (first < columns) load_values(x, row + at);
@@ -147,7 +146,7 @@ __device__ inline float sum_of_squares(const float* row, int first, int columns,
 
 /// 1 / rms of a row, in every thread; squares(first) is the sum of squares of what a thread holds
 /// of the group at column `first`, 0 behind the row's end. The order of the sum is that of the
-/// columns in warps' shares of 1024: not of the number of threads.
+/// columns in warps' shares of 2048: not of the number of threads.
 template <typename Squares>
 __device__ __forceinline__ float inverse_rms(int columns, float epsilon, const Squares& squares) {
   __shared__ float parts[32];
@@ -177,12 +176,10 @@ struct NormSource {
   float inverse = 0.0f;
 
   __device__ void begin(std::int64_t row) {
-    // As NormVectors of the same type, whose threads hold the same columns.
     const float* const from = static_cast<const float*>(x.data) + row * x.stride;
     const int count = static_cast<int>(columns);
-    inverse = inverse_rms(count, epsilon, [&](int first) {
-      return sum_of_squares(from, first, count, bf16 ? 8 : 4);
-    });
+    inverse =
+        inverse_rms(count, epsilon, [&](int first) { return sum_of_squares(from, first, count); });
     if (threadIdx.x == 0) rstd[row] = inverse;
   }
   __device__ bool exact_squares() const { return bf16; }
@@ -195,7 +192,8 @@ struct NormSource {
 /// The weight begins at a multiple of 16 bytes, too.
 template <bool kRounded>
 struct NormVectors {
-  static constexpr int kNeighbours = kRounded ? 8 : 4;
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kRounded;
   TypedRows<float> x;
   const float* weight;
   float* rstd;
@@ -203,12 +201,12 @@ struct NormVectors {
   float inverse = 0.0f;
 
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
-    load_held<kNeighbours>(values, x.data + row * x.stride + column);
+    load_held(values, x.data + row * x.stride + column);
   }
   __device__ __forceinline__ void begin(float (&values)[kHeld], std::int64_t row, int columns) {
     const auto take = [&](int first) {
       if (first >= columns) return clear_held(values);
-      load(values, row, first + first_held<kNeighbours>());
+      load(values, row, first + first_held());
     };
     inverse = inverse_rms(columns, epsilon, [&](int first) {
       if (first >= columns_at_once()) take(first);
@@ -221,7 +219,7 @@ struct NormVectors {
 #pragma unroll
     for (int i = 0; i < kHeld; i += kNeighbours) {
       float weights[kNeighbours];
-      load_values(weights, weight + column + place_of<kNeighbours>(i));
+      load_values(weights, weight + column + place_of(i));
 #pragma unroll
       for (int k = 0; k < kNeighbours; ++k) {
         values[i + k] = norm_value(values[i + k], inverse, weights[k]);
@@ -255,14 +253,20 @@ struct SwigluSource {
 /// The same, rounded to the type of gate and up.
 template <typename T>
 struct SwigluVectors {
-  static constexpr int kNeighbours = kIsBf16<T> ? 8 : 4;
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kIsBf16<T>;
   TypedRows<T> gate, up;
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
-    float ups[kHeld];
-    load_held<kNeighbours>(values, gate.data + row * gate.stride + column);
-    load_held<kNeighbours>(ups, up.data + row * up.stride + column);
+    const T* const gates = gate.data + row * gate.stride + column;
+    const T* const ups = up.data + row * up.stride + column;
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) values[i] = swiglu_value(values[i], ups[i]);
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      float g[kNeighbours], u[kNeighbours];
+      load_values(g, gates + place_of(i));
+      load_values(u, ups + place_of(i));
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) values[i + k] = swiglu_value(g[k], u[k]);
+    }
     if constexpr (kIsBf16<T>) round_held(values);
   }
   __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
