@@ -231,10 +231,15 @@ struct NormVectors {
 
 // --- SwiGLU ---
 
-/// silu(gate) * up. The quotient of silu is a product with a reciprocal of one unit in the last
-/// place: to 2 of them instead of 1/2.
+/// silu(gate) * up; NaN where the gate is infinite. exp(-gate) is a power of 2 of two units in the
+/// last place, times what rounding its exponent changed; and a reciprocal of one unit takes the
+/// place of a quotient. Where exp(-gate) is above 2^126 the result is 0.
 __device__ __forceinline__ float swiglu_value(float gate, float up) {
-  return gate * fast_reciprocal(1.0f + expf(-gate)) * up;
+  constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+  const float exponent = gate * -kLog2E;
+  const float too_much = fmaf(gate, kLog2E, exponent);
+  const float denominator = fmaf(fast_exp2(exponent), fmaf(too_much, -kLn2, 1.0f), 1.0f);
+  return gate * fast_reciprocal(denominator) * up;
 }
 
 /// swiglu_value, rounded to bf16 or not.
