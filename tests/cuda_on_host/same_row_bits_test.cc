@@ -96,6 +96,20 @@ TEST(SameRowBits, CodesOfColumnSlicesWhereverTheyBegin) {
   }
 }
 
+// All of a row in one value, as far from the others as there is: also where vectors no longer may.
+TEST(SameRowBits, CodesOfTheFarthestValues) {
+  for (const std::int64_t columns : {128 << 10, 512 << 10}) {
+    for (const std::int64_t block : {1, 128}) {
+      const OwnedTensor x({2, columns}, DType::kBF16);
+      for (std::int64_t c = 0; c < block; ++c) {
+        set(x, 0, 256 + c, 3.0f);
+        set(x, 1, 256 + c, -3.0f);
+      }
+      expect_codes_of_cpu(x, quantizer_of(8, block), fmt::format("K {}", columns));
+    }
+  }
+}
+
 TEST(SameRowBits, CodesOfRowsInBlocksOfMoreThan128) {
   for (const std::int64_t columns : {256, 1280, 8192}) {
     for (const DType dtype : kFloats) {

@@ -63,10 +63,13 @@ struct MaskedVectors {
   const std::uint8_t* mask;
   std::int64_t mask_stride;
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    uint4 words{};
+    if (mask != nullptr) {  // Underway before the values are waited for.
+      words = *reinterpret_cast<const uint4*>(mask + row * mask_stride +
+                                              column / kGroup * (kGroup / 8));
+    }
     load_held(values, x.data + row * x.stride + column);
     if (mask == nullptr) return;
-    const uint4 words =
-        *reinterpret_cast<const uint4*>(mask + row * mask_stride + column / kGroup * (kGroup / 8));
     const unsigned all[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < kHeld; i += kNeighbours) {
@@ -235,9 +238,9 @@ struct NormVectors {
 /// last place, times what rounding its exponent changed; and a reciprocal of one unit takes the
 /// place of a quotient. Where exp(-gate) is above 2^126 the result is 0.
 __device__ __forceinline__ float swiglu_value(float gate, float up) {
-  constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-  const float exponent = gate * -kLog2E;
-  const float too_much = fmaf(gate, kLog2E, exponent);
+  constexpr float kBitsOfE = 1.44269504f, kLn2 = 0.693147181f;
+  const float exponent = gate * -kBitsOfE;
+  const float too_much = fmaf(gate, kBitsOfE, exponent);
   const float denominator = fmaf(fast_exp2(exponent), fmaf(too_much, -kLn2, 1.0f), 1.0f);
   return gate * fast_reciprocal(denominator) * up;
 }
