@@ -118,6 +118,20 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   }
   return result;
 }
+/// The upper word of both, moved to the left.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned count) {
+  return static_cast<unsigned>(((std::uint64_t{high} << 32 | low) << (count & 31u)) >> 32);
+}
+/// The sum, rounded towards minus infinity.
+inline float __fadd_rd(float a, float b) {
+  // The error of the sum in double is a double, and tells which side the exact sum lies on.
+  const double x = double{a}, y = double{b}, sum = x + y;
+  const double y_part = sum - x, error = (x - (sum - y_part)) + (y - y_part);
+  const auto nearest = static_cast<float>(sum);
+  const bool above = double{nearest} > sum || (double{nearest} == sum && error < 0);
+  return above ? std::nextafter(nearest, -HUGE_VALF) : nearest;
+}
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }

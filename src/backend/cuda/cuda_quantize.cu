@@ -15,57 +15,89 @@ __global__ void add_parts_kernel(double* sums, const double* parts, std::int64_t
 
 }  // namespace
 
-using cuda::block_a_row, cuda::quantize, cuda::rotate, cuda::rotation, cuda::RowRule, cuda::rule_of;
+using cuda::block_a_row, cuda::data_of, cuda::quantize, cuda::rotate, cuda::rotation, cuda::rows_of,
+    cuda::RowRule, cuda::rule_of;
 
 void CudaBackend::quantize_rows(const QuantizedRows& rows, Tensor x,
                                 const RowQuantizer& quantizer) {
-  quantize(on("quantize_rows", block_a_row(x.rows()), 0), cuda::PlainSource{cuda::rows_of(x)}, rows,
-           rule_of(quantizer, x.cols()));
+  const Launch how = on("quantize_rows", block_a_row(x.rows()), 0);
+  const RowRule rule = rule_of(quantizer, x.cols());
+  if (!cuda::suits_vectors(rule, x) || !cuda::takes_words(rows)) {
+    return quantize(how, cuda::PlainSource{rows_of(x)}, rows, rule);
+  }
+  cuda::with_type(rows_of(x), [&]<typename T>(const cuda::TypedRows<T>& values) {
+    quantize(how, cuda::PlainVectors<T>{values}, rows, rule);
+  });
 }
 
 void CudaBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                    Tensor weight, float epsilon, const RowQuantizer& quantizer) {
-  const cuda::NormSource source{
-      cuda::rows_of(x), cuda::data_of<float>(weight), cuda::data_of<float>(rstd), epsilon,
-      x.cols(),         y.dtype == DType::kBF16};
-  quantize(on("rmsnorm_quantize", block_a_row(x.rows()), cuda::kNormThreads), source, rows,
-           rule_of(quantizer, x.cols()));
+  const Launch how = on("rmsnorm_quantize", block_a_row(x.rows()), 0);
+  const RowRule rule = rule_of(quantizer, x.cols());
+  const bool bf16 = y.dtype == DType::kBF16;
+  auto* const weights = data_of<float>(weight);
+  auto* const inverses = data_of<float>(rstd);
+  if (!cuda::suits_vectors(rule, x, weight) || !cuda::takes_words(rows)) {
+    return quantize(how, cuda::NormSource{rows_of(x), weights, inverses, epsilon, x.cols(), bf16},
+                    rows, rule);
+  }
+  const cuda::TypedRows<float> values{data_of<float>(x), x.row_stride};
+  if (bf16) {
+    quantize(how, cuda::NormVectors<true>{values, weights, inverses, epsilon}, rows, rule);
+  } else {
+    quantize(how, cuda::NormVectors<false>{values, weights, inverses, epsilon}, rows, rule);
+  }
 }
 
 void CudaBackend::swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
                                   const RowQuantizer& quantizer) {
-  const cuda::SwigluSource source{cuda::rows_of(gate), cuda::rows_of(up), h.dtype == DType::kBF16};
-  quantize(on("swiglu_quantize", block_a_row(gate.rows()), 0), source, rows,
-           rule_of(quantizer, gate.cols()));
+  const Launch how = on("swiglu_quantize", block_a_row(gate.rows()), 0);
+  const RowRule rule = rule_of(quantizer, gate.cols());
+  const bool one_type = h.dtype == gate.dtype && h.dtype == up.dtype;
+  if (!one_type || !cuda::suits_vectors(rule, gate, up) || !cuda::takes_words(rows)) {
+    const bool bf16 = h.dtype == DType::kBF16;
+    return quantize(how, cuda::SwigluSource{rows_of(gate), rows_of(up), bf16}, rows, rule);
+  }
+  cuda::with_type(rows_of(gate), [&]<typename T>(const cuda::TypedRows<T>& gates) {
+    const cuda::TypedRows<T> ups{static_cast<T*>(rows_of(up).data), up.row_stride};
+    quantize(how, cuda::SwigluVectors<T>{gates, ups}, rows, rule);
+  });
 }
 
 void CudaBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
                                          Write write) {
-  const cuda::MaskedSource source{cuda::rows_of(d_z), cuda::data_of<std::uint8_t>(mask),
-                                  mask.row_stride};
-  rotate(on("quantize_rows_backward", block_a_row(d_z.rows()), 0), source, d_x,
-         rotation(d_z.cols(), block), write);
+  const Launch how = on("quantize_rows_backward", block_a_row(d_z.rows()), 0);
+  const RowRule rule = rotation(d_z.cols(), block);
+  const auto* const bits = data_of<std::uint8_t>(mask);
+  if (!cuda::suits_vectors(rule, d_z, d_x) || (mask && !cuda::rows_begin_at(mask, 16))) {
+    return rotate(how, cuda::MaskedSource{rows_of(d_z), bits, mask.row_stride}, d_x, rule, write);
+  }
+  cuda::with_type(rows_of(d_z), [&]<typename T>(const cuda::TypedRows<T>& values) {
+    rotate(how, cuda::MaskedVectors<T>{values, bits, mask.row_stride}, d_x, rule, write);
+  });
 }
 
 void CudaBackend::dequantize_rows(Tensor out, const QuantizedRows& rows, std::int64_t block) {
-  const cuda::CodesSource source{cuda::data_of<std::int8_t>(rows.codes),
-                                 cuda::data_of<float>(rows.steps), rows.codes.row_stride};
-  rotate(on("dequantize_rows", block_a_row(out.rows()), 0), source, out,
-         rotation(out.cols(), block), Write::kSet);
+  const Launch how = on("dequantize_rows", block_a_row(out.rows()), 0);
+  const RowRule rule = rotation(out.cols(), block);
+  const auto* const codes = data_of<std::int8_t>(rows.codes);
+  const auto* const steps = data_of<float>(rows.steps);
+  const std::int64_t stride = rows.codes.row_stride;
+  if (cuda::suits_vectors(rule, out) && cuda::rows_begin_at(rows.codes, 8)) {
+    return rotate(how, cuda::CodesVectors{codes, steps, stride}, out, rule, Write::kSet);
+  }
+  rotate(how, cuda::CodesSource{codes, steps, stride}, out, rule, Write::kSet);
 }
 
 void CudaBackend::quantization_error(Tensor sums, Tensor x, const QuantizedRows& rows,
                                      const RowQuantizer& quantizer) {
   const RowRule rule = rule_of(quantizer, x.cols());
-  const cuda::PlainSource source{cuda::rows_of(x)};
+  const cuda::PlainSource source{rows_of(x)};
   double* const parts = workspace_.take<double>(cuda::Workspace::Slot::kSums, 3 * x.rows());
-  cuda::with_vectors(rule, [&](auto vectors) {
-    launch(on("quantization_error", block_a_row(x.rows()), cuda::threads_of(rule)),
-           cuda::quantization_error_kernel<vectors(), cuda::PlainSource>, source,
-           cuda::codes_of(rows), rule, cuda::block_scale(rule.block), parts);
-  });
-  launch(on("add_parts", dim3(1), 32), add_parts_kernel, cuda::data_of<double>(sums), parts,
-         x.rows());
+  launch(on("quantization_error", block_a_row(x.rows()), cuda::threads_of<cuda::PlainSource>(rule)),
+         cuda::quantization_error_kernel<cuda::PlainSource>, source, cuda::codes_of(rows), rule,
+         cuda::block_scale(rule.block), parts);
+  launch(on("add_parts", dim3(1), 32), add_parts_kernel, data_of<double>(sums), parts, x.rows());
 }
 
 }  // namespace quest

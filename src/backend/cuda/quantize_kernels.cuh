@@ -1,289 +1,234 @@
 // Kernels that rotate rows and turn them into codes: one block of threads a row, one pass over
-// memory.
-//
-// Sixteen threads transform a group of kVectors * 16 values: thread l holds the values l, l + 16,
-// ... of it, so the transform is additions in registers and four shuffles. The order of all
-// operations is that of the CPU's kernels (cpu/quantized/quantize_rows.inc.h), so codes, steps and
-// masks are the same bits there and here.
+// memory. Between its sums of squares and its codes a row stays in registers; one that is longer
+// than these is read twice.
 #pragma once
 
-#include "backend/cuda/row_sources.cuh"
+#include <type_traits>
+
+#include "backend/cuda/row_codes.cuh"
 
 namespace quest::cuda {
 
-inline constexpr std::int64_t kLanes = 16;
-inline constexpr std::int64_t kMostGroups = 16;     // that a block of threads transforms at once
-inline constexpr std::int64_t kKeptColumns = 8192;  // rotated values that a block keeps
+inline constexpr int kKeptColumns = 8192;  // of a row that is rotated beyond 128
 
-/// RowQuantizer, and what does not depend on the row.
-struct RowRule {
-  double alpha, kappa, epsilon;
-  int mask;  ///< of Estimator
-  std::int32_t min_code, max_code;
-  std::int64_t columns, block;
-};
+/// The most threads of a block: of elements, as many as keep kKeptColumns.
+template <typename Source>
+inline constexpr int kRowThreads = kWholeGroups<Source> ? 320 : kKeptColumns / kHeld;
+/// How many such blocks a multiprocessor should have room for: of groups twenty warps in all, at 96
+/// registers a thread; of elements sixteen.
+template <typename Source>
+inline constexpr int kRowBlocks = kWholeGroups<Source> ? 2 : 4;
+template <>  // It would not fit.
+inline constexpr int kRowBlocks<SwigluVectors<float>> = 1;
 
-/// Where codes and what belongs to them go.
-struct CodesOut {
-  std::int8_t* codes;
-  float* steps;
-  std::int32_t* code_sums;
-  std::uint8_t* mask;  ///< null: none
-  std::int64_t code_stride, mask_stride;
-};
-
-/// The transform of one group, unnormalized; `lanes` below 16 means blocks of that size.
-template <int kVectors>
-__device__ void rotate_group(float (&x)[kVectors], std::int64_t lanes) {
-  for (int half = kVectors / 2; half >= 1; half /= 2) {
-    for (int i = 0; i < kVectors; ++i) {
-      if ((i & half) != 0) continue;
-      const float sum = x[i] + x[i + half];
-      x[i + half] = x[i] - x[i + half];
-      x[i] = sum;
+/// What a thread holds of columns [begin, begin + columns_at_once()) of a row, zeros behind its
+/// end. Elements come by `kept`; all threads of the block call it.
+template <typename Source>
+__device__ __forceinline__ void load_part(float (&x)[kHeld], const Source& source, float* kept,
+                                          std::int64_t row, int begin, int columns) {
+  const int first = begin + group_of_thread();
+  if constexpr (kWholeGroups<Source>) {
+    if (first < columns) return source.load(x, row, first + first_held());
+    clear_held(x);
+  } else {
+    // What was kept has been read, or is here read by the thread that writes in its place.
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once();
+         i += static_cast<int>(blockDim.x)) {
+      kept[i] = begin + i < columns ? source.load(row, begin + i) : 0.0f;
     }
-  }
-  for (int half = 1; half < lanes; half *= 2) {
-    for (int i = 0; i < kVectors; ++i) {
-      const float other = __shfl_xor_sync(kAllLanes, x[i], half);
-      x[i] = (threadIdx.x & static_cast<unsigned>(half)) != 0 ? other - x[i] : x[i] + other;
-    }
-  }
-}
-
-/// Of a thread's values, in the CPU's order: exact squares in two sums, of every second value.
-template <int kVectors>
-__device__ float sum_of_squares(const float (&x)[kVectors], bool exact) {
-  float sum = x[0] * x[0];
-  if constexpr (kVectors > 1) {
-    if (exact) {
-      float odd = x[1] * x[1];
-      for (int i = 2; i < kVectors; i += 2) {
-        sum = sum + x[i] * x[i];
-        odd = odd + x[i + 1] * x[i + 1];
-      }
-      return sum + odd;
-    }
-  }
-  for (int i = 1; i < kVectors; ++i) sum = sum + x[i] * x[i];
-  return sum;
-}
-
-/// The groups of a row that the block of threads takes at once, into `kept` (where a row fits
-/// whole, at its own columns). Returns where in `kept` column `first` is. `squares` is called with
-/// each thread's sum of squares of a group, as it was before the rotation.
-template <int kVectors, typename Source, typename Squares>
-__device__ void rotate_groups(const Source& source, float* kept, std::int64_t row,
-                              std::int64_t first, const RowRule& rule, Squares squares) {
-  const std::int64_t lane = threadIdx.x % kLanes;
-  const std::int64_t start = threadIdx.x / kLanes * (kVectors * kLanes);
-  const std::int64_t offset = rule.columns <= kKeptColumns ? first : 0;
-  float x[kVectors];
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t column = first + start + i * kLanes + lane;
-    x[i] = column < rule.columns ? source.load(row, column) : 0.0f;
-  }
-  squares(sum_of_squares(x, source.exact_squares()));
-  rotate_group(x, rule.block < kLanes ? rule.block : kLanes);
-  for (int i = 0; i < kVectors; ++i) {
-    const std::int64_t at = start + i * kLanes + lane;
-    if (first + at < rule.columns) kept[offset + at] = x[i];
-  }
-}
-
-/// Columns that the block of threads takes at once.
-template <int kVectors>
-__device__ std::int64_t columns_at_once() {
-  return std::int64_t{blockDim.x} * kVectors;
-}
-
-/// The stages of blocks of more than 128, on a whole row.
-__device__ inline void rotate_beyond_128(float* kept, const RowRule& rule) {
-  for (std::int64_t half = 128; half < rule.block; half *= 2) {
     __syncthreads();
-    for (std::int64_t i = threadIdx.x; i < rule.columns / 2; i += blockDim.x) {
-      const std::int64_t low = i / half * 2 * half + i % half;
+    load_held(x, kept + group_of_thread() + first_held());
+    __syncthreads();
+  }
+}
+
+/// The block's values x at their places in `kept`, for all threads.
+__device__ inline void keep_part(float* kept, const float (&x)[kHeld]) {
+  __syncthreads();  // What was kept has been read.
+  store_held(kept + group_of_thread() + first_held(), x);
+  __syncthreads();
+}
+
+/// The stages of blocks of more than 128, on a whole row that the block of threads holds.
+__device__ inline void rotate_beyond_128(float (&x)[kHeld], float* kept, const RowRule& rule) {
+  keep_part(kept, x);
+  for (int half = kGroup; half < rule.block; half *= 2) {
+    for (int i = static_cast<int>(threadIdx.x); i < rule.columns / 2;
+         i += static_cast<int>(blockDim.x)) {
+      const int low = i / half * 2 * half + i % half;
       const float a = kept[low], b = kept[low + half];
       kept[low] = a + b;
       kept[low + half] = a - b;
     }
+    __syncthreads();
   }
-  __syncthreads();
+  load_held(x, kept + group_of_thread() + first_held());
 }
 
-/// The numbers that turn a rotated row, still without its factor 1/sqrt(block), into codes.
-struct CodeScale {
-  float inverse_step;
-  float limit;  ///< the mask passes |z| <= limit
-  float step;   ///< NaN for a broken row
-};
-
-__device__ inline double mask_bound(const RowRule& rule, double rms) {
-  const double outermost = rule.alpha * rms;
-  if (rule.mask == static_cast<int>(Estimator::kClip)) {
-    return rule.kappa * (outermost + rule.epsilon);
+/// The transform of what the block of threads holds. Whole groups are of one block each; others may
+/// have any, and need `kept` for kKeptColumns values.
+template <typename Source>
+__device__ __forceinline__ void rotate_part(float (&x)[kHeld], float* kept, const RowRule& rule) {
+  rotate_held(x, kWholeGroups<Source> ? kGroup : rule.block);
+  if constexpr (!kWholeGroups<Source>) {
+    if (rule.block > kGroup) rotate_beyond_128(x, kept, rule);
   }
-  if (rule.mask == static_cast<int>(Estimator::kSte)) return HUGE_VAL;
-  const double levels = rule.max_code - rule.min_code + 1;
-  return outermost > rule.epsilon ? outermost * (levels / (levels - 1)) : -1.0;
-}
-
-__device__ inline CodeScale scale_of_row(const RowRule& rule, double square_sum) {
-  const double inverse_columns = 1.0 / static_cast<double>(rule.columns);
-  const double steps_per_clip_point = 2.0 / (rule.max_code - rule.min_code);
-  const double scale = 1.0 / sqrt(static_cast<double>(rule.block));
-  const double inverse_scale = 1.0 / scale;
-  const double mean_square = square_sum * inverse_columns;
-  if (!(mean_square <= 3.4e38)) return {0.0f, -1.0f, nanf("")};
-  const double rms = sqrt(mean_square);
-  const double step = steps_per_clip_point * (rule.alpha * rms + rule.epsilon);
-  return {static_cast<float>(scale / step),
-          static_cast<float>(mask_bound(rule, rms) * inverse_scale), static_cast<float>(step)};
-}
-
-/// Codes and mask of `count` rotated values at columns [first, first + count); returns this
-/// thread's part of the sum of codes. `first` is a multiple of 32.
-__device__ inline std::int32_t make_codes(const CodesOut& out, const float* kept, std::int64_t row,
-                                          std::int64_t first, std::int64_t count,
-                                          const RowRule& rule, const CodeScale& scale) {
-  std::int32_t sum = 0;
-  const bool broken = scale.step != scale.step;
-  for (std::int64_t begin = 0; begin < count; begin += blockDim.x) {
-    const std::int64_t at = begin + threadIdx.x;
-    const bool inside = at < count;
-    const float z = inside && !broken ? kept[at] : 0.0f;
-    if (inside) {
-      const float level = floorf(z * scale.inverse_step);
-      const float low = static_cast<float>(rule.min_code), high = static_cast<float>(rule.max_code);
-      const auto code = broken ? 0
-                               : static_cast<std::int32_t>(level < low    ? low
-                                                           : level > high ? high
-                                                                          : level);
-      out.codes[row * out.code_stride + first + at] = static_cast<std::int8_t>(code);
-      sum += code;
-    }
-    if (out.mask != nullptr) {
-      const unsigned bits =
-          __ballot_sync(kAllLanes, inside && !broken && fabsf(z) <= scale.limit ? 1 : 0);
-      if (inside && threadIdx.x % 8 == 0) {
-        out.mask[row * out.mask_stride + (first + at) / 8] =
-            static_cast<std::uint8_t>(bits >> threadIdx.x % kWarp);
-      }
-    }
-  }
-  return sum;
 }
 
 /// rows = quantization of the source's rows.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
+template <typename Source>
+__global__ void __launch_bounds__(kRowThreads<Source>, kRowBlocks<Source>)
     quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
-  follow_last_kernel();
-  __shared__ float kept[kKeptColumns];
-  __shared__ float squares[kMostGroups][kLanes];
-  __shared__ double lane_sums[kLanes];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
-  const unsigned lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
-  const bool fits = rule.columns <= kKeptColumns;
-  source.begin(row);
-
-  double sum = 0;  // of lane `threadIdx.x`, over groups in their order
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    rotate_groups<kVectors>(source, kept, row, first, rule,
-                            [&](float value) { squares[group][lane] = value; });
-    __syncthreads();
-    if (threadIdx.x < kLanes) {
-      for (unsigned g = 0; g < blockDim.x / kLanes; ++g) {
-        if (first + g * kVectors * kLanes < rule.columns) sum += double{squares[g][threadIdx.x]};
-      }
-      lane_sums[threadIdx.x] = sum;
+  __shared__ float kept[kWholeGroups<Source> ? kRowThreads<Source> / kPair * kLanes : kKeptColumns];
+  __shared__ CodeScale row_scale;
+  __shared__ std::int32_t warp_sums[kRowThreads<Source> / kWarp];
+  const std::int64_t row = blockIdx.x;
+  const int columns = rule.columns, at_once = columns_at_once();
+  const bool first_warp = threadIdx.x < kWarp;
+  float x[kHeld];
+  const auto load = [&](int begin) { load_part(x, source, kept, row, begin, columns); };
+  const auto finish = [&](int begin) {
+    if constexpr (kWholeGroups<Source>) {
+      const int first = begin + group_of_thread();
+      if (first < columns) source.finish(x, first + first_held());
     }
-    __syncthreads();
-  }
-  if (rule.block > 128) rotate_beyond_128(kept, rule);
-  double sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = lane_sums[i];
-  for (int half = kLanes / 2; half >= 1; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  const CodeScale scale = scale_of_row(rule, sums[0]);
-
-  std::int32_t code_sum = 0;
-  if (fits) {
-    code_sum = make_codes(out, kept, row, 0, rule.columns, rule, scale);
+  };
+  if constexpr (kWholeGroups<Source>) {
+    load(0);
+    source.begin(x, row, columns);
   } else {
-    for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-      __syncthreads();
-      rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-      __syncthreads();
-      const std::int64_t left = rule.columns - first;
-      code_sum += make_codes(out, kept, row, first, left < at_once ? left : at_once, rule, scale);
+    source.begin(row);
+    load(0);
+  }
+
+  double square_sum = 0;  // of a lane
+  int begin = 0;
+  for (;;) {
+    finish(begin);
+    if constexpr (kWholeGroups<Source>) {
+      write_squares(kept, x, kGroup, Source::kExactSquares);
+    } else {
+      write_squares(kept, x, rule.block, source.exact_squares());
+    }
+    __syncthreads();
+    if (first_warp) {
+      const int each = kWholeGroups<Source> ? kGroup : summed_at_once(rule.block);
+      const int left = columns - begin;
+      add_squares(square_sum, kept, ((left < at_once ? left : at_once) + each - 1) / each);
+    }
+    if (columns - begin <= at_once) break;
+    begin += at_once;
+    __syncthreads();
+    load(begin);
+  }
+  if (first_warp) {
+    const CodeScale scale = scale_of_row(rule, join_lanes(square_sum));
+    if (threadIdx.x == 0) {
+      row_scale = scale;
+      out.steps[row] = scale.step;
     }
   }
-  code_sum = block_join(code_sum, Plus());
-  if (threadIdx.x == 0) {
-    out.steps[row] = scale.step;
-    out.code_sums[row] = code_sum;
+  rotate_part<Source>(x, kept, rule);
+  __syncthreads();
+
+  // The last columns are those that the registers hold.
+  const CodeScale scale = row_scale;
+  const CodeMaker maker(rule, scale.inverse_step);
+  std::int32_t sum = 0;
+  for (;;) {
+    if (scale.step != scale.step) clear_held(x);
+    const int first = begin + group_of_thread();
+    if (out.mask != nullptr) {
+      write_mask<Source>(out.mask + row * out.mask_stride, x, scale.limit, first, columns);
+    }
+    sum += write_codes<Source>(out.codes + row * out.code_stride, x, maker, first, columns);
+    if (begin == 0) break;
+    begin -= at_once;
+    load(begin);
+    finish(begin);
+    rotate_part<Source>(x, kept, rule);
+  }
+  sum = warp_join(sum, Plus());
+  if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) sum += warp_sums[warp];
+  out.code_sums[row] = sum;
+}
+
+/// The row's columns at `begin` (= or +=) x times `scale`; `Rows` is TypedRows for whole groups,
+/// FloatRows for others.
+template <typename Source, typename Rows>
+__device__ __forceinline__ void write_part(const Rows& out, float (&x)[kHeld], float* kept,
+                                           std::int64_t row, int begin, int columns, float scale,
+                                           bool add) {
+  if constexpr (kWholeGroups<Source>) {
+    const int first = begin + group_of_thread();
+    if (first >= columns) return;
+    auto* const to = out.data + row * out.stride + first + first_held();
+    if (add) {
+#pragma unroll
+      for (int i = 0; i < kHeld; i += kNeighbours) {
+        float sums[kNeighbours];
+        load_values(sums, to + place_of(i));
+#pragma unroll
+        for (int k = 0; k < kNeighbours; ++k) sums[k] = sums[k] + x[i + k] * scale;
+        store_values(to + place_of(i), sums);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) x[i] = x[i] * scale;
+      store_held(to, x);
+    }
+  } else {
+    keep_part(kept, x);
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < columns;
+         i += static_cast<int>(blockDim.x)) {
+      out.write(row, begin + i, kept[i] * scale, add);
+    }
   }
 }
 
 /// out (= or +=) rotation of the source's rows, times `scale`.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
-    rotate_rows_kernel(Source source, FloatRows out, RowRule rule, float scale, bool add) {
-  follow_last_kernel();
-  __shared__ float kept[kKeptColumns];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
-  const bool fits = rule.columns <= kKeptColumns;
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    __syncthreads();
-    rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-    if (fits) continue;
-    __syncthreads();
-    for (std::int64_t at = threadIdx.x; at < at_once && first + at < rule.columns;
-         at += blockDim.x) {
-      out.write(row, first + at, kept[at] * scale, add);
-    }
-  }
-  if (!fits) return;
-  rotate_beyond_128(kept, rule);
-  for (std::int64_t at = threadIdx.x; at < rule.columns; at += blockDim.x) {
-    out.write(row, at, kept[at] * scale, add);
+template <typename Source, typename Rows>
+__global__ void __launch_bounds__(kRowThreads<Source>,
+                                  std::is_same_v<Rows, TypedRows<float>> ? 1 : kRowBlocks<Source>)
+    rotate_rows_kernel(Source source, Rows out, RowRule rule, float scale, bool add) {
+  __shared__ float kept[kWholeGroups<Source> ? 1 : kKeptColumns];
+  const std::int64_t row = blockIdx.x;
+  for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
+    float x[kHeld];
+    load_part(x, source, kept, row, begin, rule.columns);
+    rotate_part<Source>(x, kept, rule);
+    write_part<Source>(out, x, kept, row, begin, rule.columns, scale, add);
   }
 }
 
 /// parts[row] = {masked-out values, sum of squared errors, sum of squares} of a row.
-template <int kVectors, typename Source>
-__global__ void __launch_bounds__(256)
+template <typename Source>
+__global__ void __launch_bounds__(kRowThreads<Source>)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
-  follow_last_kernel();
   __shared__ float kept[kKeptColumns];
-  const std::int64_t row = blockIdx.x, at_once = columns_at_once<kVectors>();
+  const std::int64_t row = blockIdx.x;
   const double step = rows.steps[row];
   double masked = 0, errors = 0, squares = 0;
-  const auto count = [&](std::int64_t column, float rotated) {
-    const double z = double{rotated} * scale;
-    const double error = (rows.codes[row * rows.code_stride + column] + 0.5) * step - z;
-    const bool passes = rows.mask == nullptr ||
-                        (rows.mask[row * rows.mask_stride + column / 8] >> column % 8 & 1) != 0;
-    masked += passes ? 0 : 1;
-    errors += error * error;
-    squares += z * z;
-  };
-  const bool fits = rule.columns <= kKeptColumns;
-  for (std::int64_t first = 0; first < rule.columns; first += at_once) {
-    __syncthreads();
-    rotate_groups<kVectors>(source, kept, row, first, rule, [](float) {});
-    __syncthreads();
-    for (std::int64_t at = threadIdx.x; !fits && at < at_once && first + at < rule.columns;
-         at += blockDim.x) {
-      count(first + at, kept[at]);
+  for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
+    float x[kHeld];
+    load_part(x, source, kept, row, begin, rule.columns);
+    rotate_part<Source>(x, kept, rule);
+    keep_part(kept, x);
+    for (int i = static_cast<int>(threadIdx.x); i < columns_at_once() && begin + i < rule.columns;
+         i += static_cast<int>(blockDim.x)) {
+      const int column = begin + i;
+      const double z = double{kept[i]} * scale;
+      const double error = (rows.codes[row * rows.code_stride + column] + 0.5) * step - z;
+      const bool passes = rows.mask == nullptr ||
+                          (rows.mask[row * rows.mask_stride + column / 8] >> column % 8 & 1) != 0;
+      masked += passes ? 0 : 1;
+      errors += error * error;
+      squares += z * z;
     }
-  }
-  if (fits) {
-    rotate_beyond_128(kept, rule);
-    for (std::int64_t at = threadIdx.x; at < rule.columns; at += blockDim.x) count(at, kept[at]);
   }
   masked = block_join(masked, Plus());
   errors = block_join(errors, Plus());

@@ -1,8 +1,9 @@
-// What launches of the quantization kernels share: the rule of a row, and the number of vectors and
-// threads that suit it.
+// What launches of the quantization kernels share: the rule of a row, the number of threads that
+// suits it, and whether sources of vectors do.
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/quantize_kernels.cuh"
@@ -13,14 +14,24 @@ inline RowRule rule_of(const RowQuantizer& quantizer, std::int64_t columns) {
   if (quantizer.block > kHadamardBlock && columns > kKeptColumns) {
     fail("CUDA: rows of {} values cannot be rotated in blocks of {}", columns, quantizer.block);
   }
+  if (columns > std::numeric_limits<int>::max() / 2) {
+    fail("CUDA: rows of {} values cannot be rotated", columns);
+  }
+  const double levels = quantizer.grid.levels();
+  const double scale = 1.0 / std::sqrt(static_cast<double>(quantizer.block));
   return {quantizer.grid.alpha,
           quantizer.kappa,
           double{kScaleEpsilon},
+          levels / (levels - 1),
+          1.0 / static_cast<double>(columns),
+          2.0 / (levels - 1),
+          scale,
+          1.0 / scale,
           static_cast<int>(quantizer.estimator),
           quantizer.grid.min_code(),
           quantizer.grid.max_code(),
-          columns,
-          quantizer.block};
+          static_cast<int>(columns),
+          static_cast<int>(quantizer.block)};
 }
 inline RowRule rotation(std::int64_t columns, std::int64_t block) {
   RowQuantizer quantizer;
@@ -42,47 +53,43 @@ inline CodesOut codes_of(const QuantizedRows& rows) {
           rows.mask.row_stride};
 }
 
-// 16 threads a group of up to 128 values.
-inline int vectors_of(const RowRule& rule) {
-  const std::int64_t vectors = rule.block / kLanes;
-  return static_cast<int>(vectors < 1 ? 1 : vectors > 8 ? 8 : vectors);
+/// Whether sources of vectors suit rows of this rule, of these tensors.
+template <typename... Tensors>
+bool suits_vectors(const RowRule& rule, const Tensors&... tensors) {
+  return rule.block == kGroup && rule.columns % kGroup == 0 && rule.columns <= kMostColumns &&
+         (rows_begin_at(tensors, 16) && ...);
 }
-inline unsigned threads_of(const RowRule& rule) {
-  const unsigned groups = blocks_of(rule.columns, vectors_of(rule) * kLanes);
-  const unsigned threads = (groups * unsigned{kLanes} + 31) / 32 * 32;
-  return threads < 256 ? threads : 256;
+/// Whether codes and mask may be written by words.
+inline bool takes_words(const QuantizedRows& rows) {
+  return rows_begin_at(rows.codes, 8) && (!rows.mask || rows_begin_at(rows.mask, 8));
 }
 
-// run(std::integral_constant<int, vectors>) for the rule's number of vectors.
-template <typename Run>
-void with_vectors(const RowRule& rule, Run run) {
-  switch (vectors_of(rule)) {
-    case 1:
-      return run(std::integral_constant<int, 1>());
-    case 2:
-      return run(std::integral_constant<int, 2>());
-    case 4:
-      return run(std::integral_constant<int, 4>());
-    default:
-      return run(std::integral_constant<int, 8>());
-  }
+template <typename Source>
+unsigned threads_of(const RowRule& rule) {
+  const unsigned threads = blocks_of(rule.columns, kWarp * kHeld) * kWarp;
+  constexpr unsigned kMost = kRowThreads<Source>;
+  return threads < kMost ? threads : kMost;
 }
 
 template <typename Source>
 void quantize(Launch how, const Source& source, const QuantizedRows& rows, const RowRule& rule) {
-  if (how.threads == 0) how.threads = threads_of(rule);
-  with_vectors(rule, [&](auto vectors) {
-    launch(how, quantize_rows_kernel<vectors(), Source>, source, codes_of(rows), rule);
-  });
+  how.threads = threads_of<Source>(rule);
+  launch(how, quantize_rows_kernel<Source>, source, codes_of(rows), rule);
 }
 
 template <typename Source>
 void rotate(Launch how, const Source& source, Tensor out, const RowRule& rule, Write write) {
-  how.threads = threads_of(rule);
-  with_vectors(rule, [&](auto vectors) {
-    launch(how, rotate_rows_kernel<vectors(), Source>, source, rows_of(out), rule,
-           block_scale(rule.block), write == Write::kAdd);
-  });
+  how.threads = threads_of<Source>(rule);
+  const float scale = block_scale(rule.block);
+  const auto run = [&](const auto& rows) {
+    launch(how, rotate_rows_kernel<Source, std::decay_t<decltype(rows)>>, source, rows, rule, scale,
+           write == Write::kAdd);
+  };
+  if constexpr (kWholeGroups<Source>) {
+    with_type(rows_of(out), run);
+  } else {
+    run(rows_of(out));
+  }
 }
 
 inline dim3 block_a_row(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }

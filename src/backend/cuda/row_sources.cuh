@@ -1,14 +1,29 @@
 // Where the values of a row come from that is rotated or quantized: a tensor, codes, or a norm or
-// SwiGLU that is computed on the way.
+// SwiGLU that is computed on the way. Each comes in two kinds. Sources of elements take rows of any
+// type, place and length: `load(row, column)`. Sources of vectors (with kTakesGroups) take rows of
+// whole groups of 128 that begin at multiples of 16 bytes, of a type that is known: `load(x, row,
+// column)` loads what a thread holds of a group (row_groups.cuh), `column` being the first.
+//
+// Of a source that is quantized all threads of the block call `begin` once; then `finish` makes
+// values of what `load` of vectors gives. Squares of its values are exact in f32 where these have
+// half its digits, as bf16 does.
 #pragma once
 
-#include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/row_groups.cuh"
 #include "quant/scheme.h"
 
 namespace quest::cuda {
 
-/// A source has `begin(row)`, which all threads of the block call once before `load`. Squares of
-/// its values are exact in f32 where these have half its digits, as bf16 does.
+template <typename Source>
+concept VectorSource = requires {
+  Source::kTakesGroups;
+};
+
+template <typename T>
+inline constexpr bool kIsBf16 = sizeof(T) == 2;
+
+// --- Tensors and codes ---
+
 struct PlainSource {
   FloatRows x;
   __device__ void begin(std::int64_t) {}
@@ -16,16 +31,54 @@ struct PlainSource {
   __device__ float load(std::int64_t row, std::int64_t column) const { return x.load(row, column); }
 };
 
+template <typename T>
+struct PlainVectors {
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kIsBf16<T>;
+  TypedRows<T> x;
+  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    load_held(values, x.data + row * x.stride + column);
+  }
+  __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
+  __device__ void finish(float (&)[kHeld], int) const {}
+};
+
 /// mask * x; a null mask passes everything.
 struct MaskedSource {
   FloatRows x;
   const std::uint8_t* mask;
   std::int64_t mask_stride;
-  __device__ bool exact_squares() const { return x.bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     const bool passes =
         mask == nullptr || (mask[row * mask_stride + column / 8] >> column % 8 & 1) != 0;
     return passes ? x.load(row, column) : 0.0f;
+  }
+};
+
+/// Rows of the mask begin at multiples of 16 bytes, too.
+template <typename T>
+struct MaskedVectors {
+  static constexpr bool kTakesGroups = true;
+  TypedRows<T> x;
+  const std::uint8_t* mask;
+  std::int64_t mask_stride;
+  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    uint4 words{};
+    if (mask != nullptr) {  // Underway before the values are waited for.
+      words = *reinterpret_cast<const uint4*>(mask + row * mask_stride +
+                                              column / kGroup * (kGroup / 8));
+    }
+    load_held(values, x.data + row * x.stride + column);
+    if (mask == nullptr) return;
+    const unsigned all[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      const unsigned bits = all[i / 16] >> (i / 8 % 2 * 16 + first_held());
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) {
+        if ((bits >> k & 1u) == 0) values[i + k] = 0.0f;
+      }
+    }
   }
 };
 
@@ -34,16 +87,88 @@ struct CodesSource {
   const std::int8_t* codes;
   const float* steps;
   std::int64_t stride;
-  __device__ bool exact_squares() const { return false; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
     return (static_cast<float>(codes[row * stride + column]) + 0.5f) * steps[row];
   }
 };
 
-/// Threads of a block that computes a norm: the order of its sum depends on them.
+/// Rows of codes begin at multiples of 8 bytes.
+struct CodesVectors {
+  static constexpr bool kTakesGroups = true;
+  const std::int8_t* codes;
+  const float* steps;
+  std::int64_t stride;
+  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    const std::int8_t* const from = codes + row * stride + column;
+    const float step = steps[row];
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      const uint2 eight = *reinterpret_cast<const uint2*>(from + place_of(i));
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) {
+        const unsigned word = k < 4 ? eight.x : eight.y;
+        values[i + k] =
+            (static_cast<float>(static_cast<std::int8_t>(word >> 8 * (k % 4))) + 0.5f) * step;
+      }
+    }
+  }
+};
+
+// --- The norm ---
+
+/// Threads of a block that computes a norm alone.
 inline constexpr unsigned kNormThreads = 256;
 
-/// x * rstd * weight, rounded to bf16 or not; sets rstd.
+/// Of a thread's values of a group.
+__device__ __forceinline__ float sum_of_squares(const float (&x)[kHeld]) {
+  float sums[4] = {};
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) sums[i % 4] = fmaf(x[i], x[i], sums[i % 4]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+/// The same of a group at column `first` of a row that ends anywhere.
+__device__ inline float sum_of_squares(const float* row, int first, int columns) {
+  const bool whole = columns % kGroup == 0 && reinterpret_cast<std::uintptr_t>(row) % 16 == 0;
+  float sums[4] = {};
+#pragma unroll
+  for (int i = 0; i < kHeld; i += 4) {
+    const int at = first + first_held() + place_of(i);
+    float x[4] = {};
+    if (whole) {
+      if (first < columns) load_values(x, row + at);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < 4 && at + k < columns; ++k) x[k] = row[at + k];
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[k] = fmaf(x[k], x[k], sums[k]);
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+/// 1 / rms of a row, in every thread; squares(first) is the sum of squares of what a thread holds
+/// of the group at column `first`, 0 behind the row's end. The order of the sum is that of the
+/// columns in warps' shares of 2048: not of the number of threads.
+template <typename Squares>
+__device__ __forceinline__ float inverse_rms(int columns, float epsilon, const Squares& squares) {
+  __shared__ float parts[32];
+  float total = 0.0f;
+  for (int begin = 0; begin < columns; begin += columns_at_once()) {
+    const float sum = warp_join(squares(begin + group_of_thread()), Plus());
+    if (begin > 0) __syncthreads();  // Earlier parts have been read.
+    if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    for (unsigned warp = 0; warp < blockDim.x / kWarp; ++warp) total += parts[warp];
+  }
+  return rsqrtf(total / static_cast<float>(columns) + epsilon);
+}
+
+__device__ __forceinline__ float norm_value(float x, float inverse, float weight) {
+  return x * inverse * weight;
+}
+
+/// x * rstd * weight, rounded to bf16 or not; sets rstd. x is f32.
 struct NormSource {
   FloatRows x;
   const float* weight;
@@ -54,23 +179,73 @@ struct NormSource {
   float inverse = 0.0f;
 
   __device__ void begin(std::int64_t row) {
-    float squares = 0.0f;
-    for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) {
-      const float value = x.load(row, c);
-      squares += value * value;
-    }
-    squares = block_join(squares, Plus());
-    inverse = 1.0f / sqrtf(squares / static_cast<float>(columns) + epsilon);
+    const float* const from = static_cast<const float*>(x.data) + row * x.stride;
+    const int count = static_cast<int>(columns);
+    inverse =
+        inverse_rms(count, epsilon, [&](int first) { return sum_of_squares(from, first, count); });
     if (threadIdx.x == 0) rstd[row] = inverse;
   }
   __device__ bool exact_squares() const { return bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
-    const float y = x.load(row, column) * inverse * weight[column];
+    const float y = norm_value(x.load(row, column), inverse, weight[column]);
     return bf16 ? bf16_to_float(float_to_bf16(y)) : y;
   }
 };
 
-/// silu(gate) * up, rounded to bf16 or not.
+/// The weight begins at a multiple of 16 bytes, too.
+template <bool kRounded>
+struct NormVectors {
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kRounded;
+  TypedRows<float> x;
+  const float* weight;
+  float* rstd;
+  float epsilon;
+  float inverse = 0.0f;
+
+  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    load_held(values, x.data + row * x.stride + column);
+  }
+  __device__ __forceinline__ void begin(float (&values)[kHeld], std::int64_t row, int columns) {
+    const auto take = [&](int first) {
+      if (first >= columns) return clear_held(values);
+      load(values, row, first + first_held());
+    };
+    inverse = inverse_rms(columns, epsilon, [&](int first) {
+      if (first >= columns_at_once()) take(first);
+      return sum_of_squares(values);
+    });
+    if (columns > columns_at_once()) take(group_of_thread());
+    if (threadIdx.x == 0) rstd[row] = inverse;
+  }
+  __device__ __forceinline__ void finish(float (&values)[kHeld], int column) const {
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      float weights[kNeighbours];
+      load_values(weights, weight + column + place_of(i));
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) {
+        values[i + k] = norm_value(values[i + k], inverse, weights[k]);
+      }
+    }
+    if constexpr (kRounded) round_held(values);
+  }
+};
+
+// --- SwiGLU ---
+
+/// silu(gate) * up; NaN where the gate is infinite. exp(-gate) is a power of 2 of two units in the
+/// last place, times what rounding its exponent changed; and a reciprocal of one unit takes the
+/// place of a quotient. Where exp(-gate) is above 2^126 the result is 0.
+__device__ __forceinline__ float swiglu_value(float gate, float up) {
+  constexpr float kBitsOfE = 1.44269504f, kLn2 = 0.693147181f;
+  const float exponent = gate * -kBitsOfE;
+  const float too_much = fmaf(gate, kBitsOfE, exponent);
+  const float denominator = fmaf(fast_exp2(exponent), fmaf(too_much, -kLn2, 1.0f), 1.0f);
+  return gate * fast_reciprocal(denominator) * up;
+}
+
+/// swiglu_value, rounded to bf16 or not.
 struct SwigluSource {
   FloatRows gate, up;
   bool bf16;
@@ -78,10 +253,32 @@ struct SwigluSource {
   __device__ void begin(std::int64_t) {}
   __device__ bool exact_squares() const { return bf16; }
   __device__ float load(std::int64_t row, std::int64_t column) const {
-    const float g = gate.load(row, column);
-    const float h = g / (1.0f + expf(-g)) * up.load(row, column);
+    const float h = swiglu_value(gate.load(row, column), up.load(row, column));
     return bf16 ? bf16_to_float(float_to_bf16(h)) : h;
   }
+};
+
+/// The same, rounded to the type of gate and up.
+template <typename T>
+struct SwigluVectors {
+  static constexpr bool kTakesGroups = true;
+  static constexpr bool kExactSquares = kIsBf16<T>;
+  TypedRows<T> gate, up;
+  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+    const T* const gates = gate.data + row * gate.stride + column;
+    const T* const ups = up.data + row * up.stride + column;
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kNeighbours) {
+      float g[kNeighbours], u[kNeighbours];
+      load_values(g, gates + place_of(i));
+      load_values(u, ups + place_of(i));
+#pragma unroll
+      for (int k = 0; k < kNeighbours; ++k) values[i + k] = swiglu_value(g[k], u[k]);
+    }
+    if constexpr (kIsBf16<T>) round_held(values);
+  }
+  __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
+  __device__ void finish(float (&)[kHeld], int) const {}
 };
 
 }  // namespace quest::cuda
