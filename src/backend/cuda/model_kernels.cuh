@@ -1,17 +1,25 @@
 // Kernels of the model that are no products: embedding, norm, rotary embedding, SwiGLU, loss.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/attention_order.cuh"
 #include "backend/cuda/row_sources.cuh"
+#include "backend/cuda/row_vectors.cuh"
 #include "core/bfloat16.h"
 
 namespace quest::cuda {
 
+template <typename Table>
 struct Embedding {
-  FloatRows x, table;
+  static constexpr int kWidth = std::is_same_v<Table, FloatRows> ? 1 : 4;
+  TypedRows<float> x;
+  Table table;
   const std::int32_t* tokens;
   __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    x.store(r, c, table.load(tokens[r], c));
+    float values[kWidth];
+    load_values(values, table, tokens[r], c);
+    store_values(x, r, c, values);
   }
 };
 
@@ -111,32 +119,109 @@ __global__ void __launch_bounds__(256)
   out[c] += sum;
 }
 
-/// One pair of values of a head, in place; column = head * D/2 + i.
+/// Turns pairs of values of a row, in place, by a block of threads: each has kPairs neighbouring
+/// pairs of a head, and the same of other heads, whose angles are the same.
+template <typename Rows>
 struct Rope {
-  FloatRows x;
+  static constexpr int kPairs = std::is_same_v<Rows, FloatRows> ? 1 : 4;
+  Rows x;
   const float *cos, *sin;
-  std::int64_t half, first_position, length;
+  unsigned half, heads;
   bool interleaved, inverse;
-  __device__ void operator()(std::int64_t r, std::int64_t column) const {
-    const std::int64_t head = column / half, i = column % half;
-    const std::int64_t angle = (first_position + r % length) * half + i;
-    const std::int64_t a = head * 2 * half + (interleaved ? 2 * i : i);
-    const std::int64_t b = interleaved ? a + 1 : a + half;
-    const float c = cos[angle], s = inverse ? -sin[angle] : sin[angle];
-    const float xa = x.load(r, a), xb = x.load(r, b);
-    x.store(r, a, xa * c - xb * s);
-    x.store(r, b, xa * s + xb * c);
+
+  struct Pairs {
+    float a[kPairs], b[kPairs];
+  };
+
+  __device__ void operator()(std::int64_t row, std::int64_t position) const {
+    const unsigned pieces = half / kPairs;
+    const unsigned step = pieces < blockDim.x ? blockDim.x / pieces : 1;
+    const unsigned first = threadIdx.x / pieces;
+    if (first >= step) return;
+    for (unsigned piece = threadIdx.x - first * pieces; piece < pieces; piece += blockDim.x) {
+      const unsigned i = piece * kPairs;
+      float c[kPairs], s[kPairs];
+      load_values(c, cos + (position * half + i));
+      load_values(s, sin + (position * half + i));
+      if (inverse) {
+#pragma unroll
+        for (float& value : s) value = -value;
+      }
+      for (unsigned head = first; head < heads; head += 2 * step) {
+        Pairs two[2];  // read before either is written
+#pragma unroll
+        for (unsigned k = 0; k < 2; ++k) {
+          if (head + k * step < heads) load(two[k], row, head + k * step, i);
+        }
+#pragma unroll
+        for (unsigned k = 0; k < 2; ++k) {
+          if (head + k * step < heads) store(turned(two[k], c, s), row, head + k * step, i);
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static Pairs turned(const Pairs& from, const float (&c)[kPairs],
+                                 const float (&s)[kPairs]) {
+    Pairs to;
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      to.a[j] = from.a[j] * c[j] - from.b[j] * s[j];
+      to.b[j] = from.a[j] * s[j] + from.b[j] * c[j];
+    }
+    return to;
+  }
+  __device__ void load(Pairs& pairs, std::int64_t row, unsigned head, unsigned i) const {
+    const unsigned begin = head * 2 * half;
+    if (kPairs > 1 && interleaved) {
+      if constexpr (kPairs > 1) {
+        float both[2 * kPairs];
+        load_values(both, x, row, begin + 2 * i);
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          pairs.a[j] = both[2 * j];
+          pairs.b[j] = both[2 * j + 1];
+        }
+      }
+    } else {
+      load_values(pairs.a, x, row, begin + (interleaved ? 2 * i : i));
+      load_values(pairs.b, x, row, begin + (interleaved ? 2 * i + 1 : i + half));
+    }
+  }
+  __device__ void store(const Pairs& pairs, std::int64_t row, unsigned head, unsigned i) const {
+    const unsigned begin = head * 2 * half;
+    if (kPairs > 1 && interleaved) {
+      if constexpr (kPairs > 1) {
+        float both[2 * kPairs];
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          both[2 * j] = pairs.a[j];
+          both[2 * j + 1] = pairs.b[j];
+        }
+        store_values(x, row, begin + 2 * i, both);
+      }
+    } else {
+      store_values(x, row, begin + (interleaved ? 2 * i : i), pairs.a);
+      store_values(x, row, begin + (interleaved ? 2 * i + 1 : i + half), pairs.b);
+    }
   }
 };
 
-/// A block has a row of a span, which is a tile of its line.
+/// A block has a row; row r has position first_position + r % length.
+template <typename Rows>
 __global__ void __launch_bounds__(256)
-    cached_rope_kernel(Rope turn, Spans spans, TileOrder order, std::int64_t columns) {
+    rope_kernel(Rope<Rows> turn, std::int64_t first_position, unsigned length) {
+  turn(blockIdx.x, first_position + blockIdx.x % length);
+}
+
+/// A block has a row of a span, which is a tile of its line.
+template <typename Rows>
+__global__ void __launch_bounds__(256)
+    cached_rope_kernel(Rope<Rows> turn, Spans spans, TileOrder order) {
   const auto [line, row] = order.at(blockIdx.x);
   const SequenceSpan span = spans.at(line);
-  if (row >= span.count) return;
-  turn.first_position = span.position + row;
-  for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) turn(span.first_row + row, c);
+  if (row < span.count) turn(span.first_row + row, span.position + row);
 }
 
 struct Swiglu {
@@ -147,13 +232,24 @@ struct Swiglu {
   }
 };
 
+/// The outputs may lie where gate and up do.
+template <typename Rows>
 struct SwigluGradient {
-  FloatRows d_gate, d_up, d_h, gate, up;
-  __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    const float g = gate.load(r, c), u = up.load(r, c), d = d_h.load(r, c);
-    const float s = 1.0f / (1.0f + expf(-g));
-    d_gate.store(r, c, d * u * s * (1.0f + g * (1.0f - s)));
-    d_up.store(r, c, d * g * s);
+  static constexpr int kWidth = kRowWidth<Rows>;
+  Rows d_gate, d_up, d_h, gate, up;
+  __device__ void operator()(std::int64_t row, std::int64_t c) const {
+    float g[kWidth], u[kWidth], d[kWidth];
+    load_values(g, gate, row, c);
+    load_values(u, up, row, c);
+    load_values(d, d_h, row, c);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const float s = 1.0f / (1.0f + expf(-g[i]));
+      u[i] = d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
+      d[i] = d[i] * g[i] * s;
+    }
+    store_values(d_gate, row, c, u);
+    store_values(d_up, row, c, d);
   }
 };
 

@@ -25,26 +25,30 @@ std::vector<std::int64_t> column_cases_and(std::initializer_list<std::int64_t> m
   return columns;
 }
 
+void expect_cast(std::int64_t cols, DType from, DType to, Margins margins) {
+  const Sliced src(kRows, cols, from, 1, margins);
+  if (from == DType::kF32) src.view().row<float>(1)[0] = std::nanf("");
+  Sliced expected(kRows, cols, to, 2, margins);
+  make_reference_backend()->cast(expected, src);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    Sliced actual(kRows, cols, to, 2, margins);
+    backend.cast(actual, src);
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const double got = element(actual, r, c), want = element(expected, r, c);
+        ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want)))
+            << "cast" << at(cols, to, label) << ": " << got << " instead of " << want;
+      }
+    }
+    EXPECT_TRUE(actual.same_margins(expected)) << "cast" << at(cols, to, label);
+  });
+}
+
 TEST(CpuModelKernels, CastsRoundToNearestEvenBothWaysOnSlices) {
-  for (const std::int64_t cols : kColumnCases) {
+  for (const std::int64_t cols : column_cases_and({2056})) {
     for (const DType from : kFloats) {
       for (const DType to : kFloats) {
-        const Sliced src(kRows, cols, from, 1);
-        if (from == DType::kF32) src.view().row<float>(1)[0] = std::nanf("");
-        Sliced expected(kRows, cols, to, 2);
-        make_reference_backend()->cast(expected, src);
-        on_every_backend([&](Backend& backend, const std::string& label) {
-          Sliced actual(kRows, cols, to, 2);
-          backend.cast(actual, src);
-          for (std::int64_t r = 0; r < kRows; ++r) {
-            for (std::int64_t c = 0; c < cols; ++c) {
-              const double got = element(actual, r, c), want = element(expected, r, c);
-              ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want)))
-                  << "cast" << at(cols, to, label) << ": " << got << " instead of " << want;
-            }
-          }
-          EXPECT_TRUE(actual.same_margins(expected)) << "cast" << at(cols, to, label);
-        });
+        for (const Margins margins : kMargins) expect_cast(cols, from, to, margins);
       }
     }
   }
@@ -134,25 +138,41 @@ TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
 }
 
 TEST(CpuModelKernels, RopeTurnsAsTheReferenceInBothLayoutsAndBack) {
-  const std::int64_t rows = 6, heads = 2, positions = 5;
-  for (const std::int64_t half : {1, 3, 8, 11, 32, 64}) {
+  const std::int64_t rows = 6, positions = 5;
+  struct Heads {
+    std::int64_t count, half;
+  };
+  // Up to more pairs than a block of threads takes at once, and heads that do not divide it.
+  for (const auto [heads, half] : {Heads{2, 1},
+                                   {2, 3},
+                                   {2, 8},
+                                   {2, 11},
+                                   {2, 32},
+                                   {2, 64},
+                                   {5, 300},
+                                   {70, 4},
+                                   {70, 12},
+                                   {33, 64}}) {
     const OwnedTensor cos({positions, half}, DType::kF32), sin({positions, half}, DType::kF32);
     for (std::int64_t i = 0; i < positions * half; ++i) {
       cos.view().as<float>()[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
       sin.view().as<float>()[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i)));
     }
+    const std::int64_t cols = 2 * half * heads;
+    const auto expect_turned = [&](DType type, RopeLayout layout, bool inverse, Margins margins) {
+      Sliced expected(rows, cols, type, 1, margins);
+      make_reference_backend()->rope(expected, cos, sin, layout, 2, 3, inverse);
+      on_every_backend([&](Backend& backend, const std::string& label) {
+        Sliced actual(rows, cols, type, 1, margins);
+        backend.rope(actual, cos, sin, layout, 2, 3, inverse);
+        expect_close(actual, expected, 20 * kEpsilon, "rope" + at(cols, type, label));
+        EXPECT_TRUE(actual.same_margins(expected)) << at(cols, type, label);
+      });
+    };
     for (const DType type : kFloats) {
       for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
         for (const bool inverse : {false, true}) {
-          const std::int64_t cols = 2 * half * heads;
-          Sliced expected(rows, cols, type, 1);
-          make_reference_backend()->rope(expected, cos, sin, layout, 2, 3, inverse);
-          on_every_backend([&](Backend& backend, const std::string& label) {
-            Sliced actual(rows, cols, type, 1);
-            backend.rope(actual, cos, sin, layout, 2, 3, inverse);
-            expect_close(actual, expected, 20 * kEpsilon, "rope" + at(cols, type, label));
-            EXPECT_TRUE(actual.same_margins(expected)) << at(cols, type, label);
-          });
+          for (const Margins margins : kMargins) expect_turned(type, layout, inverse, margins);
         }
       }
     }
@@ -181,34 +201,38 @@ TEST(CpuModelKernels, RopeByNoAngleKeepsValuesBelowTheNormalOnesAndZeros) {
   }
 }
 
+void expect_swiglu(std::int64_t cols, DType type, Margins margins) {
+  Sliced gate(kRows, cols, type, 1, margins), up(kRows, cols, type, 2, margins);
+  const OwnedTensor d_h({kRows, cols}, type);
+  fill_normal(d_h, 3);
+  fill_normal(gate.view().rows_slice(1, 2), 4, 30.0);
+  fill_normal(gate.view().rows_slice(2, 3), 5, 300.0);
+  const OwnedTensor h({kRows, cols}, type);
+  Sliced d_gate(kRows, cols, type), d_up(kRows, cols, type);
+  const auto reference = make_reference_backend();
+  reference->swiglu(h, gate, up);
+  reference->swiglu_backward(d_gate, d_up, d_h, gate, up);
+  const auto bound = [&](auto r, auto c) {
+    const double size = std::abs(element(up, r, c)) + std::abs(element(d_h, r, c)) + 1;
+    return 16 * kEpsilon * size * size * (1 + std::abs(element(gate, r, c)));
+  };
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({kRows, cols}, type);
+    backend.swiglu(got, gate, up);
+    expect_close(got, h, bound, "swiglu" + at(cols, type, label));
+    // In place: the gradients replace gate and up.
+    Sliced in_place_gate(kRows, cols, type, 1, margins), in_place_up(kRows, cols, type, 2, margins);
+    backend.copy(in_place_gate, gate);
+    backend.swiglu_backward(in_place_gate, in_place_up, d_h, in_place_gate, in_place_up);
+    expect_close(in_place_gate, d_gate, bound, "swiglu d_gate" + at(cols, type, label));
+    expect_close(in_place_up, d_up, bound, "swiglu d_up" + at(cols, type, label));
+  });
+}
+
 TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
-  for (const std::int64_t cols : kColumnCases) {
+  for (const std::int64_t cols : column_cases_and({2056})) {
     for (const DType type : kFloats) {
-      Sliced gate(kRows, cols, type, 1), up(kRows, cols, type, 2);
-      const OwnedTensor d_h({kRows, cols}, type);
-      fill_normal(d_h, 3);
-      fill_normal(gate.view().rows_slice(1, 2), 4, 30.0);
-      fill_normal(gate.view().rows_slice(2, 3), 5, 300.0);
-      const OwnedTensor h({kRows, cols}, type);
-      Sliced d_gate(kRows, cols, type), d_up(kRows, cols, type);
-      const auto reference = make_reference_backend();
-      reference->swiglu(h, gate, up);
-      reference->swiglu_backward(d_gate, d_up, d_h, gate, up);
-      const auto bound = [&](auto r, auto c) {
-        const double size = std::abs(element(up, r, c)) + std::abs(element(d_h, r, c)) + 1;
-        return 16 * kEpsilon * size * size * (1 + std::abs(element(gate, r, c)));
-      };
-      on_every_backend([&](Backend& backend, const std::string& label) {
-        const OwnedTensor got({kRows, cols}, type);
-        backend.swiglu(got, gate, up);
-        expect_close(got, h, bound, "swiglu" + at(cols, type, label));
-        // In place: the gradients replace gate and up.
-        Sliced in_place_gate(kRows, cols, type, 1), in_place_up(kRows, cols, type, 2);
-        backend.copy(in_place_gate, gate);
-        backend.swiglu_backward(in_place_gate, in_place_up, d_h, in_place_gate, in_place_up);
-        expect_close(in_place_gate, d_gate, bound, "swiglu d_gate" + at(cols, type, label));
-        expect_close(in_place_up, d_up, bound, "swiglu d_up" + at(cols, type, label));
-      });
+      for (const Margins margins : kMargins) expect_swiglu(cols, type, margins);
     }
   }
 }
@@ -306,7 +330,7 @@ TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
 
 TEST(CpuModelKernels, EmbeddingCopiesRowsAndAddsGradientsOfEqualTokensInOrder) {
   const std::int64_t rows = 40, vocab = 7;
-  for (const std::int64_t cols : {1, 63, 129, 320}) {
+  for (const std::int64_t cols : {1, 63, 129, 320, 1100, 2056}) {
     const OwnedTensor tokens({rows}, DType::kI32), table({vocab, cols}, DType::kF32);
     for (std::int64_t r = 0; r < rows; ++r) {
       tokens.view().as<std::int32_t>()[r] = static_cast<std::int32_t>(r * r % 5);
