@@ -1,4 +1,4 @@
-// Kernels of the model that are no products: embedding, norm, rotary embedding, SwiGLU, loss.
+// Kernels of the model that are no products: embedding, rotary embedding, SwiGLU.
 #pragma once
 
 #include <type_traits>
@@ -55,68 +55,6 @@ __global__ void __launch_bounds__(256)
       sums[c] = sum;
     }
   }
-}
-
-/// y and rstd of a row: one block of threads.
-__global__ void __launch_bounds__(256) rmsnorm_kernel(FloatRows y, NormSource source) {
-  const std::int64_t row = blockIdx.x;
-  source.begin(row);
-  for (std::int64_t c = threadIdx.x; c < source.columns; c += blockDim.x) {
-    y.store(row, c, source.load(row, c));
-  }
-}
-
-/// What the gradient of the norm reads.
-struct NormGradient {
-  FloatRows d_y;
-  const float *x, *weight, *rstd;
-  std::int64_t rows, columns;
-};
-
-__global__ void __launch_bounds__(256)
-    rmsnorm_backward_kernel(float* d_x, BFloat16* rounded, NormGradient g) {
-  const std::int64_t row = blockIdx.x;
-  const float* const x = g.x + row * g.columns;
-  const float inverse = g.rstd[row];
-  float projection = 0.0f;  // mean of d_y * weight * normalized x
-  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
-    projection += g.d_y.load(row, c) * g.weight[c] * (x[c] * inverse);
-  }
-  projection = block_join(projection, Plus()) / static_cast<float>(g.columns);
-  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
-    const float sum = d_x[row * g.columns + c] +
-                      inverse * (g.d_y.load(row, c) * g.weight[c] - x[c] * inverse * projection);
-    d_x[row * g.columns + c] = sum;
-    if (rounded != nullptr) rounded[row * g.columns + c].bits = float_to_bf16(sum);
-  }
-}
-
-/// Rows that one sum of the weight's gradient covers.
-inline constexpr std::int64_t kNormRows = 64;
-
-/// parts[block][c] = sum of d_y * normalized x over a block of rows. Grid: blocks of columns, then
-/// the next rows.
-__global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, NormGradient g) {
-  const unsigned column_blocks = static_cast<unsigned>((g.columns + blockDim.x - 1) / blockDim.x);
-  const std::int64_t part = blockIdx.x / column_blocks;
-  const std::int64_t c = std::int64_t{blockIdx.x % column_blocks} * blockDim.x + threadIdx.x;
-  if (c >= g.columns) return;
-  const std::int64_t begin = part * kNormRows;
-  float sum = 0.0f;
-  for (std::int64_t r = begin; r < g.rows && r < begin + kNormRows; ++r) {
-    sum += g.d_y.load(r, c) * (g.x[r * g.columns + c] * g.rstd[r]);
-  }
-  parts[part * g.columns + c] = sum;
-}
-
-/// out[c] += parts[0][c] + parts[1][c] + ...
-__global__ void __launch_bounds__(256)
-    add_rows_kernel(float* out, const float* parts, std::int64_t rows, std::int64_t columns) {
-  const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (c >= columns) return;
-  float sum = 0.0f;
-  for (std::int64_t r = 0; r < rows; ++r) sum += parts[r * columns + c];
-  out[c] += sum;
 }
 
 /// Turns pairs of values of a row, in place, by a block of threads: each has kPairs neighbouring

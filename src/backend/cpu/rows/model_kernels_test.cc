@@ -93,47 +93,56 @@ TEST(CpuModelKernels, RmsnormIsTheReferences) {
   }
 }
 
+void expect_norm_gradient(std::int64_t rows, std::int64_t cols, DType type) {
+  const OwnedTensor d_y({rows, cols}, type), x({rows, cols}, DType::kF32);
+  const OwnedTensor weight({cols}, DType::kF32), rstd({rows}, DType::kF32);
+  const OwnedTensor y({rows, cols}, type);
+  fill_normal(d_y, 1);
+  fill_normal(x, 2);
+  fill_normal(weight, 3);
+  make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
+  const OwnedTensor d_x({rows, cols}, DType::kF32), d_weight({cols}, DType::kF32);
+  fill_normal(d_x, 4);
+  fill_normal(d_weight, 5);
+  make_reference_backend()->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
+  // Values of d_y, x and weight stay below 5; rstd is large for narrow rows.
+  const auto bound = [&](auto r, auto) {
+    return 32 * kEpsilon * (1 + 25 * double{rstd.view().as<float>()[r]});
+  };
+  double largest_rstd = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    largest_rstd = std::max(largest_rstd, double{rstd.view().as<float>()[r]});
+  }
+  const double weight_bound = 8 * static_cast<double>(rows) * kEpsilon * (1 + 5 * largest_rstd);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
+    fill_normal(got, 4);
+    fill_normal(got_weight, 5);
+    const OwnedTensor alone({rows, cols}, DType::kF32), rounded({rows, cols}, DType::kBF16);
+    backend.copy(alone, got);
+    backend.rmsnorm_backward(got, rounded, got_weight, d_y, x, weight, rstd);
+    const OwnedTensor cast({rows, cols}, DType::kBF16);
+    backend.cast(cast, got);
+    EXPECT_TRUE(rounded.same_bytes(cast)) << at(cols, type, label);
+    expect_close(got, d_x, bound, "rmsnorm d_x" + at(cols, type, label));
+    expect_close(got_weight, d_weight, weight_bound, "rmsnorm d_weight" + at(cols, type, label));
+    backend.rmsnorm_backward(alone, Tensor(), got_weight, d_y, x, weight, rstd);
+    EXPECT_TRUE(alone.same_bytes(got)) << "without rounding" << at(cols, type, label);
+  });
+}
+
 TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
   // 71 x 2100 come from farther than the second-level cache, in pairs of rows and one alone.
-  for (const std::int64_t cols : {1, 3, 16, 127, 129, 2100}) {
+  for (const std::int64_t cols : {1, 3, 16, 127, 129, 2056, 2100}) {
     for (const std::int64_t rows : {1, 71}) {
-      for (const DType type : kFloats) {
-        const OwnedTensor d_y({rows, cols}, type), x({rows, cols}, DType::kF32);
-        const OwnedTensor weight({cols}, DType::kF32), rstd({rows}, DType::kF32);
-        const OwnedTensor y({rows, cols}, type);
-        fill_normal(d_y, 1);
-        fill_normal(x, 2);
-        fill_normal(weight, 3);
-        make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
-        const OwnedTensor d_x({rows, cols}, DType::kF32), d_weight({cols}, DType::kF32);
-        fill_normal(d_x, 4);
-        fill_normal(d_weight, 5);
-        make_reference_backend()->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
-        // Values of d_y, x and weight stay below 5; rstd is large for narrow rows.
-        const auto bound = [&](auto r, auto) {
-          return 32 * kEpsilon * (1 + 25 * double{rstd.view().as<float>()[r]});
-        };
-        double largest_rstd = 0;
-        for (std::int64_t r = 0; r < rows; ++r) {
-          largest_rstd = std::max(largest_rstd, double{rstd.view().as<float>()[r]});
-        }
-        const double weight_bound =
-            8 * static_cast<double>(rows) * kEpsilon * (1 + 5 * largest_rstd);
-        on_every_backend([&](Backend& backend, const std::string& label) {
-          const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
-          fill_normal(got, 4);
-          fill_normal(got_weight, 5);
-          const OwnedTensor rounded({rows, cols}, DType::kBF16);
-          backend.rmsnorm_backward(got, rounded, got_weight, d_y, x, weight, rstd);
-          const OwnedTensor cast({rows, cols}, DType::kBF16);
-          backend.cast(cast, got);
-          EXPECT_TRUE(rounded.same_bytes(cast)) << at(cols, type, label);
-          expect_close(got, d_x, bound, "rmsnorm d_x" + at(cols, type, label));
-          expect_close(got_weight, d_weight, weight_bound,
-                       "rmsnorm d_weight" + at(cols, type, label));
-        });
-      }
+      for (const DType type : kFloats) expect_norm_gradient(rows, cols, type);
     }
+  }
+  for (const DType type : kFloats) {
+    expect_norm_gradient(1100, 3,
+                         type);  // several rows for each of 512 blocks, and fewer in the last
+    expect_norm_gradient(1100, 24, type);
+    expect_norm_gradient(2, 8200, type);
   }
 }
 
