@@ -1,6 +1,7 @@
 // CudaBackend: embedding, norm, rotary embedding, SwiGLU, cross-entropy.
 #include <algorithm>
 
+#include "backend/cuda/loss_kernels.cuh"
 #include "backend/cuda/model_kernels.cuh"
 #include "backend/cuda/norm_kernels.cuh"
 #include "backend/cuda/span_launch.h"
@@ -52,9 +53,11 @@ void CudaBackend::embedding(Tensor x, Tensor tokens, Tensor table) {
 }
 
 void CudaBackend::embedding_backward(Tensor d_table, Tensor d_x, Tensor tokens) {
-  launch(on("embedding_backward", dim3(static_cast<unsigned>(d_x.rows())), 256),
-         cuda::embedding_backward_kernel, data_of<float>(d_table), data_of<float>(d_x),
-         data_of<std::int32_t>(tokens), d_x.rows(), d_x.cols());
+  const auto kernel = cuda::suit_vectors(d_x.cols(), d_table, d_x)
+                          ? cuda::embedding_backward_kernel<4>
+                          : cuda::embedding_backward_kernel<1>;
+  launch(on("embedding_backward", dim3(narrow(d_x.rows())), 256), kernel, data_of<float>(d_table),
+         data_of<float>(d_x), data_of<std::int32_t>(tokens), narrow(d_x.rows()), d_x.cols());
 }
 
 void CudaBackend::rmsnorm(Tensor y, Tensor rstd, Tensor x, Tensor weight, float epsilon) {
@@ -129,10 +132,13 @@ void CudaBackend::cross_entropy(Tensor losses, Tensor correct, Tensor d_logits, 
                                 rows_of(d_logits),
                                 data_of<float>(logits),
                                 data_of<std::int32_t>(targets),
-                                logits.cols(),
+                                narrow(logits.cols()),
                                 scale};
-  launch(on("cross_entropy", dim3(static_cast<unsigned>(logits.rows())), 256),
-         cuda::cross_entropy_kernel, task);
+  const bool vectors = logits.cols() % cuda::kLogits == 0 && cuda::rows_begin_at(logits, 16) &&
+                       (!d_logits || cuda::rows_begin_at(d_logits, std::size_t{cuda::kLogits} *
+                                                                       size_bytes(d_logits.dtype)));
+  launch(on("cross_entropy", dim3(narrow(logits.rows())), cuda::kLossThreads),
+         vectors ? cuda::cross_entropy_kernel<true> : cuda::cross_entropy_kernel<false>, task);
 }
 
 }  // namespace quest

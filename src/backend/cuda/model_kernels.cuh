@@ -23,36 +23,69 @@ struct Embedding {
   }
 };
 
+/// Rows that a block of embedding_backward_kernel looks at at once.
+inline constexpr unsigned kTokenRows = 1024;
+
+/// sums[c] += rows of d_x at column c, which `found` names, in their order.
+template <int kWidth>
+__device__ __forceinline__ void add_found(float* sums, const float* d_x, const unsigned* found,
+                                          unsigned count, std::int64_t columns, std::int64_t c) {
+  constexpr unsigned kAhead = 4;  // rows that are underway at once
+  float sum[kWidth];
+  load_values(sum, sums + c);
+  for (unsigned begin = 0; begin < count; begin += kAhead) {
+    float values[kAhead][kWidth];
+#pragma unroll
+    for (unsigned k = 0; k < kAhead; ++k) {
+      if (begin + k < count) load_values(values[k], d_x + (found[begin + k] * columns + c));
+    }
+#pragma unroll
+    for (unsigned k = 0; k < kAhead; ++k) {
+      if (begin + k >= count) break;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) sum[i] += values[k][i];
+    }
+  }
+  store_values(sums + c, sum);
+}
+
 /// d_table += d_x at tokens, in the order of rows: the block of the first row with a token adds all
 /// rows with that token; the others find an earlier one and leave.
+template <int kWidth>
 __global__ void __launch_bounds__(256)
     embedding_backward_kernel(float* d_table, const float* d_x, const std::int32_t* tokens,
-                              std::int64_t rows, std::int64_t columns) {
-  __shared__ unsigned found[8];  // bits of a warp's 32 rows
-  const std::int64_t self = blockIdx.x;
+                              unsigned rows, std::int64_t columns) {
+  __shared__ unsigned found[kTokenRows], matches[kTokenRows / kWarp];
+  const unsigned self = blockIdx.x;
   const std::int32_t token = tokens[self];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   std::int32_t earlier = 0;
-  for (std::int64_t r = threadIdx.x; r < self; r += blockDim.x) earlier |= tokens[r] == token;
+#pragma unroll 4
+  for (unsigned r = threadIdx.x; r < self; r += blockDim.x) earlier |= tokens[r] == token;
   if (block_join(earlier, Plus()) != 0) return;
 
   float* const sums = d_table + token * columns;
-  for (std::int64_t begin = self; begin < rows; begin += blockDim.x) {
-    const std::int64_t r = begin + threadIdx.x;
-    const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
+  for (unsigned begin = self; begin < rows; begin += kTokenRows) {
+    // Each 32 rows have a warp's bits; where theirs go follows from how many stand before.
+    __syncthreads();  // The rows found before have been added.
+    for (unsigned group = warp; group < kTokenRows / kWarp; group += blockDim.x / kWarp) {
+      const unsigned r = begin + group * kWarp + lane;
+      const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
+      if (lane == 0) matches[group] = bits;
+    }
     __syncthreads();
-    if (lane == 0) found[warp] = bits;
-    __syncthreads();
-    for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) {
-      float sum = sums[c];
-      for (unsigned i = 0; i < blockDim.x; ++i) {
-        if (found[i / kWarp] == 0) {
-          i += kWarp - 1;
-        } else if ((found[i / kWarp] >> i % kWarp & 1u) != 0) {
-          sum += d_x[(begin + i) * columns + c];
-        }
+    unsigned count = 0;
+    for (unsigned group = 0; group < kTokenRows / kWarp; ++group) {
+      const unsigned bits = matches[group];
+      if (group % (blockDim.x / kWarp) == warp && (bits >> lane & 1u) != 0) {
+        found[count + __popc(bits & ((1u << lane) - 1u))] = begin + group * kWarp + lane;
       }
-      sums[c] = sum;
+      count += __popc(bits);
+    }
+    __syncthreads();
+    if (count == 0) continue;
+    for (std::int64_t c = threadIdx.x * kWidth; c < columns; c += blockDim.x * kWidth) {
+      add_found<kWidth>(sums, d_x, found, count, columns, c);
     }
   }
 }
@@ -190,51 +223,5 @@ struct SwigluGradient {
     store_values(d_up, row, c, d);
   }
 };
-
-struct CrossEntropy {
-  float* losses;
-  std::uint8_t* correct;
-  FloatRows d_logits;  ///< null data: none
-  const float* logits;
-  const std::int32_t* targets;
-  std::int64_t vocab;
-  float scale;
-};
-
-/// One block of threads a row.
-__global__ void __launch_bounds__(256) cross_entropy_kernel(CrossEntropy t) {
-  const std::int64_t row = blockIdx.x;
-  const float* const logits = t.logits + row * t.vocab;
-  const std::int32_t target = t.targets[row];
-  float largest = -HUGE_VALF;
-  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
-    largest = Larger()(largest, logits[v]);
-  }
-  largest = block_join(largest, Larger());
-  float denominator = 0.0f;
-  std::int32_t first = INT32_MAX;  // that has the largest logit
-  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
-    denominator += expf(logits[v] - largest);
-    if (logits[v] == largest) first = Smaller()(first, static_cast<std::int32_t>(v));
-  }
-  denominator = block_join(denominator, Plus());
-  first = block_join(first, Smaller());
-  if (threadIdx.x == 0) {
-    t.losses[row] = target < 0 ? 0.0f : logf(denominator) + largest - logits[target];
-    t.correct[row] = target >= 0 && first == target ? 1 : 0;
-  }
-  if (t.d_logits.data == nullptr) return;
-  // The gradient may take the place of the logits in a narrower type: all threads have read their
-  // logit, and thread 0 the target's, before any writes; later logits lie behind what is written.
-  const float share = t.scale / denominator;
-  for (std::int64_t begin = 0; begin < t.vocab; begin += blockDim.x) {
-    const std::int64_t v = begin + threadIdx.x;
-    const float logit = v < t.vocab ? logits[v] : 0.0f;
-    __syncthreads();
-    if (v >= t.vocab) continue;
-    const float gradient = expf(logit - largest) * share - (v == target ? t.scale : 0.0f);
-    t.d_logits.store(row, v, target < 0 ? 0.0f : gradient);
-  }
-}
 
 }  // namespace quest::cuda

@@ -248,8 +248,8 @@ TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
 
 TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
   const std::int64_t rows = 5;
-  // Rows of more than one chunk (kSoftmaxChunk) too.
-  for (const std::int64_t vocab : column_cases_and({2048, 2049, 5000})) {
+  // Rows of more than one chunk (kSoftmaxChunk; on a device 8192 logits) too.
+  for (const std::int64_t vocab : column_cases_and({2048, 2049, 5000, 8200, 16411, 20000})) {
     const OwnedTensor logits({rows, vocab}, DType::kF32), targets({rows}, DType::kI32);
     fill_normal(logits, 1, 4.0);
     std::int32_t* const target = targets.view().as<std::int32_t>();
@@ -326,20 +326,30 @@ TEST(ModelKernelsOnCpu, AGradientOfLogitsWrittenPastTheCachesHasTheBitsOfItsPart
 
 TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
   on_every_backend([&](Backend& backend, const std::string& label) {
-    const OwnedTensor logits({1, 40}, DType::kF32), targets({1}, DType::kI32);
-    const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
-    for (const std::int64_t broken : {5, 39}) {
-      fill_normal(logits, 1);
-      logits.view().as<float>()[broken] = std::numeric_limits<float>::quiet_NaN();
-      backend.cross_entropy(losses, correct, Tensor(), logits, targets, 1.0f);
-      EXPECT_TRUE(std::isnan(losses.view().as<float>()[0])) << label;
+    for (const std::int64_t vocab : {40, 10000}) {
+      const OwnedTensor logits({1, vocab}, DType::kF32), targets({1}, DType::kI32);
+      const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
+      for (const std::int64_t broken : {std::int64_t{5}, vocab - 1}) {
+        fill_normal(logits, 1);
+        logits.view().as<float>()[0] = 10.0f;  // what the target has is the largest number
+        logits.view().as<float>()[broken] = std::numeric_limits<float>::quiet_NaN();
+        const OwnedTensor d_logits({1, vocab}, DType::kF32);
+        backend.cross_entropy(losses, correct, d_logits, logits, targets, 1.0f);
+        EXPECT_TRUE(std::isnan(losses.view().as<float>()[0])) << label;
+        EXPECT_TRUE(std::isnan(d_logits.view().as<float>()[vocab / 2])) << label;
+        EXPECT_EQ(correct.view().as<std::uint8_t>()[0], 0) << label;
+      }
     }
   });
 }
 
 TEST(CpuModelKernels, EmbeddingCopiesRowsAndAddsGradientsOfEqualTokensInOrder) {
-  const std::int64_t rows = 40, vocab = 7;
-  for (const std::int64_t cols : {1, 63, 129, 320, 1100, 2056}) {
+  struct Size {
+    std::int64_t rows, cols;
+  };
+  const std::int64_t vocab = 7;
+  for (const auto [rows, cols] :
+       {Size{40, 1}, {40, 63}, {40, 129}, {40, 320}, {40, 2056}, {1100, 8}}) {
     const OwnedTensor tokens({rows}, DType::kI32), table({vocab, cols}, DType::kF32);
     for (std::int64_t r = 0; r < rows; ++r) {
       tokens.view().as<std::int32_t>()[r] = static_cast<std::int32_t>(r * r % 5);
