@@ -14,6 +14,8 @@
 // differ in the last bits), and anything of cuBLASLt but how we call it (cublasLt.h).
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -97,6 +99,14 @@ inline unsigned __ballot_sync(unsigned mask, int predicate,
   return bits;
 }
 
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value,
+                                  std::source_location where = std::source_location::current()) {
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    value = std::max(value, __shfl_xor_sync(mask, value, lanes, where));
+  }
+  return value;
+}
+
 inline unsigned __float_as_uint(float value) {
   unsigned bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -135,6 +145,7 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }
+inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline int __dp4a(int a, int b, int sum) {
   for (int i = 0; i < 32; i += 8) {
     sum += static_cast<std::int8_t>(a >> i & 0xff) * static_cast<std::int8_t>(b >> i & 0xff);

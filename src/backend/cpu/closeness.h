@@ -48,11 +48,21 @@ inline void expect_close(Tensor actual, Tensor expected, double bound, const std
       actual, expected, [bound](std::int64_t, std::int64_t) { return bound; }, what);
 }
 
+/// Columns beside a column slice.
+struct Margins {
+  std::int64_t before = 2, after = 3;
+};
+/// Rows that begin at no multiple of 16 bytes, and such that do where the slice has whole ones.
+inline constexpr Margins kMargins[] = {{2, 3}, {8, 8}};
+
 /// The middle `cols` columns of a wider tensor: a column slice.
 class Sliced {
  public:
-  Sliced(std::int64_t rows, std::int64_t cols, DType dtype, std::uint64_t seed = 0)
-      : whole_({rows, cols + 5}, dtype), view_(whole_.view().columns(2, 2 + cols)) {
+  Sliced(std::int64_t rows, std::int64_t cols, DType dtype, std::uint64_t seed = 0,
+         Margins margins = {})
+      : whole_({rows, margins.before + cols + margins.after}, dtype),
+        view_(whole_.view().columns(margins.before, margins.before + cols)),
+        margins_(margins) {
     if (seed != 0) fill_normal(whole_, seed);
   }
   operator Tensor() const { return view_; }  // NOLINT: an owner stands wherever a view does.
@@ -62,7 +72,7 @@ class Sliced {
     const Tensor a = whole_, b = other.whole_;
     for (std::int64_t r = 0; r < a.rows(); ++r) {
       for (std::int64_t c = 0; c < a.cols(); ++c) {
-        if (c >= 2 && c < a.cols() - 3) continue;
+        if (c >= margins_.before && c < a.cols() - margins_.after) continue;
         if (element(a, r, c) != element(b, r, c)) return false;
       }
     }
@@ -72,6 +82,7 @@ class Sliced {
  private:
   OwnedTensor whole_;
   Tensor view_;
+  Margins margins_;
 };
 
 }  // namespace quest

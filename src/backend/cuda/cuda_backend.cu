@@ -3,14 +3,20 @@
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/make_cuda_backend.h"
+#include "backend/cuda/row_vectors.cuh"
 
 namespace quest {
 namespace {
 
+template <typename To, typename From>
 struct Cast {
-  cuda::FloatRows dst, src;
+  static constexpr int kWidth = cuda::kRowWidth<To>;
+  To dst;
+  From src;
   __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    dst.store(r, c, src.load(r, c));
+    float values[kWidth];
+    cuda::load_values(values, src, r, c);
+    cuda::store_values(dst, r, c, values);
   }
 };
 
@@ -124,7 +130,25 @@ void CudaBackend::zero(Tensor dst) {
 }
 
 void CudaBackend::cast(Tensor dst, Tensor src) {
-  for_each("cast", dst.rows(), dst.cols(), Cast{cuda::rows_of(dst), cuda::rows_of(src)});
+  cuda::require_device(dst);
+  cuda::require_device(src);
+  if (dst.dtype == src.dtype) return copy(dst, src);
+  const auto run = [&]<typename To, typename From>(const To& to, const From& from) {
+    for_each("cast", dst.rows(), dst.cols(), Cast<To, From>{to, from});
+  };
+  const cuda::FloatRows to = cuda::rows_of(dst), from = cuda::rows_of(src);
+  if (!cuda::suit_vectors(dst.cols(), dst, src)) return run(to, from);
+  const auto wide = [](const cuda::FloatRows& rows) {
+    return cuda::TypedRows<float>{static_cast<float*>(rows.data), rows.stride};
+  };
+  const auto narrow = [](const cuda::FloatRows& rows) {
+    return cuda::TypedRows<std::uint16_t>{static_cast<std::uint16_t*>(rows.data), rows.stride};
+  };
+  if (to.bf16) {
+    run(narrow(to), wide(from));
+  } else {
+    run(wide(to), narrow(from));
+  }
 }
 
 namespace cuda {

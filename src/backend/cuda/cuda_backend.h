@@ -117,7 +117,8 @@ class CudaBackend : public Backend {
   }
   template <typename Body>
   void for_each(const char* name, std::int64_t rows, std::int64_t columns, const Body& body) {
-    const unsigned column_blocks = blocks_of(columns, cuda::kElementThreads);
+    const unsigned column_blocks =
+        blocks_of(columns, std::int64_t{cuda::kElementThreads} * cuda::kBodyWidth<Body>);
     launch(on(name, dim3(static_cast<unsigned>(rows) * column_blocks), cuda::kElementThreads),
            cuda::for_each_kernel<Body>, body, columns, column_blocks);
   }
@@ -164,6 +165,11 @@ inline bool rows_begin_at(const Tensor& tensor, std::size_t bytes) {
   const std::size_t stride = static_cast<std::size_t>(tensor.row_stride) * size_bytes(tensor.dtype);
   return reinterpret_cast<std::uintptr_t>(tensor.data) % bytes == 0 &&
          (tensor.rows() <= 1 || stride % bytes == 0);
+}
+/// Whether `columns` of all can be taken eight neighbours at a time, in loads of 16 bytes.
+template <typename... Tensors>
+bool suit_vectors(std::int64_t columns, const Tensors&... tensors) {
+  return columns % 8 == 0 && (rows_begin_at(tensors, 16) && ...);
 }
 
 }  // namespace cuda

@@ -93,14 +93,23 @@ __device__ T block_join(T value, Op op) {
 /// Threads of a block of `for_each_kernel`.
 inline constexpr unsigned kElementThreads = 256;
 
-/// body(row, column) for each element; `column_blocks` blocks of threads a row.
+/// Columns that a call of a body of `for_each` covers: its kWidth, or one.
 template <typename Body>
-__global__ void for_each_kernel(Body body, std::int64_t columns, unsigned column_blocks) {
-  follow_last_kernel();
-  const std::int64_t row = blockIdx.x / column_blocks;
+inline constexpr int kBodyWidth = 1;
+template <typename Body>
+requires requires { Body::kWidth; }
+inline constexpr int kBodyWidth<Body> = Body::kWidth;
+
+/// body(row, column) for each element, or each kWidth-th where the body takes so many; these divide
+/// the columns. `column_blocks` blocks of threads a row.
+template <typename Body>
+__global__ void __launch_bounds__(kElementThreads)
+    for_each_kernel(Body body, std::int64_t columns, unsigned column_blocks) {
+  const unsigned row = blockIdx.x / column_blocks;
+  const unsigned column_block = blockIdx.x - row * column_blocks;
   const std::int64_t column =
-      std::int64_t{blockIdx.x % column_blocks} * kElementThreads + threadIdx.x;
-  if (column < columns) body(row, column);
+      (std::int64_t{column_block} * kElementThreads + threadIdx.x) * kBodyWidth<Body>;
+  if (column < columns) body(std::int64_t{row}, column);
 }
 
 }  // namespace quest::cuda

@@ -1,148 +1,198 @@
-// Kernels of the model that are no products: embedding, norm, rotary embedding, SwiGLU, loss.
+// Kernels of the model that are no products: embedding, rotary embedding, SwiGLU.
 #pragma once
+
+#include <type_traits>
 
 #include "backend/cuda/attention_order.cuh"
 #include "backend/cuda/row_sources.cuh"
+#include "backend/cuda/row_vectors.cuh"
 #include "core/bfloat16.h"
 
 namespace quest::cuda {
 
+template <typename Table>
 struct Embedding {
-  FloatRows x, table;
+  static constexpr int kWidth = std::is_same_v<Table, FloatRows> ? 1 : 4;
+  TypedRows<float> x;
+  Table table;
   const std::int32_t* tokens;
   __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    x.store(r, c, table.load(tokens[r], c));
+    float values[kWidth];
+    load_values(values, table, tokens[r], c);
+    store_values(x, r, c, values);
   }
 };
 
+/// Rows that a block of embedding_backward_kernel looks at at once.
+inline constexpr unsigned kTokenRows = 1024;
+
+/// sums[c] += rows of d_x at column c, which `found` names, in their order.
+template <int kWidth>
+__device__ __forceinline__ void add_found(float* sums, const float* d_x, const unsigned* found,
+                                          unsigned count, std::int64_t columns, std::int64_t c) {
+  constexpr unsigned kAhead = 4;  // rows that are underway at once
+  float sum[kWidth];
+  load_values(sum, sums + c);
+  for (unsigned begin = 0; begin < count; begin += kAhead) {
+    float values[kAhead][kWidth];
+#pragma unroll
+    for (unsigned k = 0; k < kAhead; ++k) {
+      if (begin + k < count) load_values(values[k], d_x + (found[begin + k] * columns + c));
+    }
+#pragma unroll
+    for (unsigned k = 0; k < kAhead; ++k) {
+      if (begin + k >= count) break;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) sum[i] += values[k][i];
+    }
+  }
+  store_values(sums + c, sum);
+}
+
 /// d_table += d_x at tokens, in the order of rows: the block of the first row with a token adds all
 /// rows with that token; the others find an earlier one and leave.
+template <int kWidth>
 __global__ void __launch_bounds__(256)
     embedding_backward_kernel(float* d_table, const float* d_x, const std::int32_t* tokens,
-                              std::int64_t rows, std::int64_t columns) {
-  follow_last_kernel();
-  __shared__ unsigned found[8];  // bits of a warp's 32 rows
-  const std::int64_t self = blockIdx.x;
+                              unsigned rows, std::int64_t columns) {
+  __shared__ unsigned found[kTokenRows], matches[kTokenRows / kWarp];
+  const unsigned self = blockIdx.x;
   const std::int32_t token = tokens[self];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   std::int32_t earlier = 0;
-  for (std::int64_t r = threadIdx.x; r < self; r += blockDim.x) earlier |= tokens[r] == token;
+#pragma unroll 4
+  for (unsigned r = threadIdx.x; r < self; r += blockDim.x) earlier |= tokens[r] == token;
   if (block_join(earlier, Plus()) != 0) return;
 
   float* const sums = d_table + token * columns;
-  for (std::int64_t begin = self; begin < rows; begin += blockDim.x) {
-    const std::int64_t r = begin + threadIdx.x;
-    const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
+  for (unsigned begin = self; begin < rows; begin += kTokenRows) {
+    // Each 32 rows have a warp's bits; where theirs go follows from how many stand before.
+    __syncthreads();  // The rows found before have been added.
+    for (unsigned group = warp; group < kTokenRows / kWarp; group += blockDim.x / kWarp) {
+      const unsigned r = begin + group * kWarp + lane;
+      const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
+      if (lane == 0) matches[group] = bits;
+    }
     __syncthreads();
-    if (lane == 0) found[warp] = bits;
-    __syncthreads();
-    for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) {
-      float sum = sums[c];
-      for (unsigned i = 0; i < blockDim.x; ++i) {
-        if (found[i / kWarp] == 0) {
-          i += kWarp - 1;
-        } else if ((found[i / kWarp] >> i % kWarp & 1u) != 0) {
-          sum += d_x[(begin + i) * columns + c];
-        }
+    unsigned count = 0;
+    for (unsigned group = 0; group < kTokenRows / kWarp; ++group) {
+      const unsigned bits = matches[group];
+      if (group % (blockDim.x / kWarp) == warp && (bits >> lane & 1u) != 0) {
+        found[count + __popc(bits & ((1u << lane) - 1u))] = begin + group * kWarp + lane;
       }
-      sums[c] = sum;
+      count += __popc(bits);
+    }
+    __syncthreads();
+    if (count == 0) continue;
+    for (std::int64_t c = threadIdx.x * kWidth; c < columns; c += blockDim.x * kWidth) {
+      add_found<kWidth>(sums, d_x, found, count, columns, c);
     }
   }
 }
 
-/// y and rstd of a row: one block of threads.
-__global__ void __launch_bounds__(256) rmsnorm_kernel(FloatRows y, NormSource source) {
-  follow_last_kernel();
-  const std::int64_t row = blockIdx.x;
-  source.begin(row);
-  for (std::int64_t c = threadIdx.x; c < source.columns; c += blockDim.x) {
-    y.store(row, c, source.load(row, c));
-  }
-}
-
-/// What the gradient of the norm reads.
-struct NormGradient {
-  FloatRows d_y;
-  const float *x, *weight, *rstd;
-  std::int64_t rows, columns;
-};
-
-__global__ void __launch_bounds__(256)
-    rmsnorm_backward_kernel(float* d_x, BFloat16* rounded, NormGradient g) {
-  follow_last_kernel();
-  const std::int64_t row = blockIdx.x;
-  const float* const x = g.x + row * g.columns;
-  const float inverse = g.rstd[row];
-  float projection = 0.0f;  // mean of d_y * weight * normalized x
-  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
-    projection += g.d_y.load(row, c) * g.weight[c] * (x[c] * inverse);
-  }
-  projection = block_join(projection, Plus()) / static_cast<float>(g.columns);
-  for (std::int64_t c = threadIdx.x; c < g.columns; c += blockDim.x) {
-    const float sum = d_x[row * g.columns + c] +
-                      inverse * (g.d_y.load(row, c) * g.weight[c] - x[c] * inverse * projection);
-    d_x[row * g.columns + c] = sum;
-    if (rounded != nullptr) rounded[row * g.columns + c].bits = float_to_bf16(sum);
-  }
-}
-
-/// Rows that one sum of the weight's gradient covers.
-inline constexpr std::int64_t kNormRows = 64;
-
-/// parts[block][c] = sum of d_y * normalized x over a block of rows. Grid: blocks of columns, then
-/// the next rows.
-__global__ void __launch_bounds__(256) norm_weight_parts_kernel(float* parts, NormGradient g) {
-  follow_last_kernel();
-  const unsigned column_blocks = static_cast<unsigned>((g.columns + blockDim.x - 1) / blockDim.x);
-  const std::int64_t part = blockIdx.x / column_blocks;
-  const std::int64_t c = std::int64_t{blockIdx.x % column_blocks} * blockDim.x + threadIdx.x;
-  if (c >= g.columns) return;
-  const std::int64_t begin = part * kNormRows;
-  float sum = 0.0f;
-  for (std::int64_t r = begin; r < g.rows && r < begin + kNormRows; ++r) {
-    sum += g.d_y.load(r, c) * (g.x[r * g.columns + c] * g.rstd[r]);
-  }
-  parts[part * g.columns + c] = sum;
-}
-
-/// out[c] += parts[0][c] + parts[1][c] + ...
-__global__ void __launch_bounds__(256)
-    add_rows_kernel(float* out, const float* parts, std::int64_t rows, std::int64_t columns) {
-  follow_last_kernel();
-  const std::int64_t c = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (c >= columns) return;
-  float sum = 0.0f;
-  for (std::int64_t r = 0; r < rows; ++r) sum += parts[r * columns + c];
-  out[c] += sum;
-}
-
-/// One pair of values of a head, in place; column = head * D/2 + i.
+/// Turns pairs of values of a row, in place, by a block of threads: each has kPairs neighbouring
+/// pairs of a head, and the same of other heads, whose angles are the same.
+template <typename Rows>
 struct Rope {
-  FloatRows x;
+  static constexpr int kPairs = std::is_same_v<Rows, FloatRows> ? 1 : 4;
+  Rows x;
   const float *cos, *sin;
-  std::int64_t half, first_position, length;
+  unsigned half, heads;
   bool interleaved, inverse;
-  __device__ void operator()(std::int64_t r, std::int64_t column) const {
-    const std::int64_t head = column / half, i = column % half;
-    const std::int64_t angle = (first_position + r % length) * half + i;
-    const std::int64_t a = head * 2 * half + (interleaved ? 2 * i : i);
-    const std::int64_t b = interleaved ? a + 1 : a + half;
-    const float c = cos[angle], s = inverse ? -sin[angle] : sin[angle];
-    const float xa = x.load(r, a), xb = x.load(r, b);
-    x.store(r, a, xa * c - xb * s);
-    x.store(r, b, xa * s + xb * c);
+
+  struct Pairs {
+    float a[kPairs], b[kPairs];
+  };
+
+  __device__ void operator()(std::int64_t row, std::int64_t position) const {
+    const unsigned pieces = half / kPairs;
+    const unsigned step = pieces < blockDim.x ? blockDim.x / pieces : 1;
+    const unsigned first = threadIdx.x / pieces;
+    if (first >= step) return;
+    for (unsigned piece = threadIdx.x - first * pieces; piece < pieces; piece += blockDim.x) {
+      const unsigned i = piece * kPairs;
+      float c[kPairs], s[kPairs];
+      load_values(c, cos + (position * half + i));
+      load_values(s, sin + (position * half + i));
+      if (inverse) {
+#pragma unroll
+        for (float& value : s) value = -value;
+      }
+      for (unsigned head = first; head < heads; head += 2 * step) {
+        Pairs two[2];  // read before either is written
+#pragma unroll
+        for (unsigned k = 0; k < 2; ++k) {
+          if (head + k * step < heads) load(two[k], row, head + k * step, i);
+        }
+#pragma unroll
+        for (unsigned k = 0; k < 2; ++k) {
+          if (head + k * step < heads) store(turned(two[k], c, s), row, head + k * step, i);
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static Pairs turned(const Pairs& from, const float (&c)[kPairs],
+                                 const float (&s)[kPairs]) {
+    Pairs to;
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      to.a[j] = from.a[j] * c[j] - from.b[j] * s[j];
+      to.b[j] = from.a[j] * s[j] + from.b[j] * c[j];
+    }
+    return to;
+  }
+  __device__ void load(Pairs& pairs, std::int64_t row, unsigned head, unsigned i) const {
+    const unsigned begin = head * 2 * half;
+    if (kPairs > 1 && interleaved) {
+      if constexpr (kPairs > 1) {
+        float both[2 * kPairs];
+        load_values(both, x, row, begin + 2 * i);
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          pairs.a[j] = both[2 * j];
+          pairs.b[j] = both[2 * j + 1];
+        }
+      }
+    } else {
+      load_values(pairs.a, x, row, begin + (interleaved ? 2 * i : i));
+      load_values(pairs.b, x, row, begin + (interleaved ? 2 * i + 1 : i + half));
+    }
+  }
+  __device__ void store(const Pairs& pairs, std::int64_t row, unsigned head, unsigned i) const {
+    const unsigned begin = head * 2 * half;
+    if (kPairs > 1 && interleaved) {
+      if constexpr (kPairs > 1) {
+        float both[2 * kPairs];
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          both[2 * j] = pairs.a[j];
+          both[2 * j + 1] = pairs.b[j];
+        }
+        store_values(x, row, begin + 2 * i, both);
+      }
+    } else {
+      store_values(x, row, begin + (interleaved ? 2 * i : i), pairs.a);
+      store_values(x, row, begin + (interleaved ? 2 * i + 1 : i + half), pairs.b);
+    }
   }
 };
+
+/// A block has a row; row r has position first_position + r % length.
+template <typename Rows>
+__global__ void __launch_bounds__(256)
+    rope_kernel(Rope<Rows> turn, std::int64_t first_position, unsigned length) {
+  turn(blockIdx.x, first_position + blockIdx.x % length);
+}
 
 /// A block has a row of a span, which is a tile of its line.
+template <typename Rows>
 __global__ void __launch_bounds__(256)
-    cached_rope_kernel(Rope turn, Spans spans, TileOrder order, std::int64_t columns) {
-  follow_last_kernel();
+    cached_rope_kernel(Rope<Rows> turn, Spans spans, TileOrder order) {
   const auto [line, row] = order.at(blockIdx.x);
   const SequenceSpan span = spans.at(line);
-  if (row >= span.count) return;
-  turn.first_position = span.position + row;
-  for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) turn(span.first_row + row, c);
+  if (row < span.count) turn(span.first_row + row, span.position + row);
 }
 
 struct Swiglu {
@@ -153,61 +203,25 @@ struct Swiglu {
   }
 };
 
+/// The outputs may lie where gate and up do.
+template <typename Rows>
 struct SwigluGradient {
-  FloatRows d_gate, d_up, d_h, gate, up;
-  __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    const float g = gate.load(r, c), u = up.load(r, c), d = d_h.load(r, c);
-    const float s = 1.0f / (1.0f + expf(-g));
-    d_gate.store(r, c, d * u * s * (1.0f + g * (1.0f - s)));
-    d_up.store(r, c, d * g * s);
+  static constexpr int kWidth = kRowWidth<Rows>;
+  Rows d_gate, d_up, d_h, gate, up;
+  __device__ void operator()(std::int64_t row, std::int64_t c) const {
+    float g[kWidth], u[kWidth], d[kWidth];
+    load_values(g, gate, row, c);
+    load_values(u, up, row, c);
+    load_values(d, d_h, row, c);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const float s = 1.0f / (1.0f + expf(-g[i]));
+      u[i] = d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
+      d[i] = d[i] * g[i] * s;
+    }
+    store_values(d_gate, row, c, u);
+    store_values(d_up, row, c, d);
   }
 };
-
-struct CrossEntropy {
-  float* losses;
-  std::uint8_t* correct;
-  FloatRows d_logits;  ///< null data: none
-  const float* logits;
-  const std::int32_t* targets;
-  std::int64_t vocab;
-  float scale;
-};
-
-/// One block of threads a row.
-__global__ void __launch_bounds__(256) cross_entropy_kernel(CrossEntropy t) {
-  follow_last_kernel();
-  const std::int64_t row = blockIdx.x;
-  const float* const logits = t.logits + row * t.vocab;
-  const std::int32_t target = t.targets[row];
-  float largest = -HUGE_VALF;
-  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
-    largest = Larger()(largest, logits[v]);
-  }
-  largest = block_join(largest, Larger());
-  float denominator = 0.0f;
-  std::int32_t first = INT32_MAX;  // that has the largest logit
-  for (std::int64_t v = threadIdx.x; v < t.vocab; v += blockDim.x) {
-    denominator += expf(logits[v] - largest);
-    if (logits[v] == largest) first = Smaller()(first, static_cast<std::int32_t>(v));
-  }
-  denominator = block_join(denominator, Plus());
-  first = block_join(first, Smaller());
-  if (threadIdx.x == 0) {
-    t.losses[row] = target < 0 ? 0.0f : logf(denominator) + largest - logits[target];
-    t.correct[row] = target >= 0 && first == target ? 1 : 0;
-  }
-  if (t.d_logits.data == nullptr) return;
-  // The gradient may take the place of the logits in a narrower type: all threads have read their
-  // logit, and thread 0 the target's, before any writes; later logits lie behind what is written.
-  const float share = t.scale / denominator;
-  for (std::int64_t begin = 0; begin < t.vocab; begin += blockDim.x) {
-    const std::int64_t v = begin + threadIdx.x;
-    const float logit = v < t.vocab ? logits[v] : 0.0f;
-    __syncthreads();
-    if (v >= t.vocab) continue;
-    const float gradient = expf(logit - largest) * share - (v == target ? t.scale : 0.0f);
-    t.d_logits.store(row, v, target < 0 ? 0.0f : gradient);
-  }
-}
 
 }  // namespace quest::cuda

@@ -25,26 +25,30 @@ std::vector<std::int64_t> column_cases_and(std::initializer_list<std::int64_t> m
   return columns;
 }
 
+void expect_cast(std::int64_t cols, DType from, DType to, Margins margins) {
+  const Sliced src(kRows, cols, from, 1, margins);
+  if (from == DType::kF32) src.view().row<float>(1)[0] = std::nanf("");
+  Sliced expected(kRows, cols, to, 2, margins);
+  make_reference_backend()->cast(expected, src);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    Sliced actual(kRows, cols, to, 2, margins);
+    backend.cast(actual, src);
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const double got = element(actual, r, c), want = element(expected, r, c);
+        ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want)))
+            << "cast" << at(cols, to, label) << ": " << got << " instead of " << want;
+      }
+    }
+    EXPECT_TRUE(actual.same_margins(expected)) << "cast" << at(cols, to, label);
+  });
+}
+
 TEST(CpuModelKernels, CastsRoundToNearestEvenBothWaysOnSlices) {
-  for (const std::int64_t cols : kColumnCases) {
+  for (const std::int64_t cols : column_cases_and({2056})) {
     for (const DType from : kFloats) {
       for (const DType to : kFloats) {
-        const Sliced src(kRows, cols, from, 1);
-        if (from == DType::kF32) src.view().row<float>(1)[0] = std::nanf("");
-        Sliced expected(kRows, cols, to, 2);
-        make_reference_backend()->cast(expected, src);
-        on_every_backend([&](Backend& backend, const std::string& label) {
-          Sliced actual(kRows, cols, to, 2);
-          backend.cast(actual, src);
-          for (std::int64_t r = 0; r < kRows; ++r) {
-            for (std::int64_t c = 0; c < cols; ++c) {
-              const double got = element(actual, r, c), want = element(expected, r, c);
-              ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want)))
-                  << "cast" << at(cols, to, label) << ": " << got << " instead of " << want;
-            }
-          }
-          EXPECT_TRUE(actual.same_margins(expected)) << "cast" << at(cols, to, label);
-        });
+        for (const Margins margins : kMargins) expect_cast(cols, from, to, margins);
       }
     }
   }
@@ -89,70 +93,95 @@ TEST(CpuModelKernels, RmsnormIsTheReferences) {
   }
 }
 
+void expect_norm_gradient(std::int64_t rows, std::int64_t cols, DType type) {
+  const OwnedTensor d_y({rows, cols}, type), x({rows, cols}, DType::kF32);
+  const OwnedTensor weight({cols}, DType::kF32), rstd({rows}, DType::kF32);
+  const OwnedTensor y({rows, cols}, type);
+  fill_normal(d_y, 1);
+  fill_normal(x, 2);
+  fill_normal(weight, 3);
+  make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
+  const OwnedTensor d_x({rows, cols}, DType::kF32), d_weight({cols}, DType::kF32);
+  fill_normal(d_x, 4);
+  fill_normal(d_weight, 5);
+  make_reference_backend()->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
+  // Values of d_y, x and weight stay below 5; rstd is large for narrow rows.
+  const auto bound = [&](auto r, auto) {
+    return 32 * kEpsilon * (1 + 25 * double{rstd.view().as<float>()[r]});
+  };
+  double largest_rstd = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    largest_rstd = std::max(largest_rstd, double{rstd.view().as<float>()[r]});
+  }
+  const double weight_bound = 8 * static_cast<double>(rows) * kEpsilon * (1 + 5 * largest_rstd);
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
+    fill_normal(got, 4);
+    fill_normal(got_weight, 5);
+    const OwnedTensor alone({rows, cols}, DType::kF32), rounded({rows, cols}, DType::kBF16);
+    backend.copy(alone, got);
+    backend.rmsnorm_backward(got, rounded, got_weight, d_y, x, weight, rstd);
+    const OwnedTensor cast({rows, cols}, DType::kBF16);
+    backend.cast(cast, got);
+    EXPECT_TRUE(rounded.same_bytes(cast)) << at(cols, type, label);
+    expect_close(got, d_x, bound, "rmsnorm d_x" + at(cols, type, label));
+    expect_close(got_weight, d_weight, weight_bound, "rmsnorm d_weight" + at(cols, type, label));
+    backend.rmsnorm_backward(alone, Tensor(), got_weight, d_y, x, weight, rstd);
+    EXPECT_TRUE(alone.same_bytes(got)) << "without rounding" << at(cols, type, label);
+  });
+}
+
 TEST(CpuModelKernels, RmsnormGradientIsTheReferencesOverManyRows) {
   // 71 x 2100 come from farther than the second-level cache, in pairs of rows and one alone.
-  for (const std::int64_t cols : {1, 3, 16, 127, 129, 2100}) {
+  for (const std::int64_t cols : {1, 3, 16, 127, 129, 2056, 2100}) {
     for (const std::int64_t rows : {1, 71}) {
-      for (const DType type : kFloats) {
-        const OwnedTensor d_y({rows, cols}, type), x({rows, cols}, DType::kF32);
-        const OwnedTensor weight({cols}, DType::kF32), rstd({rows}, DType::kF32);
-        const OwnedTensor y({rows, cols}, type);
-        fill_normal(d_y, 1);
-        fill_normal(x, 2);
-        fill_normal(weight, 3);
-        make_reference_backend()->rmsnorm(y, rstd, x, weight, 1e-5f);
-        const OwnedTensor d_x({rows, cols}, DType::kF32), d_weight({cols}, DType::kF32);
-        fill_normal(d_x, 4);
-        fill_normal(d_weight, 5);
-        make_reference_backend()->rmsnorm_backward(d_x, Tensor(), d_weight, d_y, x, weight, rstd);
-        // Values of d_y, x and weight stay below 5; rstd is large for narrow rows.
-        const auto bound = [&](auto r, auto) {
-          return 32 * kEpsilon * (1 + 25 * double{rstd.view().as<float>()[r]});
-        };
-        double largest_rstd = 0;
-        for (std::int64_t r = 0; r < rows; ++r) {
-          largest_rstd = std::max(largest_rstd, double{rstd.view().as<float>()[r]});
-        }
-        const double weight_bound =
-            8 * static_cast<double>(rows) * kEpsilon * (1 + 5 * largest_rstd);
-        on_every_backend([&](Backend& backend, const std::string& label) {
-          const OwnedTensor got({rows, cols}, DType::kF32), got_weight({cols}, DType::kF32);
-          fill_normal(got, 4);
-          fill_normal(got_weight, 5);
-          const OwnedTensor rounded({rows, cols}, DType::kBF16);
-          backend.rmsnorm_backward(got, rounded, got_weight, d_y, x, weight, rstd);
-          const OwnedTensor cast({rows, cols}, DType::kBF16);
-          backend.cast(cast, got);
-          EXPECT_TRUE(rounded.same_bytes(cast)) << at(cols, type, label);
-          expect_close(got, d_x, bound, "rmsnorm d_x" + at(cols, type, label));
-          expect_close(got_weight, d_weight, weight_bound,
-                       "rmsnorm d_weight" + at(cols, type, label));
-        });
-      }
+      for (const DType type : kFloats) expect_norm_gradient(rows, cols, type);
     }
+  }
+  for (const DType type : kFloats) {
+    expect_norm_gradient(1100, 3,
+                         type);  // several rows for each of 512 blocks, and fewer in the last
+    expect_norm_gradient(1100, 24, type);
+    expect_norm_gradient(2, 8200, type);
   }
 }
 
 TEST(CpuModelKernels, RopeTurnsAsTheReferenceInBothLayoutsAndBack) {
-  const std::int64_t rows = 6, heads = 2, positions = 5;
-  for (const std::int64_t half : {1, 3, 8, 11, 32, 64}) {
+  const std::int64_t rows = 6, positions = 5;
+  struct Heads {
+    std::int64_t count, half;
+  };
+  // Up to more pairs than a block of threads takes at once, and heads that do not divide it.
+  for (const auto [heads, half] : {Heads{2, 1},
+                                   {2, 3},
+                                   {2, 8},
+                                   {2, 11},
+                                   {2, 32},
+                                   {2, 64},
+                                   {5, 300},
+                                   {70, 4},
+                                   {70, 12},
+                                   {33, 64}}) {
     const OwnedTensor cos({positions, half}, DType::kF32), sin({positions, half}, DType::kF32);
     for (std::int64_t i = 0; i < positions * half; ++i) {
       cos.view().as<float>()[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
       sin.view().as<float>()[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i)));
     }
+    const std::int64_t cols = 2 * half * heads;
+    const auto expect_turned = [&](DType type, RopeLayout layout, bool inverse, Margins margins) {
+      Sliced expected(rows, cols, type, 1, margins);
+      make_reference_backend()->rope(expected, cos, sin, layout, 2, 3, inverse);
+      on_every_backend([&](Backend& backend, const std::string& label) {
+        Sliced actual(rows, cols, type, 1, margins);
+        backend.rope(actual, cos, sin, layout, 2, 3, inverse);
+        expect_close(actual, expected, 20 * kEpsilon, "rope" + at(cols, type, label));
+        EXPECT_TRUE(actual.same_margins(expected)) << at(cols, type, label);
+      });
+    };
     for (const DType type : kFloats) {
       for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
         for (const bool inverse : {false, true}) {
-          const std::int64_t cols = 2 * half * heads;
-          Sliced expected(rows, cols, type, 1);
-          make_reference_backend()->rope(expected, cos, sin, layout, 2, 3, inverse);
-          on_every_backend([&](Backend& backend, const std::string& label) {
-            Sliced actual(rows, cols, type, 1);
-            backend.rope(actual, cos, sin, layout, 2, 3, inverse);
-            expect_close(actual, expected, 20 * kEpsilon, "rope" + at(cols, type, label));
-            EXPECT_TRUE(actual.same_margins(expected)) << at(cols, type, label);
-          });
+          for (const Margins margins : kMargins) expect_turned(type, layout, inverse, margins);
         }
       }
     }
@@ -181,42 +210,46 @@ TEST(CpuModelKernels, RopeByNoAngleKeepsValuesBelowTheNormalOnesAndZeros) {
   }
 }
 
+void expect_swiglu(std::int64_t cols, DType type, Margins margins) {
+  Sliced gate(kRows, cols, type, 1, margins), up(kRows, cols, type, 2, margins);
+  const OwnedTensor d_h({kRows, cols}, type);
+  fill_normal(d_h, 3);
+  fill_normal(gate.view().rows_slice(1, 2), 4, 30.0);
+  fill_normal(gate.view().rows_slice(2, 3), 5, 300.0);
+  const OwnedTensor h({kRows, cols}, type);
+  Sliced d_gate(kRows, cols, type), d_up(kRows, cols, type);
+  const auto reference = make_reference_backend();
+  reference->swiglu(h, gate, up);
+  reference->swiglu_backward(d_gate, d_up, d_h, gate, up);
+  const auto bound = [&](auto r, auto c) {
+    const double size = std::abs(element(up, r, c)) + std::abs(element(d_h, r, c)) + 1;
+    return 16 * kEpsilon * size * size * (1 + std::abs(element(gate, r, c)));
+  };
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    const OwnedTensor got({kRows, cols}, type);
+    backend.swiglu(got, gate, up);
+    expect_close(got, h, bound, "swiglu" + at(cols, type, label));
+    // In place: the gradients replace gate and up.
+    Sliced in_place_gate(kRows, cols, type, 1, margins), in_place_up(kRows, cols, type, 2, margins);
+    backend.copy(in_place_gate, gate);
+    backend.swiglu_backward(in_place_gate, in_place_up, d_h, in_place_gate, in_place_up);
+    expect_close(in_place_gate, d_gate, bound, "swiglu d_gate" + at(cols, type, label));
+    expect_close(in_place_up, d_up, bound, "swiglu d_up" + at(cols, type, label));
+  });
+}
+
 TEST(CpuModelKernels, SwigluAndItsGradientAreTheReferencesFarFromZeroToo) {
-  for (const std::int64_t cols : kColumnCases) {
+  for (const std::int64_t cols : column_cases_and({2056})) {
     for (const DType type : kFloats) {
-      Sliced gate(kRows, cols, type, 1), up(kRows, cols, type, 2);
-      const OwnedTensor d_h({kRows, cols}, type);
-      fill_normal(d_h, 3);
-      fill_normal(gate.view().rows_slice(1, 2), 4, 30.0);
-      fill_normal(gate.view().rows_slice(2, 3), 5, 300.0);
-      const OwnedTensor h({kRows, cols}, type);
-      Sliced d_gate(kRows, cols, type), d_up(kRows, cols, type);
-      const auto reference = make_reference_backend();
-      reference->swiglu(h, gate, up);
-      reference->swiglu_backward(d_gate, d_up, d_h, gate, up);
-      const auto bound = [&](auto r, auto c) {
-        const double size = std::abs(element(up, r, c)) + std::abs(element(d_h, r, c)) + 1;
-        return 16 * kEpsilon * size * size * (1 + std::abs(element(gate, r, c)));
-      };
-      on_every_backend([&](Backend& backend, const std::string& label) {
-        const OwnedTensor got({kRows, cols}, type);
-        backend.swiglu(got, gate, up);
-        expect_close(got, h, bound, "swiglu" + at(cols, type, label));
-        // In place: the gradients replace gate and up.
-        Sliced in_place_gate(kRows, cols, type, 1), in_place_up(kRows, cols, type, 2);
-        backend.copy(in_place_gate, gate);
-        backend.swiglu_backward(in_place_gate, in_place_up, d_h, in_place_gate, in_place_up);
-        expect_close(in_place_gate, d_gate, bound, "swiglu d_gate" + at(cols, type, label));
-        expect_close(in_place_up, d_up, bound, "swiglu d_up" + at(cols, type, label));
-      });
+      for (const Margins margins : kMargins) expect_swiglu(cols, type, margins);
     }
   }
 }
 
 TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
   const std::int64_t rows = 5;
-  // Rows of more than one chunk (kSoftmaxChunk) too.
-  for (const std::int64_t vocab : column_cases_and({2048, 2049, 5000})) {
+  // Rows of more than one chunk (kSoftmaxChunk; on a device 8192 logits) too.
+  for (const std::int64_t vocab : column_cases_and({2048, 2049, 5000, 8200, 16411, 20000})) {
     const OwnedTensor logits({rows, vocab}, DType::kF32), targets({rows}, DType::kI32);
     fill_normal(logits, 1, 4.0);
     std::int32_t* const target = targets.view().as<std::int32_t>();
@@ -293,20 +326,30 @@ TEST(ModelKernelsOnCpu, AGradientOfLogitsWrittenPastTheCachesHasTheBitsOfItsPart
 
 TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
   on_every_backend([&](Backend& backend, const std::string& label) {
-    const OwnedTensor logits({1, 40}, DType::kF32), targets({1}, DType::kI32);
-    const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
-    for (const std::int64_t broken : {5, 39}) {
-      fill_normal(logits, 1);
-      logits.view().as<float>()[broken] = std::numeric_limits<float>::quiet_NaN();
-      backend.cross_entropy(losses, correct, Tensor(), logits, targets, 1.0f);
-      EXPECT_TRUE(std::isnan(losses.view().as<float>()[0])) << label;
+    for (const std::int64_t vocab : {40, 10000}) {
+      const OwnedTensor logits({1, vocab}, DType::kF32), targets({1}, DType::kI32);
+      const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
+      for (const std::int64_t broken : {std::int64_t{5}, vocab - 1}) {
+        fill_normal(logits, 1);
+        logits.view().as<float>()[0] = 10.0f;  // what the target has is the largest number
+        logits.view().as<float>()[broken] = std::numeric_limits<float>::quiet_NaN();
+        const OwnedTensor d_logits({1, vocab}, DType::kF32);
+        backend.cross_entropy(losses, correct, d_logits, logits, targets, 1.0f);
+        EXPECT_TRUE(std::isnan(losses.view().as<float>()[0])) << label;
+        EXPECT_TRUE(std::isnan(d_logits.view().as<float>()[vocab / 2])) << label;
+        EXPECT_EQ(correct.view().as<std::uint8_t>()[0], 0) << label;
+      }
     }
   });
 }
 
 TEST(CpuModelKernels, EmbeddingCopiesRowsAndAddsGradientsOfEqualTokensInOrder) {
-  const std::int64_t rows = 40, vocab = 7;
-  for (const std::int64_t cols : {1, 63, 129, 320}) {
+  struct Size {
+    std::int64_t rows, cols;
+  };
+  const std::int64_t vocab = 7;
+  for (const auto [rows, cols] :
+       {Size{40, 1}, {40, 63}, {40, 129}, {40, 320}, {40, 2056}, {1100, 8}}) {
     const OwnedTensor tokens({rows}, DType::kI32), table({vocab, cols}, DType::kF32);
     for (std::int64_t r = 0; r < rows; ++r) {
       tokens.view().as<std::int32_t>()[r] = static_cast<std::int32_t>(r * r % 5);
