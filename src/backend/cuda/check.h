@@ -48,6 +48,7 @@ struct Launch {
   dim3 grid;
   unsigned threads;
   int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (227 on sm_90)
+  unsigned cluster = 1;  ///< neighbouring blocks that run at once and share memory (sm_90)
 };
 
 /// What a block may have of dynamic shared memory without asking.
@@ -62,6 +63,14 @@ void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arg
   config.blockDim = dim3(how.threads);
   config.stream = how.stream;
   config.dynamicSmemBytes = static_cast<std::size_t>(how.shared_bytes);
+  cudaLaunchAttribute cluster{};
+  if (how.cluster > 1) {
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = how.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
   if (how.shared_bytes > kPlainSharedBytes) {
     check_cuda(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     using Lefts = typename Pipeline::Lefts;
     using Rights = typename Pipeline::Rights;
     constexpr int kAhead = Shape::kStages - 2;
-    const TileOrigin origin = tile_origin<Shape>(size);
+    const TileOrigin origin = tile_origin<Shape>(size, blockIdx.x);
     const Pipeline tiles(left, right, origin, size.summed, aligned_shared<Shape::kAlignment>());
     const int steps = tiles.steps();
     const auto later = [](int stage, int by) {
