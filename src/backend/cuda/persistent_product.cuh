@@ -121,7 +121,7 @@ __device__ inline void bring_tiles(const PersistentStages& stages, const CUtenso
     const int row = static_cast<int>(origin.row) + block * Shape::kBlockRows;
     const int group = (static_cast<int>(origin.column) + block * kHalf) / 32;
     for (int step = 0; step < work.steps; ++step) {
-      wait_for_phase_of_cluster(stages.empty(turn.stage), turn.parity ^ 1);
+      wait_for_phase(stages.empty(turn.stage), turn.parity ^ 1);
       // The other block's half may come before: a phase does not end without its arrival.
       std::uint64_t* const full = stages.full(turn.stage);
       arrive_and_expect(full, Shape::kStageBytes);
@@ -191,10 +191,12 @@ class TileMultiplier {
   }
 
   __device__ __forceinline__ void multiply(std::int32_t (&sums)[Shape::kColumnTiles][4]) {
+    const unsigned own_rows = warpgroup_ * kWarpgroupRows * Shape::kDepth;
     int before = -1;
     for (int step = 0; step < work_.steps; ++step) {
       wait_for_phase(stages_.full(turn_.stage), turn_.parity);
-      begin_stage<Shape, Rights>(sums, stages_.left(turn_.stage), stages_.right(turn_.stage));
+      begin_stage<Shape, Rights>(sums, stages_.left(turn_.stage) + own_rows,
+                                 stages_.right(turn_.stage));
       wait_for_products<1>();
       if (step > 0) stages_.release(before);
       before = turn_.stage;

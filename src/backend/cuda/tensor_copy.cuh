@@ -40,42 +40,34 @@ __device__ __forceinline__ void arrive_and_expect(std::uint64_t* barrier, unsign
 }
 
 /// Arrives at the barrier that lies at this place in the shared memory of a block of the cluster.
+/// It orders nothing that this thread has written, only that what it has waited for is over: an
+/// order for the cluster (.release.cluster) would have each arrival wait for global memory.
 __device__ __forceinline__ void arrive_at(std::uint64_t* barrier, unsigned block) {
   asm volatile(
       "{\n"
       ".reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
       "}" ::"r"(shared_address(barrier)),
       "r"(block)
       : "memory");
 }
 
-// Waits until the phase underway has another parity. A try may return early, hence the loop.
-#define QUEST_WAIT_FOR_PHASE(of)                    \
-  unsigned ended = 0;                               \
-  do {                                              \
-    asm volatile(                                   \
-        "{\n"                                       \
-        ".reg .pred ended;\n"                       \
-        "mbarrier.try_wait.parity" of               \
-        ".shared::cta.b64 ended, [%1], %2;\n"       \
-        "selp.u32 %0, 1, 0, ended;\n"               \
-        "}"                                         \
-        : "=r"(ended)                               \
-        : "r"(shared_address(barrier)), "r"(parity) \
-        : "memory");                                \
-  } while (ended == 0)
-
-/// Waits for a phase of copies to this block, or of arrivals of its threads.
+/// Waits until the phase underway has another parity.
 __device__ __forceinline__ void wait_for_phase(std::uint64_t* barrier, unsigned parity) {
-  QUEST_WAIT_FOR_PHASE("");
+  unsigned ended = 0;
+  do {  // a try may return early
+    asm volatile(
+        "{\n"
+        ".reg .pred ended;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, ended;\n"
+        "}"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  } while (ended == 0);
 }
-/// Waits for a phase of arrivals of threads of the cluster.
-__device__ __forceinline__ void wait_for_phase_of_cluster(std::uint64_t* barrier, unsigned parity) {
-  QUEST_WAIT_FOR_PHASE(".acquire.cluster");
-}
-#undef QUEST_WAIT_FOR_PHASE
 
 /// Begins to copy the box at places `at` of a tensor, the innermost first, to `to`, at a multiple
 /// of 128 bytes (1024 where swizzled); places outside of the tensor become zeros. The barrier's

@@ -47,11 +47,6 @@ inline void wait_for_phase(std::uint64_t* barrier, unsigned parity,
                            const std::source_location& where = std::source_location::current()) {
   cuda_on_host::wait_for_phase(barrier, parity, where);
 }
-inline void wait_for_phase_of_cluster(
-    std::uint64_t* barrier, unsigned parity,
-    const std::source_location& where = std::source_location::current()) {
-  cuda_on_host::wait_for_phase(barrier, parity, where);
-}
 inline void copy_tile(std::byte* to, const CUtensorMap& map, const int (&at)[2],
                       std::uint64_t* barrier,
                       const std::source_location& where = std::source_location::current()) {
