@@ -305,7 +305,7 @@ TEST(CodeProduct, OfPersistentBlocksHasTheBitsOfPlainLoops) {
     expect_persistent({128, 256, 128}, 3);  // one block's rows; a multiprocessor without a pair
     expect_persistent({129, 224, 530}, 2);  // as many steps as stages, and a tail
     expect_persistent({257, 288, 300}, 2);  // four tiles one after the other
-    expect_persistent({520, 96, 64}, 4);    // three tiles of one step for two pairs
+    expect_persistent({40, 608, 64}, 4);    // three tiles of one step for two pairs
     expect_persistent({300, 544, 912}, 8);  // six for four, of more steps than stages
   });
 }

@@ -15,7 +15,7 @@ template <bool kIsLeft>
 struct SwizzledLayout {
   static constexpr int kDepth = 128;  // places of a row
   static constexpr int kPatternBytes = 8 * kDepth;
-  __device__ static int chunk_offset(int row, int chunk) {
+  __host__ __device__ static int chunk_offset(int row, int chunk) {
     const int line = kIsLeft ? row : row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
     return line * kDepth + (chunk ^ line % 8) * kChunk;
   }
