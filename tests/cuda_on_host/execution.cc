@@ -3,9 +3,10 @@
 //
 // A fiber is made by makecontext once and kept; turns change by _setjmp and _longjmp, which make no
 // system calls. A warp runs until all of it waits for other warps, then the next one does: so warps
-// are as far apart as barriers let them be. A round in which no thread gets any further means that
-// a barrier is not reached by all. Blocks of a cluster take turns like warps, and each has its own
-// dynamic shared memory (other shared variables are one for all).
+// are as far apart as barriers let them be. Blocks of a cluster take turns likewise, each as far as
+// it can run without the other, and each has its own dynamic shared memory (other shared variables
+// are one for all). A round in which no thread gets any further means that a barrier is not reached
+// by all.
 #include "execution.h"
 
 #include <sys/mman.h>
@@ -173,6 +174,20 @@ void run_warp(unsigned first, unsigned count) {
   }
 }
 
+// Lets a block run until all its threads have ended or wait for other blocks.
+void run_block(unsigned rank, unsigned threads) {
+  cluster.current = rank;
+  blockIdx = cluster.block().index;
+  const unsigned warps = (threads + kWarp - 1) / kWarp;
+  for (unsigned before = cluster.progress + 1; before != cluster.progress;) {
+    before = cluster.progress;
+    for (unsigned i = 0; i < warps; ++i) {
+      const unsigned first = kWarp * (order == Order::kForwards ? i : warps - 1 - i);
+      run_warp(first, std::min(kWarp, threads - first));
+    }
+  }
+}
+
 [[noreturn]] void die_stuck() {
   const Barrier* stuck = nullptr;
   for (unsigned rank = 0; rank < cluster.count; ++rank) {
@@ -203,16 +218,11 @@ void run_cluster(unsigned threads) {
     }
     block.running = threads;
   }
-  const unsigned warps = (threads + kWarp - 1) / kWarp, all = warps * cluster.count;
   while (cluster.running() > 0) {
     const unsigned before = cluster.progress;
     cluster.polled = {};
-    for (unsigned i = 0; i < all; ++i) {
-      const unsigned warp = order == Order::kForwards ? i : all - 1 - i;
-      cluster.current = warp / warps;
-      blockIdx = cluster.block().index;
-      const unsigned first = kWarp * (warp % warps);
-      run_warp(first, std::min(kWarp, threads - first));
+    for (unsigned i = 0; i < cluster.count; ++i) {
+      run_block(order == Order::kForwards ? i : cluster.count - 1 - i, threads);
     }
     if (cluster.running() > 0 && cluster.progress == before) die_stuck();
   }
