@@ -114,10 +114,31 @@ std::vector<std::int32_t> line_sums(std::int64_t count, std::int64_t summed, con
   return sums;
 }
 
+// Ways to launch a product: in blocks of a shape, or in persistent blocks as on a device of so many
+// multiprocessors.
+template <typename Shape>
+struct InBlocks {
+  template <typename Left, typename Right, typename Write>
+  void operator()(const Left& left, const Right& right, const Write& write,
+                  const CodeProductSize& size) const {
+    launch_code_product<Shape>("test", nullptr, left, right, write, size);
+  }
+};
+struct InPersistentBlocks {
+  int multiprocessors;
+  template <typename Write>
+  void operator()(const CodeRows& left, const CodeRows& right, const Write& write,
+                  const CodeProductSize& size) const {
+    ProductDevice device = product_device(0);
+    device.multiprocessors = multiprocessors;
+    EXPECT_TRUE(launch_persistent_product("test", nullptr, device, left, right, write, size));
+  }
+};
+
 // One product of codes by rows; `right` is what the kernel is given, `code` what it stands for.
-template <typename Shape, typename Right, typename Code>
+template <typename Right, typename Code, typename Launch>
 void expect_quantized(const Size& size, const Bytes& left, const Right& right, unsigned offset,
-                      const Code& code, const std::string& what) {
+                      const Code& code, const std::string& what, const Launch& launch_product) {
   const ByRow left_code{left};
   const auto odd_left = [&](std::int64_t i, std::int64_t s) { return 2 * left_code(i, s) + 1; };
   const auto odd_right = [&](std::int64_t j, std::int64_t s) { return 2 * code(j, s) + 1; };
@@ -140,9 +161,8 @@ void expect_quantized(const Size& size, const Bytes& left, const Right& right, u
                                      w_line_sums.get(),
                                      size.summed,
                                      offset};
-          launch_code_product<Shape>(
-              "test", nullptr, CodeRows{codes.get(), left.stride, size.rows}, right, write,
-              {size.rows, size.columns, size.summed, rows_begin_at(out, 16)});
+          launch_product(CodeRows{codes.get(), left.stride, size.rows}, right, write,
+                         {size.rows, size.columns, size.summed, rows_begin_at(out, 16)});
         },
         [&](std::int64_t i, std::int64_t j) {
           return static_cast<float>(sums[static_cast<std::size_t>(i * size.columns + j)]) *
@@ -171,10 +191,10 @@ void expect_packed(const Size& size, const Bytes& left, const Bytes& right) {
   if constexpr (kBits == 8) {
     const UnsignedCodeRows factor{reinterpret_cast<const std::int8_t*>(bytes.get()), stride,
                                   size.columns};
-    expect_quantized<Shape>(size, left, factor, kOffset, code, what);
+    expect_quantized(size, left, factor, kOffset, code, what, InBlocks<Shape>());
   } else {
     const PackedCodeRows<kBits> factor{bytes.get(), stride, size.columns, row_bytes};
-    expect_quantized<Shape>(size, left, factor, kOffset, code, what);
+    expect_quantized(size, left, factor, kOffset, code, what, InBlocks<Shape>());
   }
 }
 
@@ -183,7 +203,7 @@ void expect_products_by_row(const Size& size) {
   const Bytes left(size.rows, size.summed, 3), right(size.columns, size.summed, 4);
   const DeviceArray<std::int8_t> codes(right.values);
   const CodeRows rows{codes.get(), right.stride, size.columns};
-  expect_quantized<Shape>(size, left, rows, 0, ByRow{right}, "codes");
+  expect_quantized(size, left, rows, 0, ByRow{right}, "codes", InBlocks<Shape>());
   expect_packed<Shape, 1>(size, left, right);
   expect_packed<Shape, 2>(size, left, right);
   expect_packed<Shape, 4>(size, left, right);
@@ -251,6 +271,45 @@ TEST(CodeProduct, OfWarpgroupsHasTheBitsOfPlainLoopsInEveryShape) {
   });
 }
 
+// Products of codes by rows, as of quantized_matmul and of integer gradients, in persistent blocks.
+void expect_persistent(const Size& size, int multiprocessors) {
+  const InPersistentBlocks launch_product{multiprocessors};
+  const Bytes left(size.rows, size.summed, 3), right(size.columns, size.summed, 4);
+  const DeviceArray<std::int8_t> left_codes(left.values), right_codes(right.values);
+  const CodeRows rights{right_codes.get(), right.stride, size.columns};
+  expect_quantized(size, left, rights, 0, ByRow{right}, "codes", launch_product);
+  const auto sums = sums_of(size, ByRow{left}, ByRow{right});
+  const auto scales = random_scales(size.rows, 1);
+  const DeviceArray<float> line_scales(scales);
+  for (const Output& how : kOutputs) {
+    expect_output(
+        size, how, "lines",
+        [&](Tensor out) {
+          const WriteLines write{
+              {out.data, out.row_stride, how.type == DType::kBF16}, how.add, line_scales.get()};
+          launch_product(CodeRows{left_codes.get(), left.stride, size.rows}, rights, write,
+                         {size.rows, size.columns, size.summed, rows_begin_at(out, 16)});
+        },
+        [&](std::int64_t i, std::int64_t j) {
+          return static_cast<float>(sums[static_cast<std::size_t>(i * size.columns + j)]) *
+                 scales[static_cast<std::size_t>(i)];
+        });
+  }
+}
+
+// Tiles of 256 x 256 outputs, stages of 128 places, of which there are four.
+TEST(CodeProduct, OfPersistentBlocksHasTheBitsOfPlainLoops) {
+  if (product_device(0).encode_map == nullptr) GTEST_SKIP() << "no device of capability 9.0";
+  on_every_kernel_run([] {
+    expect_persistent({1, 32, 16}, 2);      // one row of one block, one step
+    expect_persistent({128, 256, 128}, 3);  // one block's rows; a multiprocessor without a pair
+    expect_persistent({129, 224, 530}, 2);  // as many steps as stages, and a tail
+    expect_persistent({257, 288, 300}, 2);  // four tiles one after the other
+    expect_persistent({40, 608, 64}, 4);    // three tiles of one step for two pairs
+    expect_persistent({300, 544, 912}, 8);  // six for four, of more steps than stages
+  });
+}
+
 TEST(CodeProduct, OfColumnsHasTheBitsOfPlainLoopsInEveryShape) {
   on_every_kernel_run([] {
     for (const Size& size : kSmallSizes) expect_products_by_column<SmallCodeProduct>(size);
@@ -260,17 +319,36 @@ TEST(CodeProduct, OfColumnsHasTheBitsOfPlainLoopsInEveryShape) {
 }
 
 TEST(CodeProduct, WarpgroupsTakeManyRowsWhereTheDeviceHasThem) {
-  const auto chosen = [](bool has, bool suits, std::int64_t rows, std::int64_t columns) {
-    return choose_code_blocks({132, has}, suits, {rows, columns, 2048, true});
+  const auto chosen = [](CodeKernels kernels, std::int64_t rows, std::int64_t columns) {
+    return choose_code_blocks(132, kernels, {rows, columns, 2048, true});
   };
-  EXPECT_EQ(chosen(true, true, 8192, 2048), CodeBlocks::kWideWarpgroups);
-  EXPECT_EQ(chosen(true, true, 2048, 2048), CodeBlocks::kWideWarpgroups);  // 128 blocks of 132
-  EXPECT_EQ(chosen(true, true, 1024, 2048), CodeBlocks::kNarrowWarpgroups);
-  EXPECT_EQ(chosen(true, true, 65, 2048), CodeBlocks::kSmall);
-  EXPECT_EQ(chosen(true, false, 8192, 2048), CodeBlocks::kLarge);
-  EXPECT_EQ(chosen(false, true, 8192, 2048), CodeBlocks::kLarge);
-  EXPECT_EQ(chosen(false, true, 2048, 2048), CodeBlocks::kMiddle);
-  EXPECT_EQ(chosen(false, true, 64, 32768), CodeBlocks::kSmall);
+  using enum CodeKernels;
+  EXPECT_EQ(chosen(kPersistent, 4096, 2048), CodeBlocks::kPersistent);
+  EXPECT_EQ(chosen(kPersistent, 2048, 2048), CodeBlocks::kPersistent);  // 64 pairs of 66
+  EXPECT_EQ(chosen(kPersistent, 1024, 2048), CodeBlocks::kNarrowWarpgroups);
+  EXPECT_EQ(chosen(kPersistent, 65, 2048), CodeBlocks::kSmall);
+  EXPECT_EQ(chosen(kWarpgroups, 8192, 2048), CodeBlocks::kWideWarpgroups);
+  EXPECT_EQ(chosen(kWarpgroups, 2048, 2048), CodeBlocks::kWideWarpgroups);  // 128 blocks of 132
+  EXPECT_EQ(chosen(kWarpgroups, 1024, 2048), CodeBlocks::kNarrowWarpgroups);
+  EXPECT_EQ(chosen(kWarpgroups, 65, 2048), CodeBlocks::kSmall);
+  EXPECT_EQ(chosen(kTensorCores, 8192, 2048), CodeBlocks::kLarge);
+  EXPECT_EQ(chosen(kTensorCores, 2048, 2048), CodeBlocks::kMiddle);
+  EXPECT_EQ(chosen(kTensorCores, 64, 32768), CodeBlocks::kSmall);
+}
+
+TEST(CodeProduct, WhatAKernelCannotTakeItIsNotGiven) {
+  const CodeProductSize whole{4096, 2048, 2048, true}, odd{4096, 2056, 2048, true};
+  ProductDevice device{132, true, nullptr};
+  const auto of_codes = suitable_kernels<CodeRows, CodeRows, WriteLines>;
+  EXPECT_EQ(of_codes({132}, whole), CodeKernels::kTensorCores);
+  EXPECT_EQ(of_codes(device, whole), CodeKernels::kWarpgroups);  // a driver without maps
+  device.encode_map = [](auto...) { return CUDA_ERROR_INVALID_VALUE; };
+  EXPECT_EQ(of_codes(device, whole), CodeKernels::kPersistent);
+  EXPECT_EQ(of_codes(device, odd), CodeKernels::kWarpgroups);
+  EXPECT_EQ((suitable_kernels<CodeRows, PackedCodeRows<4>, WriteQuantized>(device, whole)),
+            CodeKernels::kWarpgroups);
+  EXPECT_EQ((suitable_kernels<CodeRows, CodeColumns, WriteOddLines>(device, whole)),
+            CodeKernels::kTensorCores);
 }
 
 // More than one group of eight tiles of rows, the last one not full.

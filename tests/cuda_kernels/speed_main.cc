@@ -123,8 +123,14 @@ class SpeedTable {
                operations / best * 1e-12, bytes / best * 1e-9);
     std::fflush(stdout);
   }
+  template <typename Launch>
+  void one_kernel(const char* what, const Size& size, const Launch& launch_product);
   template <typename Shape>
-  void one_shape(const char* what, const Size& size);
+  void one_shape(const char* what, const Size& size) {
+    one_kernel(what, size, [&](const auto&... arguments) {
+      cuda::launch_code_product<Shape>(what, nullptr, arguments...);
+    });
+  }
 
   bool small_;
   std::unique_ptr<Backend> backend_;
@@ -144,8 +150,8 @@ void SpeedTable::copies() {
   });
 }
 
-template <typename Shape>
-void SpeedTable::one_shape(const char* what, const Size& size) {
+template <typename Launch>
+void SpeedTable::one_kernel(const char* what, const Size& size, const Launch& launch_product) {
   time(what, size, operations_of(size), 0, [&] {
     const QuantizedRows x = quantized(size.m, size.k), w = quantized(size.n, size.k);
     const Tensor y = outputs_.take({size.m, size.n}, DType::kBF16);
@@ -156,9 +162,9 @@ void SpeedTable::one_shape(const char* what, const Size& size) {
                                      x.code_sums.as<std::int32_t>(),
                                      w.code_sums.as<std::int32_t>(),
                                      size.k};
-    cuda::launch_code_product<Shape>(
-        what, nullptr, cuda::code_factor<cuda::CodeRows>(x.codes, size.m),
-        cuda::code_factor<cuda::CodeRows>(w.codes, size.n), write, {size.m, size.n, size.k, true});
+    launch_product(cuda::code_factor<cuda::CodeRows>(x.codes, size.m),
+                   cuda::code_factor<cuda::CodeRows>(w.codes, size.n), write,
+                   cuda::CodeProductSize{size.m, size.n, size.k, true});
   });
 }
 
@@ -169,6 +175,14 @@ void SpeedTable::products_of_codes(const Size& size) {
   if (device_.has_warpgroups) {
     one_shape<cuda::WideWarpgroupProduct>("codes, warpgroups, 128 x 256", size);
     one_shape<cuda::NarrowWarpgroupProduct>("codes, warpgroups, 128 x 128", size);
+  }
+  if (device_.encode_map != nullptr) {
+    const char* const what = "codes, persistent, 256 x 256";
+    one_kernel(what, size, [&](const auto&... arguments) {
+      if (!cuda::launch_persistent_product(what, nullptr, device_, arguments...)) {
+        fail("cuda_speed: the driver makes no maps of {} x {} codes", size.n, size.k);
+      }
+    });
   }
   time("codes, as chosen", size, operations_of(size), 0, [&] {
     backend_->quantized_matmul(outputs_.take({size.m, size.n}, DType::kBF16),
@@ -248,7 +262,7 @@ void run(bool small) {
       for (const Size& layer : layers) body(Size{small ? m % 100 + 1 : m, layer.n, layer.k});
     }
   };
-  on_layers({2048, 8192, 16384}, [&](const Size& size) { table.products_of_codes(size); });
+  on_layers({2048, 4096, 8192, 16384}, [&](const Size& size) { table.products_of_codes(size); });
   on_layers({8192}, [&](const Size& size) { table.gradients(size); });
   for (const int bits : {1, 2, 3, 4, 8}) {
     on_layers({1, 4, 16, 64, 65, 512, 2048},

@@ -32,6 +32,7 @@
 #define __shared__ static  // blocks run one at a time
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct dim3 {
@@ -60,6 +61,10 @@ namespace cuda_on_host {
 /// Waits until every thread of the block, or of the warp, is at this line.
 void block_barrier(const std::source_location& where);
 void warp_barrier(unsigned mask, const std::source_location& where);
+/// The same of so many threads of the block that name the barrier by its number, and of all threads
+/// of a cluster.
+void named_barrier(unsigned number, unsigned threads, const std::source_location& where);
+void cluster_barrier(const std::source_location& where);
 /// The bits that lane `lane` of this warp brings to the same line.
 std::uint64_t exchange(unsigned mask, std::uint64_t bits, unsigned lane,
                        const std::source_location& where);
@@ -142,6 +147,8 @@ inline float __fadd_rd(float a, float b) {
   return above ? std::nextafter(nearest, -HUGE_VALF) : nearest;
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline std::int64_t min(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
+inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }
@@ -247,11 +254,17 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
   return cudaMemset2DAsync(to, bytes, value, bytes, 1, stream);
 }
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6,
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     int programmaticStreamSerializationAllowed;
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -261,6 +274,16 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs = nullptr;
   unsigned numAttrs = 0;
 };
+
+/// Functions of the driver by name: cuTensorMapEncodeTiled alone (tensor_copy.cc).
+enum cudaDriverEntryPointQueryResult {
+  cudaDriverEntryPointSuccess = 0,
+  cudaDriverEntryPointSymbolNotFound = 1,
+};
+enum { cudaEnableDefault = 0 };
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* found);
 
 namespace cuda_on_host {
 
@@ -292,6 +315,8 @@ void set_order(Order order);
 void set_capability(int major, int minor);
 /// What a device would have free: the next allocation beyond it fails.
 void set_free_bytes(std::size_t bytes);
+/// Whether the driver has cuTensorMapEncodeTiled.
+void set_tensor_maps(bool available);
 
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
                      std::function<void()> thread);

@@ -8,6 +8,7 @@ namespace cuda_on_host {
 
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMostThreads = 1024;
+constexpr unsigned kMostCluster = 2;
 
 [[noreturn]] void die(const char* what, const std::source_location& where);
 
@@ -22,8 +23,25 @@ WarpWords gather(const std::uint32_t* words, int count, const std::source_locati
 /// did not wait for.
 void end_copies();
 void end_products();
+/// A block has ended: no copies to its shared memory may be underway.
+void end_phases();
+void forget_products();
 
-/// Bytes from dynamic_shared() on.
+/// Bytes from dynamic_shared() on, the same in all blocks of a cluster.
 std::size_t dynamic_shared_bytes();
+/// Of the block with that number in the cluster.
+std::byte* dynamic_shared(unsigned rank);
+/// The number of the block that runs in its cluster; the cluster's blocks; whether one has ended.
+unsigned cluster_rank();
+unsigned cluster_blocks();
+bool has_ended(unsigned rank);
+
+/// What waits for something calls the first again and again, and who brings it about the second.
+void let_others_run(const std::source_location& where);
+void count_progress();
+
+/// Writes 16 bytes as the async proxy does, into what it and what threads see of the shared memory
+/// of a block.
+void write_published(unsigned rank, std::size_t offset, const std::byte (&bytes)[16]);
 
 }  // namespace cuda_on_host

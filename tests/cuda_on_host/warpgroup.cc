@@ -20,8 +20,7 @@ constexpr unsigned kWindow = 0x480;
 constexpr int kSpoiled = 0x5a5a5a5a;
 constexpr std::size_t kLineBytes = 32;  // of a line of a factor, in one product
 
-std::vector<std::byte> published;    // as the async proxy sees shared memory
-std::vector<unsigned> publications;  // by their number in a thread: threads that made them
+std::vector<std::byte>& published();  // as the async proxy sees the block's shared memory
 
 // A factor in shared memory, from its descriptor.
 struct Matrix {
@@ -54,7 +53,7 @@ struct Lines {
   Lines(const Matrix& matrix_, unsigned first_, unsigned count_)
       : matrix(matrix_), first(first_), count(count_), bytes(count * kLineBytes) {
     for_each_half([&](std::size_t offset, std::int8_t* half) {
-      std::memcpy(half, published.data() + offset, 16);
+      std::memcpy(half, published().data() + offset, 16);
       return true;
     });
   }
@@ -69,7 +68,7 @@ struct Lines {
   bool for_each_half(Body body) {
     for (unsigned i = 0; i < 2 * count; ++i) {
       const std::size_t offset = matrix.offset(first + i / 2, i % 2);
-      if (offset + 16 > published.size()) die("a factor beyond the block's shared memory", {});
+      if (offset + 16 > published().size()) die("a factor beyond the block's shared memory", {});
       if (!body(offset, bytes.data() + 16 * i)) return false;
     }
     return true;
@@ -99,14 +98,26 @@ struct Call {
   bool operator==(const Call&) const = default;
 };
 
-Warp warps[kMostThreads / kWarp];
-Lane lanes[kMostThreads];
-std::vector<Call> calls[kMostThreads / kWarpgroup];  // of a warpgroup: the same in all warps
-unsigned ended = 0;
-bool used = false;  // by the block that runs
+// Of a block of the cluster that runs.
+struct State {
+  std::vector<std::byte> published;
+  std::vector<unsigned> publications;  // by their number in a thread: threads that made them
+  Warp warps[kMostThreads / kWarp];
+  Lane lanes[kMostThreads];
+  std::vector<Call> calls[kMostThreads / kWarpgroup];  // of a warpgroup: the same in all warps
+  bool used = false;
+};
+State states[kMostCluster];
 
-Warp& own_warp() { return warps[threadIdx.x / kWarp]; }
-Lane& own_lane() { return lanes[threadIdx.x]; }
+State& own_state() { return states[cluster_rank()]; }
+std::vector<std::byte>& published_of(unsigned rank) {
+  std::vector<std::byte>& bytes = states[rank].published;
+  if (bytes.size() != dynamic_shared_bytes()) bytes.resize(dynamic_shared_bytes());
+  return bytes;
+}
+std::vector<std::byte>& published() { return published_of(cluster_rank()); }
+Warp& own_warp() { return own_state().warps[threadIdx.x / kWarp]; }
+Lane& own_lane() { return own_state().lanes[threadIdx.x]; }
 
 // Whether this lane is the first of its warp with so many calls.
 bool is_first(std::size_t& of_lane, std::size_t& of_warp) {
@@ -126,7 +137,7 @@ void check_call(const Call& call, std::size_t index, const std::source_location&
       if (words[i][lane] != own[i]) die("lanes that multiply other factors", where);
     }
   }
-  std::vector<Call>& of_group = calls[threadIdx.x / kWarpgroup];
+  std::vector<Call>& of_group = own_state().calls[threadIdx.x / kWarpgroup];
   if (of_group.size() == index) of_group.push_back(call);
   if (of_group[index] != call) die("warps that multiply other factors", where);
 }
@@ -157,16 +168,23 @@ unsigned shared_address(const void* data) {
 }
 
 void publish_shared_writes() {
-  used = true;
+  own_state().used = true;
   const std::size_t index = own_lane().published++;
+  std::vector<unsigned>& publications = own_state().publications;
   if (publications.size() <= index) publications.resize(index + 1);
   if (++publications[index] < blockDim.x) return;
-  published.assign(dynamic_shared(), dynamic_shared() + dynamic_shared_bytes());
+  published().assign(dynamic_shared(), dynamic_shared() + dynamic_shared_bytes());
+}
+
+void write_published(unsigned rank, std::size_t offset, const std::byte (&bytes)[16]) {
+  states[rank].used = true;
+  std::memcpy(published_of(rank).data() + offset, bytes, sizeof bytes);
+  std::memcpy(dynamic_shared(rank) + offset, bytes, sizeof bytes);
 }
 
 void begin_products(const std::source_location& where) {
   warp_barrier(~0u, where);
-  used = true;
+  own_state().used = true;
   own_lane().fenced = true;
 }
 
@@ -175,7 +193,6 @@ void multiply_async(std::int32_t* sums, int tiles, bool is_unsigned, std::uint64
   Warp& warp = own_warp();
   Lane& lane = own_lane();
   if (blockDim.x % kWarpgroup != 0) die("a block of no whole warpgroups", where);
-  if (published.size() != dynamic_shared_bytes()) published.resize(dynamic_shared_bytes());
   check_call({left, right, tiles}, lane.begun, where);
   const auto count = static_cast<std::size_t>(tiles) * 4;
   if (lane.visible == nullptr) {
@@ -229,16 +246,18 @@ void wait_for_products(int pending, const std::source_location& where) {
 }
 
 void end_products() {
-  if (!used) return;
   if (own_lane().visible != nullptr) die("a thread ends with products it did not wait for", {});
-  if (++ended < blockDim.x) return;
-  ended = 0;
-  used = false;
-  published.clear();
-  publications.clear();
-  for (Warp& warp : warps) warp = {};
-  for (Lane& lane : lanes) lane = {};
-  for (std::vector<Call>& of_group : calls) of_group.clear();
+}
+
+void forget_products() {
+  State& state = own_state();
+  if (!state.used) return;
+  state.used = false;
+  state.published.clear();
+  state.publications.clear();
+  for (Warp& warp : state.warps) warp = {};
+  for (Lane& lane : state.lanes) lane = {};
+  for (std::vector<Call>& of_group : state.calls) of_group.clear();
 }
 
 }  // namespace cuda_on_host

@@ -48,6 +48,7 @@ struct Launch {
   dim3 grid;
   unsigned threads;
   int shared_bytes = 0;  ///< dynamic shared memory of a block; at most 99 KiB (227 on sm_90)
+  unsigned cluster = 1;  ///< neighbouring blocks that run at once and share memory (sm_90)
 };
 
 /// Whether a kernel may come to the device before the one before it has ended (kernel_order.cuh):
@@ -67,12 +68,20 @@ void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arg
   config.blockDim = dim3(how.threads);
   config.stream = how.stream;
   config.dynamicSmemBytes = static_cast<std::size_t>(how.shared_bytes);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
   // The null stream, which tests use, also keeps order with the other streams.
-  config.numAttrs = how.stream != nullptr && kernels_overlap() ? 1 : 0;
+  if (how.stream != nullptr && kernels_overlap()) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (how.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = how.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
   if (how.shared_bytes > kPlainSharedBytes) {
     check_cuda(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),

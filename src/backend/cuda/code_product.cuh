@@ -2,6 +2,8 @@
 // registers that hold them.
 #pragma once
 
+#include <utility>
+
 #include "backend/cuda/code_tiles.cuh"
 #include "backend/cuda/product_outputs.cuh"
 
@@ -38,19 +40,26 @@ struct CodeProductSize {
   bool whole_vectors;  ///< rows of the output begin at multiples of 16 bytes
 };
 
-/// First row and column of a block's tile. Blocks that run side by side share rows and columns, so
+/// Tiles of Shape::kRows x Shape::kColumns outputs.
+template <typename Shape>
+__host__ __device__ unsigned count_tiles(const CodeProductSize& size) {
+  return static_cast<unsigned>((size.rows + Shape::kRows - 1) / Shape::kRows) *
+         static_cast<unsigned>((size.columns + Shape::kColumns - 1) / Shape::kColumns);
+}
+
+/// First row and column of a tile. Tiles that are multiplied at once share rows and columns, so
 /// that the second-level cache serves them: eight tiles of rows, then the next column.
 struct TileOrigin {
   std::int64_t row, column;
 };
 template <typename Shape>
-__device__ TileOrigin tile_origin(const CodeProductSize& size) {
+__device__ TileOrigin tile_origin(const CodeProductSize& size, unsigned tile) {
   constexpr unsigned kGroup = 8;
   const auto row_tiles = static_cast<unsigned>((size.rows + Shape::kRows - 1) / Shape::kRows);
   const auto column_tiles =
       static_cast<unsigned>((size.columns + Shape::kColumns - 1) / Shape::kColumns);
-  const unsigned group = blockIdx.x / (kGroup * column_tiles);
-  const unsigned in_group = blockIdx.x % (kGroup * column_tiles);
+  const unsigned group = tile / (kGroup * column_tiles);
+  const unsigned in_group = tile % (kGroup * column_tiles);
   const unsigned left = row_tiles - group * kGroup, height = left < kGroup ? left : kGroup;
   return {std::int64_t{group * kGroup + in_group % height} * Shape::kRows,
           std::int64_t{in_group / height} * Shape::kColumns};
@@ -164,25 +173,27 @@ __device__ __forceinline__ void multiply_stage(CodeSums<Shape>& sums, LeftSums<S
   }
 }
 
-/// Writes a lane's eight outputs in each of its rows of 32 columns of a warp.
-template <typename Shape, typename Lefts, typename Rights, typename Write>
-__device__ __forceinline__ void write_columns(const Write& write, const CodeSums<Shape>& sums,
-                                              const LeftSums<Shape>& left_sums, int four,
+/// What a write function says of a row or a column.
+template <typename Write>
+using RowLine = decltype(std::declval<Write>().row(0, 0));
+template <typename Write>
+using ColumnLine = decltype(std::declval<Write>().column(0));
+
+/// Writes a lane's eight outputs in each of its rows of 32 columns of a warp: `columns` of them,
+/// and row_line(row, tile of rows, half) of each row.
+template <typename Shape, typename Lefts, typename Rights, typename Write, typename RowLines>
+__device__ __forceinline__ void write_outputs(const Write& write, const CodeSums<Shape>& sums,
+                                              const ColumnLine<Write> (&columns)[8],
+                                              const RowLines& row_line, int four,
                                               const TileOrigin& warp, const CodeProductSize& size) {
   constexpr int kRun = Rights::kRun;
-  decltype(write.column(0)) columns[8];
-#pragma unroll
-  for (int c = 0; c < 8; ++c) {
-    const std::int64_t column = warp.column + 32 * four + Rights::first_column(c / kRun) + c % kRun;
-    columns[c] = write.column(column < size.columns ? column : size.columns - 1);
-  }
 #pragma unroll
   for (int i = 0; i < Shape::kRowTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::int64_t row = warp.row + 16 * i + Lefts::left_row(half);
       if (row >= size.rows) continue;
-      const auto line = write.row(row, left_sums[i][half]);
+      const RowLine<Write> line = row_line(row, i, half);
 #pragma unroll
       for (int run = 0; run < 8 / kRun; ++run) {
         float values[kRun];
@@ -207,6 +218,24 @@ __device__ __forceinline__ void write_columns(const Write& write, const CodeSums
   }
 }
 
+/// The same, asking `write` for what it says of lines.
+template <typename Shape, typename Lefts, typename Rights, typename Write>
+__device__ __forceinline__ void write_columns(const Write& write, const CodeSums<Shape>& sums,
+                                              const LeftSums<Shape>& left_sums, int four,
+                                              const TileOrigin& warp, const CodeProductSize& size) {
+  constexpr int kRun = Rights::kRun;
+  ColumnLine<Write> columns[8];
+#pragma unroll
+  for (int c = 0; c < 8; ++c) {
+    const std::int64_t column = warp.column + 32 * four + Rights::first_column(c / kRun) + c % kRun;
+    columns[c] = write.column(column < size.columns ? column : size.columns - 1);
+  }
+  write_outputs<Shape, Lefts, Rights>(
+      write, sums, columns,
+      [&](std::int64_t row, int i, int half) { return write.row(row, left_sums[i][half]); }, four,
+      warp, size);
+}
+
 /// write of the sum over s of left(i, s) right(j, s), for i < rows and j < columns. Grid: tiles.
 template <typename Shape, typename Left, typename Right, typename Write>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
@@ -217,7 +246,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   using Rights = typename Pipeline::Rights;
   constexpr bool kExpands = Pipeline::kExpands;
   constexpr int kStages = Shape::kStages;
-  const TileOrigin origin = tile_origin<Shape>(size);
+  const TileOrigin origin = tile_origin<Shape>(size, blockIdx.x);
   const Pipeline tiles(left, right, origin, size.summed, dynamic_shared());
   const int steps = tiles.steps();
 

@@ -169,8 +169,10 @@ ProductDevice product_device(int device) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", "{}", device);
   constexpr bool kBuiltForWarpgroups = QUEST_CUDA_WARPGROUPS != 0;
-  return {properties.multiProcessorCount,
-          kBuiltForWarpgroups && properties.major == 9 && properties.minor == 0};
+  ProductDevice product{properties.multiProcessorCount};
+  product.has_warpgroups = kBuiltForWarpgroups && properties.major == 9 && properties.minor == 0;
+  if (product.has_warpgroups) product.encode_map = find_tensor_map_encoder();
+  return product;
 }
 
 FloatRows rows_of(const Tensor& tensor) {

@@ -9,6 +9,7 @@
 #include "backend/cuda/lt_products.h"
 #include "backend/cuda/product_outputs.cuh"
 #include "backend/cuda/staging.h"
+#include "backend/cuda/tensor_maps.h"
 #include "backend/cuda/workspace.h"
 
 namespace quest {
@@ -19,6 +20,7 @@ namespace cuda {
 struct ProductDevice {
   int multiprocessors = 1;
   bool has_warpgroups = false;  ///< compute capability 9.0, and a build for it by name (sm_90a)
+  TensorMapEncoder encode_map = nullptr;  ///< with warpgroups, where the driver has it
 };
 /// Of device number `device`.
 ProductDevice product_device(int device);

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "backend/cuda/device_rows.cuh"
+#include "backend/cuda/float_instructions.cuh"
 
 namespace quest::cuda {
 
@@ -115,7 +116,7 @@ __device__ void write_neighbours(const FloatRows& out, std::int64_t row, std::in
     }
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      words[i] = float_to_bf16(values[2 * i]) | unsigned{float_to_bf16(values[2 * i + 1])} << 16;
+      words[i] = bf16_pair(values[2 * i], values[2 * i + 1]);
     }
     Vector after;
     memcpy(&after, words, sizeof after);

@@ -15,7 +15,7 @@ template <bool kIsLeft>
 struct SwizzledLayout {
   static constexpr int kDepth = 128;  // places of a row
   static constexpr int kPatternBytes = 8 * kDepth;
-  __device__ static int chunk_offset(int row, int chunk) {
+  __host__ __device__ static int chunk_offset(int row, int chunk) {
     const int line = kIsLeft ? row : row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
     return line * kDepth + (chunk ^ line % 8) * kChunk;
   }
@@ -62,13 +62,12 @@ __device__ std::byte* aligned_shared() {
   return shared + (0u - shared_address(shared)) % kAlignment;
 }
 
-/// Begins the products of a stage, as a group.
+/// Begins the products of a stage, as a group; `lefts` are the warpgroup's rows.
 template <typename Shape, typename Rights>
 __device__ __forceinline__ void begin_stage(std::int32_t (&sums)[Shape::kColumnTiles][4],
                                             const std::byte* lefts, const std::byte* rights) {
   constexpr int kDepth = Shape::template Layout<true>::kDepth;
-  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroupThreads;
-  const std::uint64_t left = matrix_descriptor(lefts + warpgroup * kWarpgroupRows * kDepth);
+  const std::uint64_t left = matrix_descriptor(lefts);
   const std::uint64_t right = matrix_descriptor(rights);
   begin_products();
 #pragma unroll
@@ -92,12 +91,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     using Lefts = typename Pipeline::Lefts;
     using Rights = typename Pipeline::Rights;
     constexpr int kAhead = Shape::kStages - 2;
-    const TileOrigin origin = tile_origin<Shape>(size);
+    const TileOrigin origin = tile_origin<Shape>(size, blockIdx.x);
     const Pipeline tiles(left, right, origin, size.summed, aligned_shared<Shape::kAlignment>());
     const int steps = tiles.steps();
     const auto later = [](int stage, int by) {
       return stage + by < Shape::kStages ? stage + by : stage + by - Shape::kStages;
     };
+
+    const int own_rows = static_cast<int>(threadIdx.x) / kWarpgroupThreads * kWarpgroupRows *
+                         Shape::template Layout<true>::kDepth;
 
     CodeSums<Shape> sums = {};
 #pragma unroll
@@ -111,7 +113,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       if constexpr (!Pipeline::kExpands) wait_for_copies<kAhead - 1>();
       publish_shared_writes();
       __syncthreads();
-      begin_stage<Shape, Rights>(sums[0], tiles.left(stage), tiles.right(step, stage));
+      begin_stage<Shape, Rights>(sums[0], tiles.left(stage) + own_rows, tiles.right(step, stage));
       // All have passed the barrier, so the step before the last is multiplied: its stage is free,
       // and its expanded tile.
       tiles.start(step + kAhead, later(stage, kAhead));
