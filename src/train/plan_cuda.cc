@@ -44,7 +44,6 @@ std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
       lines = std::max(lines, 2 * 4 * std::max(count, outputs));
     } else {
       operands = std::max(operands, std::max(count, outputs) * columns * element);
-      gradients = std::max(gradients, count * outputs * element);
     }
   });
   return static_cast<std::size_t>(std::max(norm_sums, query_lines) + operands + gradients + lines +

@@ -69,6 +69,36 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
   }
 }
 
+// Rows and columns around what a thread and a block take, and codes that begin anywhere. Each sum
+// has one term that is not zero.
+TEST(SameBits, GradientsThroughCodesMultiplyTheirValuesInTheTypeOfTheGradient) {
+  CpuBackend cpu(1, Isa::kGeneric);
+  for (const std::int64_t rows : {1, 4, 7}) {
+    for (const std::int64_t columns : {1, 8, 20, 2048, 2064}) {
+      for (const std::int64_t first : {0, 4}) {
+        const OwnedQuantizedRows codes = random_codes(rows, columns + first, 8, 1);
+        QuantizedRows part = codes.view();
+        part.codes = part.codes.columns(first, first + columns);
+        for (const DType dtype : {DType::kF32, DType::kBF16}) {
+          const OwnedTensor one({rows, rows}, DType::kF32), values({rows, columns}, dtype);
+          for (std::int64_t r = 0; r < rows; ++r) one.view().row<float>(r)[r] = 1.0f;
+          const OwnedTensor d_y({rows, rows}, dtype), wanted({rows, columns}, DType::kF32);
+          cpu.cast(d_y, one);
+          cpu.dequantize_rows(values, part, 1);
+          cpu.cast(wanted, values);
+          on_every_backend([&](Backend& backend, const std::string& label) {
+            const OwnedTensor d_x({rows, columns}, DType::kF32), d_w({rows, columns}, DType::kF32);
+            backend.quantized_matmul_grad_input(d_x, d_y, part, Write::kSet);
+            backend.quantized_matmul_grad_weight(d_w, d_y, part, Write::kSet);
+            EXPECT_TRUE(d_x.same_bytes(wanted)) << rows << " x " << columns << " on " << label;
+            EXPECT_TRUE(d_w.same_bytes(wanted)) << rows << " x " << columns << " on " << label;
+          });
+        }
+      }
+    }
+  }
+}
+
 // More rows than are summed at once, by rows of codes (7 bits) and by columns.
 TEST(SameBits, WeightGradientsOfSeveralBlocksOfRowsAreThoseOfTheCpu) {
   constexpr std::int64_t kM = kRoundedRows + 5, kN = 3, kK = 16;
