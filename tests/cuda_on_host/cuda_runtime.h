@@ -93,6 +93,15 @@ inline unsigned __ballot_sync(unsigned mask, int predicate,
   return bits;
 }
 
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value,
+                                  std::source_location where = std::source_location::current()) {
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const unsigned other = __shfl_xor_sync(mask, value, lanes, where);
+    value = value < other ? other : value;
+  }
+  return value;
+}
+
 inline unsigned __float_as_uint(float value) {
   unsigned bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -113,6 +122,12 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
     result |= static_cast<unsigned>(bytes >> 8 * digit & 0xffu) << 8 * i;
   }
   return result;
+}
+/// Rounds towards 0, where a double has the whole sum.
+inline float __fadd_rz(float a, float b) {
+  const double sum = double{a} + double{b};
+  const auto nearest = static_cast<float>(sum);
+  return std::fabs(double{nearest}) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);

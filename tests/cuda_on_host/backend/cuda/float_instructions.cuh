@@ -1,6 +1,8 @@
 // src/backend/cuda/float_instructions.cuh on the host: the same functions, for g++; see there.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cmath>
 
 #include "core/bfloat16.h"
@@ -10,6 +12,10 @@ namespace quest::cuda {
 inline float fast_exp2(float x) {
   const float result = std::exp2(x);
   return result < 0x1p-126f ? 0.0f : result;
+}
+
+inline float larger_or_nan(float a, float b) {
+  return std::isnan(a) || std::isnan(b) ? __uint_as_float(0x7fffffffu) : std::fmax(a, b);
 }
 
 inline unsigned bf16_pair(float low, float high) {
