@@ -16,6 +16,8 @@ constexpr std::int64_t kLibraryBytes = 32 << 20;
 constexpr std::int64_t kNormRows = 64;
 // Rounded gradients lie in lines of whole chunks.
 constexpr std::int64_t kChunkBytes = 16;
+// Rows of a gradient whose largest values are found at once.
+constexpr std::int64_t kStripRows = 64;
 
 }  // namespace
 
@@ -41,10 +43,10 @@ std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
       if (scheme.activation.bits < 8) {
         operands = std::max(operands, columns * round_up(block, kChunkBytes));
       }
-      lines = std::max(lines, 2 * 4 * std::max(count, outputs));
+      // Scales of rows; of columns their inverses, too, and the largest values of strips.
+      lines = std::max({lines, 4 * count, 4 * (2 + divide_up(block, kStripRows)) * outputs});
     } else {
       operands = std::max(operands, std::max(count, outputs) * columns * element);
-      gradients = std::max(gradients, count * outputs * element);
     }
   });
   return static_cast<std::size_t>(std::max(norm_sums, query_lines) + operands + gradients + lines +

@@ -149,6 +149,12 @@ inline float __fadd_rd(float a, float b) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline std::int64_t min(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
 inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
+/// Rounds towards 0, where a double has the whole sum.
+inline float __fadd_rz(float a, float b) {
+  const double sum = double{a} + double{b};
+  const auto nearest = static_cast<float>(sum);
+  return std::fabs(double{nearest}) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }

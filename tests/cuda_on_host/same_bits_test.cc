@@ -1,6 +1,12 @@
 // Where the CUDA backend promises the bits of the CPU's kernels: codes, steps, masks, and products
 // of codes.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
 
 #include "backend/backends_under_test.h"
 #include "backend/cpu/cpu_backend.h"
@@ -66,6 +72,103 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
       EXPECT_TRUE(got.d_x.same_bytes(wanted.d_x)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_w.same_bytes(wanted.d_w)) << size.m << " on " << label;
     });
+  }
+}
+
+// Rows and columns around what a thread and a block take, and codes that begin anywhere. Each sum
+// has one term that is not zero.
+TEST(SameBits, GradientsThroughCodesMultiplyTheirValuesInTheTypeOfTheGradient) {
+  CpuBackend cpu(1, Isa::kGeneric);
+  for (const std::int64_t rows : {1, 4, 7}) {
+    for (const std::int64_t columns : {1, 8, 20, 2048, 2064}) {
+      for (const std::int64_t first : {0, 4}) {
+        const OwnedQuantizedRows codes = random_codes(rows, columns + first, 8, 1);
+        QuantizedRows part = codes.view();
+        part.codes = part.codes.columns(first, first + columns);
+        for (const DType dtype : {DType::kF32, DType::kBF16}) {
+          const OwnedTensor one({rows, rows}, DType::kF32), values({rows, columns}, dtype);
+          for (std::int64_t r = 0; r < rows; ++r) one.view().row<float>(r)[r] = 1.0f;
+          const OwnedTensor d_y({rows, rows}, dtype), wanted({rows, columns}, DType::kF32);
+          cpu.cast(d_y, one);
+          cpu.dequantize_rows(values, part, 1);
+          cpu.cast(wanted, values);
+          on_every_backend([&](Backend& backend, const std::string& label) {
+            const OwnedTensor d_x({rows, columns}, DType::kF32), d_w({rows, columns}, DType::kF32);
+            backend.quantized_matmul_grad_input(d_x, d_y, part, Write::kSet);
+            backend.quantized_matmul_grad_weight(d_w, d_y, part, Write::kSet);
+            EXPECT_TRUE(d_x.same_bytes(wanted)) << rows << " x " << columns << " on " << label;
+            EXPECT_TRUE(d_w.same_bytes(wanted)) << rows << " x " << columns << " on " << label;
+          });
+        }
+      }
+    }
+  }
+}
+
+// The same bits, or both NaN.
+bool same_but_for_nans(Tensor a, Tensor b) {
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    const float of_a = a.as<float>()[i], of_b = b.as<float>()[i];
+    if (std::isnan(of_a) && std::isnan(of_b)) continue;
+    if (std::memcmp(&of_a, &of_b, sizeof of_a) != 0) return false;
+  }
+  return true;
+}
+
+// Gradients as column slices whose rows begin at 16 bytes, at 4 or anywhere; columns and rows
+// around what a thread, a group of threads and a block take; lines of different size, zeros, and
+// NaN.
+TEST(SameBits, IntegerGradientsOfAnySliceAreThoseOfTheCpu) {
+  constexpr std::int64_t kK = 16;
+  CpuBackend cpu(1, Isa::kGeneric);
+  const RoundingKey key = RoundingKeys(7, 1, 2).next();
+  for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                                      {3, 240},
+                                      {5, 256},
+                                      {63, 257},
+                                      {66, 264},
+                                      {130, 258},
+                                      {2, 1030},
+                                      {3, 2064}}) {
+    const OwnedQuantizedRows x_rows = random_codes(rows, kK, 7, 1);
+    const OwnedQuantizedRows w_rows = random_codes(columns, kK, 7, 2);
+    for (const std::int64_t begin : {0, 1, 2, 8}) {
+      for (const DType dtype : {DType::kBF16, DType::kF32}) {
+        // What is not of the slice is so large that it would be seen.
+        const std::int64_t stride = begin + (columns + 7) / 8 * 8;
+        const OwnedTensor whole({rows, stride}, dtype), values({rows, columns}, DType::kF32);
+        fill_normal(whole, 3, 1e6);
+        fill_normal(values, 4);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          for (std::int64_t c = 0; c < columns; ++c) {
+            float& value = values.view().row<float>(r)[c];
+            value *= r == 1 || c == 2 ? 0.0f : std::exp2(static_cast<float>(r % 7 - c % 5));
+            if (rows > 2 && r == rows - 1 && c == columns - 2) value = std::nanf("");
+          }
+        }
+        const Tensor d_y = whole.view().columns(begin, begin + columns);
+        cpu.cast(d_y, values);
+        for (const int bits : {7, 8}) {
+          QuantizedRows x = x_rows.view(), w = w_rows.view();
+          x.bits = w.bits = bits;
+          const auto run = [&](Backend& backend) {
+            std::pair result{OwnedTensor({rows, kK}, DType::kF32),
+                             OwnedTensor({columns, kK}, DType::kF32)};
+            backend.integer_matmul_grad_input(result.first, d_y, w, key, Write::kSet);
+            backend.integer_matmul_grad_weight(result.second, d_y, x, key, Write::kSet);
+            return result;
+          };
+          const auto wanted = run(cpu);
+          on_every_backend([&](Backend& backend, const std::string& label) {
+            const auto got = run(backend);
+            const std::string what = fmt::format("{} x {} of {} {}, {} bits, on {}", rows, columns,
+                                                 stride, name(dtype), bits, label);
+            EXPECT_TRUE(same_but_for_nans(got.first, wanted.first)) << what;
+            EXPECT_TRUE(same_but_for_nans(got.second, wanted.second)) << what;
+          });
+        }
+      }
+    }
   }
 }
 

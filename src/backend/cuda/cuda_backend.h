@@ -134,9 +134,8 @@ class CudaBackend : public Backend {
   bool multiply_fixed_point(Tensor y, Tensor x, const PackedRows& w, bool add);
   bool multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
                        cuda::WriteQuantized write_sum);
-  // 2 q + 1 of all codes, and d_y times half a step a row or a column; in the workspace.
+  // The values of rows, rounded to `type`; in the workspace.
   Tensor widened_codes(const QuantizedRows& rows, DType type);
-  Tensor scaled_gradient(Tensor d_y, Tensor steps, bool by_row);
   // Between the host and the device, where both tensors are contiguous and small.
   void copy_staged(Tensor dst, Tensor src, cudaMemcpyKind kind);
   void add_up(Tensor total, Tensor x, bool squares);

@@ -1,34 +1,11 @@
 // CudaBackend: dense products by cuBLASLt (or, where it has none, by our kernel), and products on
 // codes by tensor cores (or, where rows are not aligned, by dot products of words).
 #include "backend/cuda/code_product_launch.h"
+#include "backend/cuda/widen_kernels.cuh"
 
 namespace quest {
-namespace {
 
-using cuda::FloatRows;
-using cuda::ProductSize;
-
-// out = (2 q + 1) as bf16: exact, since an odd number below 256 has 8 digits.
-struct WidenCodes {
-  const std::int8_t* codes;
-  std::int64_t stride;
-  FloatRows out;
-  __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    out.store(r, c, static_cast<float>(2 * codes[r * stride + c] + 1));
-  }
-};
-
-// out = x times half the step of its row or of its column.
-struct ScaleBySteps {
-  FloatRows out, x;
-  const float* steps;
-  bool by_row;
-  __device__ void operator()(std::int64_t r, std::int64_t c) const {
-    out.store(r, c, x.load(r, c) * (0.5f * steps[by_row ? r : c]));
-  }
-};
-
-}  // namespace
+using cuda::FloatRows, cuda::ProductSize;
 
 void CudaBackend::multiply(const char* name, Tensor out, const cuda::Factor& left,
                            const cuda::Factor& right, Write write) {
@@ -84,34 +61,41 @@ void CudaBackend::quantized_matmul(Tensor y, const QuantizedRows& x, const Quant
 
 Tensor CudaBackend::widened_codes(const QuantizedRows& rows, DType type) {
   const Tensor codes = rows.codes;
-  const std::int64_t count = codes.numel() * static_cast<std::int64_t>(size_bytes(type));
-  const Tensor wide(workspace_.take<std::byte>(cuda::Workspace::Slot::kOperand, count),
-                    {codes.rows(), codes.cols()}, type, Place::kCuda);
-  for_each("widen_codes", codes.rows(), codes.cols(),
-           WidenCodes{cuda::data_of<std::int8_t>(codes), codes.row_stride, cuda::rows_of(wide)});
+  const std::int64_t columns = codes.cols();
+  const std::int64_t bytes = codes.numel() * static_cast<std::int64_t>(size_bytes(type));
+  const Tensor wide(workspace_.take<std::byte>(cuda::Workspace::Slot::kOperand, bytes),
+                    {codes.rows(), columns}, type, Place::kCuda);
+  const auto widen = [&]<int kCount>(std::integral_constant<int, kCount>, const auto& out) {
+    const unsigned column_blocks = blocks_of(columns, kCount * cuda::kWidenThreads);
+    const dim3 grid(column_blocks * blocks_of(codes.rows(), cuda::kWidenedRows));
+    launch(on("widen_codes", grid, cuda::kWidenThreads),
+           cuda::widen_codes_kernel<kCount, std::remove_pointer_t<decltype(out.data)>>,
+           cuda::TypedRows<const std::int8_t>{cuda::data_of<std::int8_t>(codes), codes.row_stride},
+           cuda::data_of<float>(rows.steps), out, static_cast<unsigned>(codes.rows()),
+           static_cast<unsigned>(columns), column_blocks);
+  };
+  cuda::with_type(cuda::rows_of(wide), [&](const auto& out) {
+    if (columns % cuda::kWidenedCodes == 0 && cuda::rows_begin_at(codes, cuda::kWidenedCodes)) {
+      widen(std::integral_constant<int, cuda::kWidenedCodes>(), out);
+    } else {
+      widen(std::integral_constant<int, 1>(), out);
+    }
+  });
   return wide;
 }
 
-Tensor CudaBackend::scaled_gradient(Tensor d_y, Tensor steps, bool by_row) {
-  const std::int64_t count = d_y.numel() * static_cast<std::int64_t>(size_bytes(d_y.dtype));
-  const Tensor scaled(workspace_.take<std::byte>(cuda::Workspace::Slot::kGradient, count),
-                      {d_y.rows(), d_y.cols()}, d_y.dtype, Place::kCuda);
-  for_each(
-      "scale_by_steps", d_y.rows(), d_y.cols(),
-      ScaleBySteps{cuda::rows_of(scaled), cuda::rows_of(d_y), cuda::data_of<float>(steps), by_row});
-  return scaled;
-}
-
+// The quantized value is rounded to the type of d_y, as the CPU does, so that d_y is read where it
+// lies.
 void CudaBackend::quantized_matmul_grad_input(Tensor d_z, Tensor d_y, const QuantizedRows& w,
                                               Write write) {
-  multiply("quantized_matmul_grad_input", d_z, {scaled_gradient(d_y, w.steps, false), false},
-           {widened_codes(w, d_y.dtype), true}, write);
+  multiply("quantized_matmul_grad_input", d_z, {d_y, false}, {widened_codes(w, d_y.dtype), true},
+           write);
 }
 
 void CudaBackend::quantized_matmul_grad_weight(Tensor d_z, Tensor d_y, const QuantizedRows& x,
                                                Write write) {
-  multiply("quantized_matmul_grad_weight", d_z, {scaled_gradient(d_y, x.steps, true), true},
-           {widened_codes(x, d_y.dtype), true}, write);
+  multiply("quantized_matmul_grad_weight", d_z, {d_y, true}, {widened_codes(x, d_y.dtype), true},
+           write);
 }
 
 }  // namespace quest

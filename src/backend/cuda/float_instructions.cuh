@@ -32,6 +32,13 @@ __device__ inline unsigned larger_halves(unsigned a, unsigned b) {
   return result;
 }
 
+/// The larger; NaN where either is.
+__device__ inline float larger_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 /// Both rounded to bf16, to nearest even; `low` is the lower half.
 __device__ inline unsigned bf16_pair(float low, float high) {
   unsigned result;

@@ -20,7 +20,7 @@ class Workspace {
   enum class Slot : std::uint8_t {
     kSums,      ///< partial sums
     kOperand,   ///< codes or values widened for a product
-    kGradient,  ///< output gradients, scaled or rounded
+    kGradient,  ///< output gradients rounded, or values scaled
     kLines,     ///< scales and sums of lines
     kLibrary,   ///< cuBLASLt's own
   };

@@ -1,6 +1,8 @@
 // src/backend/cuda/float_instructions.cuh on the host: the same functions, for g++; see there.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cmath>
 #include <cstdlib>
 
@@ -38,6 +40,10 @@ inline unsigned lesser_halves(unsigned a, unsigned b) {
 }
 inline unsigned larger_halves(unsigned a, unsigned b) {
   return on_host::choose_halves(a, b, [](unsigned x, unsigned y) { return x < y ? y : x; });
+}
+
+inline float larger_or_nan(float a, float b) {
+  return std::isnan(a) || std::isnan(b) ? __uint_as_float(0x7fffffffu) : std::fmax(a, b);
 }
 
 inline unsigned bf16_pair(float low, float high) {
