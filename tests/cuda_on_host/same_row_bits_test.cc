@@ -18,7 +18,8 @@ constexpr DType kFloats[] = {DType::kF32, DType::kBF16};
 
 /// Row lengths, by their blocks: whole groups in one warp or in parts of several, in more than a
 /// block of threads holds; then rows that no vectors suit, the last two in several parts.
-constexpr std::int64_t kLengths[] = {128, 2048, 2176, 4096, 20608, 16, 72, 160, 1728, 8224, 16392};
+constexpr std::int64_t kLengths[] = {128, 2048, 2176, 4096, 20608, 16,
+                                     72,  160,  1001, 1728, 8224,  16392};
 
 RowQuantizer quantizer_of(int bits, std::int64_t block, Estimator estimator = Estimator::kTrust) {
   RowQuantizer quantizer;
