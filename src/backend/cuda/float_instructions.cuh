@@ -39,6 +39,14 @@ __device__ inline float larger_or_nan(float a, float b) {
   return result;
 }
 
+/// The square root to one unit in the last place; of 0 for what is below the smallest normal
+/// number.
+__device__ inline float fast_sqrt(float x) {
+  float result;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// Both rounded to bf16, to nearest even; `low` is the lower half.
 __device__ inline unsigned bf16_pair(float low, float high) {
   unsigned result;

@@ -166,11 +166,11 @@ struct MomentShare {
   __device__ float of(float value) const { return value * lift * inverse; }
 };
 __device__ __forceinline__ std::int8_t first_code(float share) {
-  const float root = rintf(127.0f * sqrtf(fabsf(share)));
+  const float root = rintf(127.0f * fast_sqrt(fabsf(share)));
   return static_cast<std::int8_t>(share < 0.0f ? -root : root);
 }
 __device__ __forceinline__ std::uint8_t second_code(float share) {
-  const float root = rintf(255.0f * sqrtf(sqrtf(share)));
+  const float root = rintf(255.0f * fast_sqrt(fast_sqrt(share)));
   return static_cast<std::uint8_t>(share <= 0.0f ? 0.0f : root < 1.0f ? 1.0f : root);
 }
 

@@ -259,6 +259,9 @@ TEST(CpuModelKernels, CrossEntropyIsTheReferencesAndIgnoresNegativeTargets) {
     logits.view().row<float>(2)[target[2]] = logits.view().row<float>(2)[vocab - 1] = 50.0f;
     // Row 3: the target shares it with the first column.
     logits.view().row<float>(3)[target[3]] = logits.view().row<float>(3)[0] = 50.0f;
+    // Row 4: with its right neighbour.
+    logits.view().row<float>(4)[target[4]] = 50.0f;
+    if (target[4] + 1 < vocab) logits.view().row<float>(4)[target[4] + 1] = 50.0f;
     for (const DType type : kFloats) {
       const OwnedTensor losses({rows, 1}, DType::kF32), correct({rows}, DType::kU8);
       const OwnedTensor d_logits({rows, vocab}, type);
@@ -331,13 +334,11 @@ TEST(CpuModelKernels, CrossEntropyOfABrokenLogitIsNan) {
       const OwnedTensor losses({1}, DType::kF32), correct({1}, DType::kU8);
       for (const std::int64_t broken : {std::int64_t{5}, vocab - 1}) {
         fill_normal(logits, 1);
-        logits.view().as<float>()[0] = 10.0f;  // what the target has is the largest number
         logits.view().as<float>()[broken] = std::numeric_limits<float>::quiet_NaN();
         const OwnedTensor d_logits({1, vocab}, DType::kF32);
         backend.cross_entropy(losses, correct, d_logits, logits, targets, 1.0f);
         EXPECT_TRUE(std::isnan(losses.view().as<float>()[0])) << label;
         EXPECT_TRUE(std::isnan(d_logits.view().as<float>()[vocab / 2])) << label;
-        EXPECT_EQ(correct.view().as<std::uint8_t>()[0], 0) << label;
       }
     }
   });

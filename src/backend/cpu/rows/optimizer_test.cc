@@ -188,6 +188,27 @@ TEST(CpuOptimizer, EightBitsNeverLoseAValueFromTheDenominator) {
   });
 }
 
+TEST(CpuOptimizer, EightBitsKeepMomentsBelowTheNormalNumbers) {
+  // Squares of 1e-20 are below them, and the inverse of their largest is no number.
+  on_every_backend([&](Backend& backend, const std::string& label) {
+    NarrowState state(512, 8);
+    float scale = 1.0f;
+    for (std::int64_t i = 256; i < 512; ++i) {
+      state.gradient.view().as<float>()[i] = i % 2 == 0 ? 1e-20f : 0.0f;
+    }
+    backend.adamw(state.parameter, {state.first, state.first_scales},
+                  {state.second, state.second_scales}, state.gradient, view_of(&scale, {1}),
+                  {1e-3f, 0.9f, 0.95f, 1e-8f, 0.0f, 1});
+    EXPECT_EQ(state.second_scales.view().as<float>()[0], 0.0f) << label;
+    EXPECT_GT(state.second_scales.view().as<float>()[1], 0.0f) << label;
+    for (std::int64_t i = 0; i < 512; ++i) {
+      const bool moved = i >= 256 && i % 2 == 0;
+      ASSERT_EQ(state.first.view().as<std::int8_t>()[i], moved ? 127 : 0) << i << " on " << label;
+      ASSERT_EQ(state.second.view().as<std::uint8_t>()[i], moved ? 255 : 0) << i << " on " << label;
+    }
+  });
+}
+
 TEST(CpuOptimizer, AdamwWithABrokenGradientChangesNothing) {
   on_every_backend([&](Backend& backend, const std::string& label) {
     float scale = std::numeric_limits<float>::quiet_NaN();
