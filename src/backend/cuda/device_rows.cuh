@@ -105,6 +105,7 @@ inline constexpr int kBodyWidth<Body> = Body::kWidth;
 template <typename Body>
 __global__ void __launch_bounds__(kElementThreads)
     for_each_kernel(Body body, std::int64_t columns, unsigned column_blocks) {
+  follow_last_kernel();
   const unsigned row = blockIdx.x / column_blocks;
   const unsigned column_block = blockIdx.x - row * column_blocks;
   const std::int64_t column =

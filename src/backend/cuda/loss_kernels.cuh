@@ -143,6 +143,7 @@ __device__ void write_gradient(const CrossEntropy& t, const SoftmaxSum& softmax,
 template <bool kVectors>
 __global__ void __launch_bounds__(kLossThreads, kVectors ? 2 : 1)
     cross_entropy_kernel(CrossEntropy t) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x;
   const float* const logits = t.logits + row * t.vocab;
   SoftmaxSum softmax;

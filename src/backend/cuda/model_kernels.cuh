@@ -55,6 +55,7 @@ template <int kWidth>
 __global__ void __launch_bounds__(256)
     embedding_backward_kernel(float* d_table, const float* d_x, const std::int32_t* tokens,
                               unsigned rows, std::int64_t columns) {
+  follow_last_kernel();
   __shared__ unsigned found[kTokenRows], matches[kTokenRows / kWarp];
   const unsigned self = blockIdx.x;
   const std::int32_t token = tokens[self];
@@ -183,6 +184,7 @@ struct Rope {
 template <typename Rows>
 __global__ void __launch_bounds__(256)
     rope_kernel(Rope<Rows> turn, std::int64_t first_position, unsigned length) {
+  follow_last_kernel();
   turn(blockIdx.x, first_position + blockIdx.x % length);
 }
 
@@ -190,6 +192,7 @@ __global__ void __launch_bounds__(256)
 template <typename Rows>
 __global__ void __launch_bounds__(256)
     cached_rope_kernel(Rope<Rows> turn, Spans spans, TileOrder order) {
+  follow_last_kernel();
   const auto [line, row] = order.at(blockIdx.x);
   const SequenceSpan span = spans.at(line);
   if (row < span.count) turn(span.first_row + row, span.position + row);

@@ -11,6 +11,7 @@ namespace quest::cuda {
 
 /// y and rstd of a row: one block of threads.
 __global__ void __launch_bounds__(256) rmsnorm_kernel(FloatRows y, NormSource source) {
+  follow_last_kernel();
   const std::int64_t row = blockIdx.x;
   source.begin(row);
   for (std::int64_t c = threadIdx.x; c < source.columns; c += blockDim.x) {
@@ -71,6 +72,7 @@ __device__ __forceinline__ void load_piece(NormPiece<NormGradient<Rows>::kWidth>
 /// d_x += ..., rounded = d_x, and the block's row of parts = sums of d_y * normalized x.
 template <typename Rows>
 __global__ void __launch_bounds__(1024) rmsnorm_backward_kernel(NormGradient<Rows> g) {
+  follow_last_kernel();
   using Gradient = NormGradient<Rows>;
   constexpr int kWidth = Gradient::kWidth;
   NormPiece<kWidth> pieces[Gradient::kPieces];
@@ -128,6 +130,7 @@ inline constexpr unsigned kAddThreads = 1024;
 /// added in order.
 __global__ void __launch_bounds__(kAddThreads)
     add_rows_kernel(float* out, const float* parts, unsigned rows, unsigned columns) {
+  follow_last_kernel();
   constexpr unsigned kWarps = kAddThreads / kWarp;
   __shared__ float sums[kWarps][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

@@ -44,6 +44,7 @@ __device__ __forceinline__ void store_four(float* at, const float (&values)[4],
 template <bool kAligned>
 __global__ void __launch_bounds__(kSumThreads)
     sum_parts_kernel(double* parts, const float* x, std::int64_t count, bool squares) {
+  follow_last_kernel();
   constexpr unsigned kFours = kSumBlock / (4 * kSumThreads);
   constexpr unsigned kAhead = 4;  // fours that are underway at once
   const std::int64_t begin = std::int64_t{blockIdx.x} * kSumBlock + 4 * threadIdx.x;
@@ -71,6 +72,7 @@ __global__ void __launch_bounds__(kSumThreads)
 /// total += parts: each thread adds every 1024th in order, then these sums are joined.
 __global__ void __launch_bounds__(kPartThreads)
     add_sums_kernel(double* total, const double* parts, unsigned count) {
+  follow_last_kernel();
   double sum = 0;
 #pragma unroll 4
   for (unsigned i = threadIdx.x; i < count; i += kPartThreads) sum += parts[i];
@@ -80,6 +82,7 @@ __global__ void __launch_bounds__(kPartThreads)
 
 __global__ void clip_scale_kernel(float* scale, const double* sums, std::int64_t count,
                                   float max_norm) {
+  follow_last_kernel();
   if (threadIdx.x != 0) return;
   double factor = 1.0;
   if (max_norm > 0) factor = fmin(1.0, max_norm / (sqrt(sums[count - 1]) + 1e-6));
@@ -139,6 +142,7 @@ __device__ __forceinline__ void update_values(const AdamWTask& task, T* first, T
 /// Moments in f32 or bf16.
 template <typename T>
 __global__ void __launch_bounds__(256) adamw_kernel(AdamWTask task, T* first, T* second) {
+  follow_last_kernel();
   std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kUpdateWidth;
   if (task.aligned && i + kUpdateWidth <= task.count) {
     update_values<kUpdateWidth>(task, first, second, i);
@@ -265,6 +269,7 @@ __device__ __forceinline__ void update_coded(const AdamWTask& task, const CodedM
 }
 
 __global__ void __launch_bounds__(256) adamw_codes_kernel(AdamWTask task, CodedMoments moments) {
+  follow_last_kernel();
   const std::int64_t block = std::int64_t{blockIdx.x} * (256 / kWarp) + threadIdx.x / kWarp;
   const unsigned lane = threadIdx.x % kWarp;
   if (block * 256 >= task.count) return;

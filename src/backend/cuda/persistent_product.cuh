@@ -253,6 +253,7 @@ __global__ void __launch_bounds__(PersistentProduct::kThreads, 1)
     persistent_product_kernel(const __grid_constant__ CUtensorMap left,
                               const __grid_constant__ CUtensorMap right, Write write,
                               CodeProductSize size) {
+  follow_last_kernel();
   static_assert(!Write::kNeedsLeftSums);
   if constexpr (kHasWarpgroups) {
     using Shape = PersistentProduct;

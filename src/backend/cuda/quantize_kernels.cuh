@@ -79,6 +79,7 @@ __device__ __forceinline__ void rotate_part(float (&x)[kHeld], float* kept, cons
 template <typename Source>
 __global__ void __launch_bounds__(kRowThreads<Source>, kRowBlocks<Source>)
     quantize_rows_kernel(Source source, CodesOut out, RowRule rule) {
+  follow_last_kernel();
   __shared__ float kept[kWholeGroups<Source> ? kRowThreads<Source> / kPair * kLanes : kKeptColumns];
   __shared__ CodeScale row_scale;
   __shared__ std::int32_t warp_sums[kRowThreads<Source> / kWarp];
@@ -194,6 +195,7 @@ template <typename Source, typename Rows>
 __global__ void __launch_bounds__(kRowThreads<Source>,
                                   std::is_same_v<Rows, TypedRows<float>> ? 1 : kRowBlocks<Source>)
     rotate_rows_kernel(Source source, Rows out, RowRule rule, float scale, bool add) {
+  follow_last_kernel();
   __shared__ float kept[kWholeGroups<Source> ? 1 : kKeptColumns];
   const std::int64_t row = blockIdx.x;
   for (int begin = 0; begin < rule.columns; begin += columns_at_once()) {
@@ -209,6 +211,7 @@ template <typename Source>
 __global__ void __launch_bounds__(kRowThreads<Source>)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
+  follow_last_kernel();
   __shared__ float kept[kKeptColumns];
   const std::int64_t row = blockIdx.x;
   const double step = rows.steps[row];

@@ -148,6 +148,7 @@ template <bool kPairs, typename T>
 __global__ void __launch_bounds__(1024)
     round_rows_kernel(TypedRows<T> d_y, const float* steps, RoundedOut out, float* scales,
                       int columns, const unsigned* key) {
+  follow_last_kernel();
   const T* const row = d_y.data + blockIdx.x * d_y.stride;
   const unsigned place = threadIdx.x % kGroupThreads, key0 = key[0], key1 = key[1];
   float values[kRowParts][kServedColumns];
@@ -193,6 +194,7 @@ template <int kCount, typename T>
 __global__ void __launch_bounds__(256)
     column_largest_kernel(TypedRows<T> d_y, const float* steps, float* parts, int rows, int columns,
                           unsigned column_blocks) {
+  follow_last_kernel();
   constexpr int kColumns = kCount * static_cast<int>(kWarp), kWarps = 8;
   __shared__ __align__(16) float of_warps[kWarps][kColumns];
   const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -229,6 +231,7 @@ __global__ void __launch_bounds__(256)
 __global__ void __launch_bounds__(256)
     column_lines_kernel(const float* parts, float* scales, float* inverses, int strips,
                         int columns) {
+  follow_last_kernel();
   constexpr int kWarps = 8;
   __shared__ float of_warps[kWarps][kWarp];
   const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -258,6 +261,7 @@ __global__ void __launch_bounds__(256)
     round_columns_kernel(TypedRows<T> d_y, const float* steps, const float* inverses,
                          RoundedOut out, unsigned first_row, int rows, int columns,
                          const unsigned* key) {
+  follow_last_kernel();
   constexpr int kRows = 4, kWords = kRoundedTileRows / kRows;
   const auto groups = static_cast<unsigned>(columns + kGroupColumns - 1) / kGroupColumns;
   const unsigned group = blockIdx.x % groups, place = threadIdx.x % kGroupThreads;

@@ -64,6 +64,7 @@ __device__ __forceinline__ void transpose_tile(
 /// 128 x 128.
 __global__ void __launch_bounds__(256)
     transpose_odd_kernel(CodeColumns codes, std::int8_t* out, int summed, std::int64_t stride) {
+  follow_last_kernel();
   constexpr int kWords = kTransposedLines / 4, kWarps = 8;
   __shared__ unsigned tile[kTransposedLines][kWords + 1];  // by columns of codes
   const auto count = static_cast<int>(codes.count);

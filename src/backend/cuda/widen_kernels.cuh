@@ -26,6 +26,7 @@ template <int kCount, typename T>
 __global__ void __launch_bounds__(kWidenThreads)
     widen_codes_kernel(TypedRows<const std::int8_t> codes, const float* steps, TypedRows<T> out,
                        unsigned rows, unsigned columns, unsigned column_blocks) {
+  follow_last_kernel();
   constexpr int kWords = (kCount + 3) / 4;
   const unsigned column = (blockIdx.x % column_blocks * kWidenThreads + threadIdx.x) * kCount;
   const unsigned first = blockIdx.x / column_blocks * kWidenedRows;

@@ -45,7 +45,6 @@ inline unsigned larger_halves(unsigned a, unsigned b) {
 inline float larger_or_nan(float a, float b) {
   return std::isnan(a) || std::isnan(b) ? __uint_as_float(0x7fffffffu) : std::fmax(a, b);
 }
-}
 
 inline float fast_sqrt(float x) { return std::sqrt(std::fabs(x) < 0x1p-126f ? 0.0f : x); }
 
