@@ -2,6 +2,7 @@
 // multiples of 16 bytes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <deque>
 #include <vector>
@@ -78,30 +79,46 @@ TEST(Unaligned, SumsHaveTheSameBits) {
   }
 }
 
-TEST(Unaligned, UpdatesHaveTheSameBits) {
-  constexpr std::int64_t kCount = 1003;
+TEST(Unaligned, SumsOfMorePartsThanThreadsThatAddThemTakeEach) {
+  const std::int64_t count = (std::int64_t{1} << 25) + (1 << 15) + 1;
+  const OwnedTensor values({count}, DType::kF32), zero({1}, DType::kF64);
+  std::fill_n(values.view().as<float>(), count, 1.0f);
+  const auto device = cuda_backend();
+  Placed placed(*device, 0);
+  const Tensor total = placed.copy_of(zero);
+  device->sum(total, placed.copy_of(values));
+  double got = 0;
+  device->copy(view_of(&got, {1}), total);
+  EXPECT_EQ(got, static_cast<double>(count));
+}
+
+TEST(Unaligned, UpdatesHaveTheSameBitsAndEndWithTheTensor) {
+  constexpr std::int64_t kCount = 1003, kBehind = 5;
   float scale = 0.7f;
   const AdamWStep step{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 3};
   AdamWFactors factors = adamw_factors(step);
-  const OwnedTensor values = normal({1, kCount}, DType::kF32, 1);
-  const OwnedTensor gradients = normal({1, kCount}, DType::kF32, 2);
+  const OwnedTensor values = normal({1, kCount + kBehind}, DType::kF32, 1);
+  const OwnedTensor gradients = normal({1, kCount + kBehind}, DType::kF32, 2);
+  const auto updated = [&](const Tensor& whole) { return whole.columns(0, kCount); };
   for (const int bits : {32, 16, 8}) {
     const DType wide = bits == 32 ? DType::kF32 : DType::kBF16;
-    const OwnedTensor first({1, kCount}, bits == 8 ? DType::kI8 : wide);
-    const OwnedTensor second({1, kCount}, bits == 8 ? DType::kU8 : wide);
+    const OwnedTensor first({1, kCount + kBehind}, bits == 8 ? DType::kI8 : wide);
+    const OwnedTensor second({1, kCount + kBehind}, bits == 8 ? DType::kU8 : wide);
     const OwnedTensor scales({(kCount + kMomentBlock - 1) / kMomentBlock}, DType::kF32);
     expect_same_bits_anywhere([&](Backend& device, Placed& placed) {
       const Tensor parameter = placed.copy_of(values), gradient = placed.copy_of(gradients);
-      const Moment m{placed.copy_of(first), bits == 8 ? placed.copy_of(scales) : Tensor()};
-      const Moment v{placed.copy_of(second), bits == 8 ? placed.copy_of(scales) : Tensor()};
+      const Tensor m = placed.copy_of(first), v = placed.copy_of(second);
+      const Tensor m_scales = placed.copy_of(scales), v_scales = placed.copy_of(scales);
       AdamWStep there = step;
       there.on_device = placed.copy_of(view_of(&factors.beta1, {kAdamWFactors}));
+      const Tensor grad_scale = placed.copy_of(view_of(&scale, {1}));
       for (int i = 0; i < 2; ++i) {
-        device.adamw(parameter, m, v, gradient, placed.copy_of(view_of(&scale, {1})), there);
+        device.adamw(updated(parameter), {updated(m), bits == 8 ? m_scales : Tensor()},
+                     {updated(v), bits == 8 ? v_scales : Tensor()}, updated(gradient), grad_scale,
+                     there);
       }
-      std::vector results{placed.read(parameter), placed.read(m.values), placed.read(v.values)};
-      if (bits == 8) results.push_back(placed.read(m.scales));
-      return results;
+      return std::vector{placed.read(parameter), placed.read(m), placed.read(v),
+                         placed.read(m_scales), placed.read(v_scales)};
     });
   }
 }
