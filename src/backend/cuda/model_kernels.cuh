@@ -68,13 +68,12 @@ __global__ void __launch_bounds__(256)
   float* const sums = d_table + token * columns;
   for (unsigned begin = self; begin < rows; begin += kTokenRows) {
     // Each 32 rows have a warp's bits; where theirs go follows from how many stand before.
-    __syncthreads();  // The rows found before have been added.
     for (unsigned group = warp; group < kTokenRows / kWarp; group += blockDim.x / kWarp) {
       const unsigned r = begin + group * kWarp + lane;
       const unsigned bits = __ballot_sync(kAllLanes, r < rows && tokens[r] == token ? 1 : 0);
       if (lane == 0) matches[group] = bits;
     }
-    __syncthreads();
+    __syncthreads();  // And the rows found before have been added.
     unsigned count = 0;
     for (unsigned group = 0; group < kTokenRows / kWarp; ++group) {
       const unsigned bits = matches[group];
