@@ -12,8 +12,8 @@ namespace {
 
 // What cuBLASLt may ask for (LtProducts).
 constexpr std::int64_t kLibraryBytes = 32 << 20;
-// Rows whose shares of a norm's weight gradient are summed at once.
-constexpr std::int64_t kNormRows = 64;
+// Blocks that each sum a norm's weight gradient over their rows, at most.
+constexpr std::int64_t kNormBlocks = 512;
 // Rounded gradients lie in lines of whole chunks.
 constexpr std::int64_t kChunkBytes = 16;
 // Rows of a gradient whose largest values are found at once.
@@ -24,7 +24,8 @@ constexpr std::int64_t kStripRows = 64;
 std::size_t cuda_workspace_bytes(const TrainerConfig& config) {
   const std::int64_t rows = config.batch_size * config.seq_len;
   const auto element = static_cast<std::int64_t>(size_bytes(config.compute));
-  const std::int64_t norm_sums = divide_up(rows, kNormRows) * config.model.width * 4;
+  const std::int64_t norm_rows = divide_up(rows, kNormBlocks);  // of a block
+  const std::int64_t norm_sums = divide_up(rows, norm_rows) * config.model.width * 4;
   // A number a query and head, on tensor cores two.
   const std::int64_t query_lines =
       rows * config.model.heads * (config.compute == DType::kBF16 ? 8 : 4);

@@ -195,8 +195,6 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes);
 
 /// The null stream is the legacy one.
@@ -329,6 +327,12 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
 cudaError_t grant_shared(const void* kernel, int bytes);
 
 }  // namespace cuda_on_host
+
+/// Kernels are code for the device's own compute capability.
+struct cudaFuncAttributes {
+  int ptxVersion;  // 10 x major + minor
+};
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*kernel)());
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 template <typename Kernel>

@@ -104,7 +104,7 @@ TEST(EmulationDeathTest, AKernelThatIsBegunEarlyMustWaitBeforeItReads) {
   EXPECT_DEATH(run_around_the_wait<Waits::kAfterAReading>(), "");
 }
 
-TEST(Emulation, DevicesBelow90BeginNoKernelEarly) {
+TEST(Emulation, CodeForLessThan90IsNotBegunEarly) {
   EXPECT_TRUE(kernels_overlap());
   cuda_on_host::set_capability(8, 6);
   EXPECT_FALSE(kernels_overlap());

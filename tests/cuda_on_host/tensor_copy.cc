@@ -162,7 +162,8 @@ void begin_phases(std::uint64_t* barrier, unsigned arrivals, const std::source_l
   if (reinterpret_cast<std::uintptr_t>(barrier) % 8 != 0) die("a barrier at no 8 bytes", where);
   if (arrivals == 0 || arrivals >= 1u << 20) die("a barrier of no or too many arrivals", where);
   std::memcpy(barrier, &kBarrierBytes, sizeof kBarrierBytes);
-  Phases made{arrivals, arrivals};
+  Phases made;
+  made.arrivals = made.pending = arrivals;
   made.maker = threadIdx.x;
   phases[cluster_rank()][offset_of(barrier)] = made;
 }

@@ -52,7 +52,8 @@ struct Launch {
 };
 
 /// Whether a kernel may come to the device before the one before it has ended (kernel_order.cuh):
-/// on the current device, and unless QUEST_CUDA_OVERLAP=off.
+/// where the current device runs code for compute capability 9.0 or more, and unless
+/// QUEST_CUDA_OVERLAP=off.
 bool kernels_overlap();
 
 /// What a block may have of dynamic shared memory without asking.
