@@ -14,12 +14,16 @@ struct TypedRows {
   std::int64_t stride;
 };
 
-/// kCount values of f32 from `at` on. Of more than one, kCount is a multiple of 4, and `at` of 16
-/// bytes.
+/// kCount values of f32 from `at` on. kCount is 1, 2 or a multiple of 4, and `at` a multiple of
+/// min(4 kCount, 16) bytes.
 template <int kCount>
 __device__ __forceinline__ void load_values(float (&values)[kCount], const float* at) {
   if constexpr (kCount == 1) {
     values[0] = *at;
+  } else if constexpr (kCount == 2) {
+    const float2 two = *reinterpret_cast<const float2*>(at);
+    values[0] = two.x;
+    values[1] = two.y;
   } else {
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
@@ -35,6 +39,8 @@ template <int kCount>
 __device__ __forceinline__ void store_values(float* at, const float (&values)[kCount]) {
   if constexpr (kCount == 1) {
     *at = values[0];
+  } else if constexpr (kCount == 2) {
+    *reinterpret_cast<float2*>(at) = make_float2(values[0], values[1]);
   } else {
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
@@ -50,12 +56,14 @@ __device__ __forceinline__ void unpack_bf16_pair(float& low, float& high, unsign
   high = __uint_as_float(word & 0xffff0000u);
 }
 
-/// The same of bf16: kCount is 1, 4 or a multiple of 8, and `at` a multiple of min(2 kCount, 16)
+/// The same of bf16: kCount is 1, 2, 4 or a multiple of 8, and `at` a multiple of min(2 kCount, 16)
 /// bytes. What is stored is rounded to nearest even.
 template <int kCount>
 __device__ __forceinline__ void load_values(float (&values)[kCount], const std::uint16_t* at) {
   if constexpr (kCount == 1) {
     values[0] = bf16_to_float(*at);
+  } else if constexpr (kCount == 2) {
+    unpack_bf16_pair(values[0], values[1], *reinterpret_cast<const unsigned*>(at));
   } else if constexpr (kCount == 4) {
     const uint2 words = *reinterpret_cast<const uint2*>(at);
     unpack_bf16_pair(values[0], values[1], words.x);
@@ -75,6 +83,8 @@ template <int kCount>
 __device__ __forceinline__ void store_values(std::uint16_t* at, const float (&values)[kCount]) {
   if constexpr (kCount == 1) {
     *at = float_to_bf16(values[0]);
+  } else if constexpr (kCount == 2) {
+    *reinterpret_cast<unsigned*>(at) = bf16_pair(values[0], values[1]);
   } else if constexpr (kCount == 4) {
     *reinterpret_cast<uint2*>(at) =
         make_uint2(bf16_pair(values[0], values[1]), bf16_pair(values[2], values[3]));

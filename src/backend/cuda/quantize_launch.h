@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/quantize_kernels.cuh"
@@ -64,17 +65,35 @@ inline bool takes_words(const QuantizedRows& rows) {
   return rows_begin_at(rows.codes, 8) && (!rows.mask || rows_begin_at(rows.mask, 8));
 }
 
-template <typename Source>
+template <typename Source, int kHeld = kWide>
 unsigned threads_of(const RowRule& rule) {
   const unsigned threads = blocks_of(rule.columns, kWarp * kHeld) * kWarp;
-  constexpr unsigned kMost = kRowThreads<Source>;
+  constexpr unsigned kMost = kRowThreads<Source, kHeld>;
   return threads < kMost ? threads : kMost;
 }
 
+/// Values of a group that a thread holds where few rows are waited for: as few as let the threads
+/// of a block hold all of a row of the sizes that models have.
+template <typename Source>
+inline constexpr int kFewHeld = 8;
+template <typename T>  // A hidden layer is some 2.7 times as wide as the others.
+inline constexpr int kFewHeld<SwigluVectors<T>> = 16;
+
+/// Up to how many rows are few: more would use the device's multiprocessors more than once.
+inline constexpr std::int64_t kFewRows = 64;
+
 template <typename Source>
 void quantize(Launch how, const Source& source, const QuantizedRows& rows, const RowRule& rule) {
-  how.threads = threads_of<Source>(rule);
-  launch(how, quantize_rows_kernel<Source>, source, codes_of(rows), rule);
+  const auto run = [&]<int kHeld>(std::integral_constant<int, kHeld>) {
+    how.threads = threads_of<Source, kHeld>(rule);
+    launch(how, quantize_rows_kernel<Source, kHeld>, source, codes_of(rows), rule);
+  };
+  if constexpr (kWholeGroups<Source>) {
+    if (rows.codes.rows() <= kFewRows && !rows.mask) {
+      return run(std::integral_constant<int, kFewHeld<Source>>());
+    }
+  }
+  run(std::integral_constant<int, kWide>());
 }
 
 template <typename Source>

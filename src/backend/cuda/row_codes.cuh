@@ -1,6 +1,8 @@
 // From the sums of squares of a row and its rotated values to steps, codes and mask, in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/row_sources.cuh"
 
 namespace quest::cuda {
@@ -105,30 +107,46 @@ struct CodeMaker {
   }
 };
 
+/// The low bytes of `codes`, kCount of them (1, 2 or 4), to the address `to`.
+template <int kCount>
+__device__ __forceinline__ void store_bytes(std::int8_t* to, unsigned codes) {
+  using Word = std::conditional_t<kCount == 1, std::uint8_t,
+                                  std::conditional_t<kCount == 2, std::uint16_t, std::uint32_t>>;
+  *reinterpret_cast<Word*>(to) = static_cast<Word>(codes);
+}
+
 /// Writes the codes of rotated values of the group at column `first`; returns their sum.
-template <typename Source>
+template <typename Source, int kHeld>
 __device__ __forceinline__ std::int32_t write_codes(std::int8_t* codes, const float (&z)[kHeld],
                                                     const CodeMaker& maker, int first,
                                                     int columns) {
-  std::int8_t* const to = codes + first + first_held();
+  constexpr bool kAnyRow = !kWholeGroups<Source>;
+  constexpr int kCount = kNeighbours<kHeld>;
+  std::int8_t* const to = codes + first + first_held<kHeld>();
   std::int32_t sum = 0;
+  unsigned words[kHeld / 4];
 #pragma unroll
-  for (int i = 0; i < kHeld; i += kNeighbours) {
-    constexpr bool kAnyRow = !kWholeGroups<Source>;
-    const unsigned words[2] = {maker.four<kAnyRow>(z + i), maker.four<kAnyRow>(z + i + 4)};
-    sum = __dp4a(static_cast<int>(words[0]), 0x01010101, sum);
-    sum = __dp4a(static_cast<int>(words[1]), 0x01010101, sum);
-    if constexpr (kWholeGroups<Source>) {
-      if (first < columns) {
-        *reinterpret_cast<uint2*>(to + place_of(i)) = make_uint2(words[0], words[1]);
-      }
-    } else {
-      const int left = columns - first - first_held() - place_of(i);
+  for (int i = 0; i < kHeld; i += 4) {
+    words[i / 4] = maker.four<kAnyRow>(z + i);
+    sum = __dp4a(static_cast<int>(words[i / 4]), 0x01010101, sum);
+  }
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) {
+  for (int i = 0; i < kHeld; i += kCount) {
+    if constexpr (kAnyRow) {
+      const int left = columns - first - first_held<kHeld>() - place_of<kHeld>(i);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
         if (k < left) {
-          to[place_of(i) + k] = static_cast<std::int8_t>(words[k / 4] >> 8 * (k % 4) & 0xffu);
+          const unsigned code = words[(i + k) / 4] >> 8 * (k % 4) & 0xffu;
+          to[place_of<kHeld>(i) + k] = static_cast<std::int8_t>(code);
         }
+      }
+    } else if (first < columns) {
+      if constexpr (kCount == 8) {
+        *reinterpret_cast<uint2*>(to + place_of<kHeld>(i)) =
+            make_uint2(words[i / 4], words[i / 4 + 1]);
+      } else {
+        store_bytes<kCount>(to + place_of<kHeld>(i), words[i / 4] >> 8 * (i % 4));
       }
     }
   }
@@ -147,10 +165,10 @@ __device__ __forceinline__ unsigned beyond(const float* z, float limit) {
 
 /// Writes the mask of the group at column `first`: |z| <= limit. All threads of the warp call it.
 template <typename Source>
-__device__ __forceinline__ void write_mask(std::uint8_t* mask, const float (&z)[kHeld], float limit,
+__device__ __forceinline__ void write_mask(std::uint8_t* mask, const float (&z)[kWide], float limit,
                                            int first, int columns) {
   const uint2 words = mask_in_order(make_uint2(~beyond(z, limit), ~beyond(z + 32, limit)));
-  const int at = first + (second_of_pair() ? kHeld : 0);
+  const int at = first + place_in_group<kWide>() * kWide;
   if (at >= columns) return;
   if constexpr (kWholeGroups<Source>) {
     *reinterpret_cast<uint2*>(mask + at / 8) = words;

@@ -36,10 +36,13 @@ struct PlainVectors {
   static constexpr bool kTakesGroups = true;
   static constexpr bool kExactSquares = kIsBf16<T>;
   TypedRows<T> x;
+  template <int kHeld>
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
     load_held(values, x.data + row * x.stride + column);
   }
+  template <int kHeld>
   __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
+  template <int kHeld>
   __device__ void finish(float (&)[kHeld], int) const {}
 };
 
@@ -62,7 +65,7 @@ struct MaskedVectors {
   TypedRows<T> x;
   const std::uint8_t* mask;
   std::int64_t mask_stride;
-  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+  __device__ __forceinline__ void load(float (&values)[kWide], std::int64_t row, int column) const {
     uint4 words{};
     if (mask != nullptr) {  // Underway before the values are waited for.
       words = *reinterpret_cast<const uint4*>(mask + row * mask_stride +
@@ -72,10 +75,10 @@ struct MaskedVectors {
     if (mask == nullptr) return;
     const unsigned all[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (int i = 0; i < kHeld; i += kNeighbours) {
-      const unsigned bits = all[i / 16] >> (i / 8 % 2 * 16 + first_held());
+    for (int i = 0; i < kWide; i += 8) {
+      const unsigned bits = all[i / 16] >> (i / 8 % 2 * 16 + first_held<kWide>());
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) {
+      for (int k = 0; k < 8; ++k) {
         if ((bits >> k & 1u) == 0) values[i + k] = 0.0f;
       }
     }
@@ -98,14 +101,14 @@ struct CodesVectors {
   const std::int8_t* codes;
   const float* steps;
   std::int64_t stride;
-  __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
+  __device__ __forceinline__ void load(float (&values)[kWide], std::int64_t row, int column) const {
     const std::int8_t* const from = codes + row * stride + column;
     const float step = steps[row];
 #pragma unroll
-    for (int i = 0; i < kHeld; i += kNeighbours) {
-      const uint2 eight = *reinterpret_cast<const uint2*>(from + place_of(i));
+    for (int i = 0; i < kWide; i += 8) {
+      const uint2 eight = *reinterpret_cast<const uint2*>(from + place_of<kWide>(i));
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) {
+      for (int k = 0; k < 8; ++k) {
         const unsigned word = k < 4 ? eight.x : eight.y;
         values[i + k] =
             (static_cast<float>(static_cast<std::int8_t>(word >> 8 * (k % 4))) + 0.5f) * step;
@@ -119,21 +122,41 @@ struct CodesVectors {
 /// Threads of a block that computes a norm alone.
 inline constexpr unsigned kNormThreads = 256;
 
-/// Of a thread's values of a group.
-__device__ __forceinline__ float sum_of_squares(const float (&x)[kHeld]) {
-  float sums[4] = {};
+/// The sum over the kLanes lanes of a group, of which each thread has its own, in all of its
+/// threads: neighbours first, then their sums.
+template <int kCount>
+__device__ __forceinline__ float join_lanes_of_group(float (&sums)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kHeld; ++i) sums[i % 4] = fmaf(x[i], x[i], sums[i % 4]);
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (int apart = 1; apart < kCount; apart *= 2) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 2 * apart) sums[k] += sums[k + apart];
+  }
+  float sum = sums[0];
+#pragma unroll
+  for (int apart = 1; apart < kLanes / kCount; apart *= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, apart);
+  }
+  return sum;
 }
 
-/// The same of a group at column `first` of a row that ends anywhere.
-__device__ inline float sum_of_squares(const float* row, int first, int columns) {
-  const bool whole = columns % kGroup == 0 && reinterpret_cast<std::uintptr_t>(row) % 16 == 0;
-  float sums[4] = {};
+/// Of what the threads of a group hold.
+template <int kHeld>
+__device__ __forceinline__ float sum_of_squares(const float (&x)[kHeld]) {
+  constexpr int kCount = kNeighbours<kHeld>;
+  float sums[kCount] = {};
 #pragma unroll
-  for (int i = 0; i < kHeld; i += 4) {
-    const int at = first + first_held() + place_of(i);
+  for (int i = 0; i < kHeld; ++i) sums[i % kCount] = fmaf(x[i], x[i], sums[i % kCount]);
+  return join_lanes_of_group(sums);
+}
+
+/// The same of a group at column `first` of a row that ends anywhere; kWide values a thread.
+__device__ inline float sum_of_squares(const float* row, int first, int columns) {
+  constexpr int kCount = kNeighbours<kWide>;
+  const bool whole = columns % kGroup == 0 && reinterpret_cast<std::uintptr_t>(row) % 16 == 0;
+  float sums[kCount] = {};
+#pragma unroll
+  for (int i = 0; i < kWide; i += 4) {
+    const int at = first + first_held<kWide>() + place_of<kWide>(i);
     float x[4] = {};
     if (whole) {
       if (first < columns) load_values(x, row + at);
@@ -142,26 +165,35 @@ __device__ inline float sum_of_squares(const float* row, int first, int columns)
       for (int k = 0; k < 4 && at + k < columns; ++k) x[k] = row[at + k];
     }
 #pragma unroll
-    for (int k = 0; k < 4; ++k) sums[k] = fmaf(x[k], x[k], sums[k]);
+    for (int k = 0; k < 4; ++k) {
+      float& sum = sums[(i + k) % kCount];
+      sum = fmaf(x[k], x[k], sum);
+    }
   }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return join_lanes_of_group(sums);
 }
 
-/// 1 / rms of a row, in every thread; squares(first) is the sum of squares of what a thread holds
-/// of the group at column `first`, 0 behind the row's end. The order of the sum is that of the
-/// columns in warps' shares of 2048: not of the number of threads.
-template <typename Squares>
+/// Groups that a block of threads takes at once, at most.
+inline constexpr int kMostGroups = 160;
+
+/// 1 / rms of a row, in every thread; squares(first) is the sum of squares of the group at column
+/// `first`, in all threads that have it, 0 behind the row's end. The order of the sum is that of
+/// the columns: neither of the number of threads nor of what each holds.
+template <int kHeld, typename Squares>
 __device__ __forceinline__ float inverse_rms(int columns, float epsilon, const Squares& squares) {
-  __shared__ float parts[32];
+  __shared__ float groups[kMostGroups];
+  const int own = group_of_thread<kHeld>(), at_once = columns_at_once<kHeld>();
   float total = 0.0f;
-  for (int begin = 0; begin < columns; begin += columns_at_once()) {
-    const float sum = warp_join(squares(begin + group_of_thread()), Plus());
-    if (begin > 0) __syncthreads();  // Earlier parts have been read.
-    if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sum;
+  for (int begin = 0; begin < columns; begin += at_once) {
+    const float sum = squares(begin + own);
+    if (begin > 0) __syncthreads();  // Earlier ones have been read.
+    if (place_in_group<kHeld>() == 0) groups[own / kGroup] = sum;
     __syncthreads();
-    for (unsigned warp = 0; warp < blockDim.x / kWarp; ++warp) total += parts[warp];
+    // A lane of every warp adds each 32nd group of the row.
+    const int lane = static_cast<int>(threadIdx.x) - begin / kGroup;
+    for (int i = lane & 31; i < at_once / kGroup; i += 32) total += groups[i];
   }
-  return rsqrtf(total / static_cast<float>(columns) + epsilon);
+  return rsqrtf(warp_join(total, Plus()) / static_cast<float>(columns) + epsilon);
 }
 
 __device__ __forceinline__ float norm_value(float x, float inverse, float weight) {
@@ -181,8 +213,8 @@ struct NormSource {
   __device__ void begin(std::int64_t row) {
     const float* const from = static_cast<const float*>(x.data) + row * x.stride;
     const int count = static_cast<int>(columns);
-    inverse =
-        inverse_rms(count, epsilon, [&](int first) { return sum_of_squares(from, first, count); });
+    inverse = inverse_rms<kWide>(count, epsilon,
+                                 [&](int first) { return sum_of_squares(from, first, count); });
     if (threadIdx.x == 0) rstd[row] = inverse;
   }
   __device__ bool exact_squares() const { return bf16; }
@@ -203,28 +235,33 @@ struct NormVectors {
   float epsilon;
   float inverse = 0.0f;
 
+  template <int kHeld>
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
     load_held(values, x.data + row * x.stride + column);
   }
+  template <int kHeld>
   __device__ __forceinline__ void begin(float (&values)[kHeld], std::int64_t row, int columns) {
     const auto take = [&](int first) {
       if (first >= columns) return clear_held(values);
-      load(values, row, first + first_held());
+      load(values, row, first + first_held<kHeld>());
     };
-    inverse = inverse_rms(columns, epsilon, [&](int first) {
-      if (first >= columns_at_once()) take(first);
+    const int at_once = columns_at_once<kHeld>();
+    inverse = inverse_rms<kHeld>(columns, epsilon, [&](int first) {
+      if (first >= at_once) take(first);
       return sum_of_squares(values);
     });
-    if (columns > columns_at_once()) take(group_of_thread());
+    if (columns > at_once) take(group_of_thread<kHeld>());
     if (threadIdx.x == 0) rstd[row] = inverse;
   }
+  template <int kHeld>
   __device__ __forceinline__ void finish(float (&values)[kHeld], int column) const {
+    constexpr int kCount = kNeighbours<kHeld>;
 #pragma unroll
-    for (int i = 0; i < kHeld; i += kNeighbours) {
-      float weights[kNeighbours];
-      load_values(weights, weight + column + place_of(i));
+    for (int i = 0; i < kHeld; i += kCount) {
+      float weights[kCount];
+      load_values(weights, weight + column + place_of<kHeld>(i));
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) {
+      for (int k = 0; k < kCount; ++k) {
         values[i + k] = norm_value(values[i + k], inverse, weights[k]);
       }
     }
@@ -264,20 +301,24 @@ struct SwigluVectors {
   static constexpr bool kTakesGroups = true;
   static constexpr bool kExactSquares = kIsBf16<T>;
   TypedRows<T> gate, up;
+  template <int kHeld>
   __device__ __forceinline__ void load(float (&values)[kHeld], std::int64_t row, int column) const {
     const T* const gates = gate.data + row * gate.stride + column;
     const T* const ups = up.data + row * up.stride + column;
+    constexpr int kCount = kNeighbours<kHeld>;
 #pragma unroll
-    for (int i = 0; i < kHeld; i += kNeighbours) {
-      float g[kNeighbours], u[kNeighbours];
-      load_values(g, gates + place_of(i));
-      load_values(u, ups + place_of(i));
+    for (int i = 0; i < kHeld; i += kCount) {
+      float g[kCount], u[kCount];
+      load_values(g, gates + place_of<kHeld>(i));
+      load_values(u, ups + place_of<kHeld>(i));
 #pragma unroll
-      for (int k = 0; k < kNeighbours; ++k) values[i + k] = swiglu_value(g[k], u[k]);
+      for (int k = 0; k < kCount; ++k) values[i + k] = swiglu_value(g[k], u[k]);
     }
     if constexpr (kIsBf16<T>) round_held(values);
   }
+  template <int kHeld>
   __device__ void begin(float (&)[kHeld], std::int64_t, int) {}
+  template <int kHeld>
   __device__ void finish(float (&)[kHeld], int) const {}
 };
 
