@@ -205,6 +205,20 @@ class StagedBackend : public Backend {
     Stage s(*device_);
     device_->packed_matmul(s.out(y), s.in(x), x_bits, s.in(w), write);
   }
+  void quantize_packed_matmul(Tensor y, const QuantizedRows& rows, const RowSource& source,
+                              const RowQuantizer& quantizer, int x_bits, const PackedRows& w,
+                              Write write) override {
+    Stage s(*device_);
+    RowSource staged{s.in(source.x)};
+    if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
+      staged.made_of =
+          RowSource::Norm{s.out(norm->rstd), s.in(norm->x), s.in(norm->weight), norm->epsilon};
+    } else if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
+      staged.made_of = RowSource::Swiglu{s.in(swiglu->gate), s.in(swiglu->up)};
+    }
+    device_->quantize_packed_matmul(s.out(y), s.out(rows), staged, quantizer, x_bits, s.in(w),
+                                    write);
+  }
   void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                            Write write) override {
     Stage s(*device_);

@@ -51,15 +51,17 @@ machine() {
 }
 
 tests() {
-  local first='TensorCore.*:Warpgroup.*:CodeProduct.*:SameBits.*'
-  run test_instructions 120 "$device_test" --gtest_filter='TensorCore.*:Warpgroup.*'
-  run test_products 180 "$device_test" --gtest_filter='CodeProduct.*:SameBits.*'
+  local first='TensorC*:Warpgroup.*:CodeProduct.*:SameBits.*:SameRowBits.*'
+  run test_instructions 120 "$device_test" --gtest_filter='TensorC*:Warpgroup.*'
+  run test_products 180 "$device_test" --gtest_filter='CodeProduct.*:SameBits.*:SameRowBits.*'
   run test_recordings 180 "$device_test" --gtest_filter='Recording.*'
   run test_kernels 400 "$device_test" --gtest_filter="-$first:Recording.*:*OnCpu.*"
   run selftest 60 "$quest" selftest --device cuda
 }
 
 sanitize() {
+  local sanitized='TensorC*:Warpgroup.*:CodeProduct.*:*Quantize*:*Norm*:*Attention*:SameRowBits.*'
+  sanitized+=':*CrossEntropy*:*Embedding*:*Narrow*:*Integer*'
   command -v compute-sanitizer >/dev/null || {
     echo "sanitize: there is no compute-sanitizer on this machine" | tee -a "$table"
     return
@@ -67,7 +69,7 @@ sanitize() {
   local tool
   for tool in memcheck racecheck; do
     run "$tool" 240 compute-sanitizer --tool "$tool" --error-exitcode 9 "$device_test" \
-      --gtest_filter='TensorCore.*:Warpgroup.*:CodeProduct.*:*Quantize*:*Norm*:*Attention*:-*OnCpu.*'
+      --gtest_filter="$sanitized:-*OnCpu.*"
   done
 }
 

@@ -99,6 +99,22 @@ void Backend::cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRo
   cache_append(v, qkv.columns(turned, turned + width), spans);
 }
 
+void Backend::quantize_source(const QuantizedRows& rows, const RowSource& source,
+                              const RowQuantizer& quantizer) {
+  if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
+    rmsnorm_quantize(rows, source.x, norm->rstd, norm->x, norm->weight, norm->epsilon, quantizer);
+  } else if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
+    swiglu_quantize(rows, source.x, swiglu->gate, swiglu->up, quantizer);
+  } else {
+    quantize_rows(rows, source.x, quantizer);
+  }
+}
+void Backend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows, const RowSource& source,
+                                     const RowQuantizer& quantizer, int x_bits, const PackedRows& w,
+                                     Write write) {
+  quantize_source(rows, source, quantizer);
+  packed_matmul(y, rows, x_bits, w, write);
+}
 void Backend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                Tensor weight, float epsilon, const RowQuantizer& quantizer) {
   rmsnorm(y, rstd, x, weight, epsilon);

@@ -13,6 +13,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <variant>
 
 #include "backend/adamw_factors.h"
 #include "backend/cache_rows.h"
@@ -45,6 +46,20 @@ struct PackedRows {
   int bits = 0;              ///< 1..8
   std::int64_t columns = 0;  ///< K
   bool approximate = false;  ///< rounded to be stored, not trained so: inputs may be rounded too
+};
+
+/// Rows that are to be quantized. They lie in x, float [R, K], or are made on the way, as rmsnorm
+/// or swiglu would set x: then x is scratch, whose type is that of what is quantized.
+struct RowSource {
+  struct Norm {
+    Tensor rstd, x, weight;
+    float epsilon;
+  };
+  struct Swiglu {
+    Tensor gate, up;
+  };
+  Tensor x;
+  std::variant<std::monostate, Norm, Swiglu> made_of = {};
 };
 
 /// Sizes of an attention call. Queries are the last `query_length` of `key_length` positions.
@@ -137,6 +152,9 @@ class Backend {
   /// and mask where it is not null. See RowQuantizer for the definition.
   virtual void quantize_rows(const QuantizedRows& rows, Tensor x,
                              const RowQuantizer& quantizer) = 0;
+  /// quantize_rows, rmsnorm_quantize or swiglu_quantize, by the source.
+  void quantize_source(const QuantizedRows& rows, const RowSource& source,
+                       const RowQuantizer& quantizer);
   /// d_x (= or +=) (mask * d_z) H, float [R, K]; d_z float [R, K], may alias d_x. A null mask
   /// passes everything. Block 1 rotates nothing.
   virtual void quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,
@@ -199,6 +217,11 @@ class Backend {
   /// The codes of x have `x_bits` bits.
   virtual void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                              Write write);
+  /// packed_matmul(y, rows, x_bits, w, write) of the rows that quantize_source(rows, source,
+  /// quantizer) sets, bit for bit. The rows, which have no mask, and rstd are scratch.
+  virtual void quantize_packed_matmul(Tensor y, const QuantizedRows& rows, const RowSource& source,
+                                      const RowQuantizer& quantizer, int x_bits,
+                                      const PackedRows& w, Write write);
   /// y [M, N] (= or +=) x [M, K] (Zw H)^T, where Zw are w's quantized values and H has blocks of
   /// `block` (1: no rotation). x and y float; y may be a column slice. The implementation may round
   /// the rotated x to multiples of 2^-22 of the largest value of its row; where w is approximate,

@@ -221,6 +221,17 @@ void TimingBackend::packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, 
         [&] { inner_.packed_matmul(y, x, x_bits, w, write); });
 }
 
+void TimingBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
+                                           const RowSource& source, const RowQuantizer& quantizer,
+                                           int x_bits, const PackedRows& w, Write write) {
+  // Of one kernel it could not be told what its two halves take.
+  if (keeps_) {
+    Backend::quantize_packed_matmul(y, rows, source, quantizer, x_bits, w, write);
+  } else {
+    inner_.quantize_packed_matmul(y, rows, source, quantizer, x_bits, w, write);
+  }
+}
+
 void TimingBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                                         Write write) {
   timed(Work::kForwardProduct,

@@ -95,6 +95,9 @@ class TimingBackend : public Backend {
                                   const RoundingKey& key, Write write) override;
   void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                      Write write) override;
+  void quantize_packed_matmul(Tensor y, const QuantizedRows& rows, const RowSource& source,
+                              const RowQuantizer& quantizer, int x_bits, const PackedRows& w,
+                              Write write) override;
   void packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
                            Write write) override;
   void stored_matmul(Tensor y, Tensor x, Tensor w, Write write) override;

@@ -53,14 +53,14 @@ void mlp_backward(Backend& backend, const Llama<QuantLinear>& model, std::int64_
   const BackwardScratch& scratch = a.scratch;
   const bool remake = a.shape.recompute == Recompute::kNorm;
   const std::int64_t rows = a.shape.rows();
-  if (remake) model.fill_down_in(backend, layer, s, false);
+  if (remake) model.fill_down_in(backend, layer, s);
   const Tensor d_hidden = scratch_view(scratch.d_wide, rows, c.hidden);
   block.down.backward(backend, d_hidden, scratch.d_output, s.down_in,
                       scratch_view(scratch.d_rotated, rows, c.hidden), options);
   const Tensor gate = s.gate_up.columns(0, c.hidden);
   const Tensor up = s.gate_up.columns(c.hidden, 2 * c.hidden);
   backend.swiglu_backward(gate, up, d_hidden, gate, up);  // in place: gate_up becomes its gradient
-  if (remake) model.fill_gate_up_in(backend, layer, s, false);
+  if (remake) model.fill_gate_up_in(backend, layer, s);
   const Tensor d_x = scratch_view(scratch.d_wide, rows, c.width);
   block.gate_up.backward(backend, d_x, s.gate_up, s.gate_up_in,
                          scratch_view(scratch.d_rotated, rows, c.width), options);

@@ -50,7 +50,17 @@ LinearInput InputForms::take(Arena& arena, Tensor x, std::int64_t rows, bool for
   return input;
 }
 
-void InputForms::fill(Backend& backend, const LinearInput& input) const {
+void InputForms::fill(Backend& backend, const LinearInput& input, const MadeOf& made_of,
+                      bool keep_x) const {
+  if (only_codes() && !keep_x) {
+    backend.quantize_source(input.forms[0].rows, {input.x, made_of}, *forms_[0].quantizer);
+    return;
+  }
+  if (const auto* norm = std::get_if<RowSource::Norm>(&made_of)) {
+    backend.rmsnorm(input.x, norm->rstd, norm->x, norm->weight, norm->epsilon);
+  } else if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&made_of)) {
+    backend.swiglu(input.x, swiglu->gate, swiglu->up);
+  }
   for (std::size_t i = 0; i < forms_.size(); ++i) {
     if (!forms_[i].quantizer) continue;
     const PreparedInput& prepared = input.forms[i];
@@ -59,31 +69,6 @@ void InputForms::fill(Backend& backend, const LinearInput& input) const {
       backend.dequantize_rows(prepared.dense, prepared.rows, forms_[i].quantizer->block);
     }
   }
-}
-
-// Whether codes in one form are all that the products read.
-bool InputForms::only_codes() const { return forms_.size() == 1 && forms_[0].integer_product; }
-
-void InputForms::fill_normalized(Backend& backend, const LinearInput& input,
-                                 const NormSource& source, bool keep_x) const {
-  const auto& [rstd, x, weight, epsilon] = source;
-  if (only_codes() && !keep_x) {
-    backend.rmsnorm_quantize(input.forms[0].rows, input.x, rstd, x, weight, epsilon,
-                             *forms_[0].quantizer);
-    return;
-  }
-  backend.rmsnorm(input.x, rstd, x, weight, epsilon);
-  fill(backend, input);
-}
-
-void InputForms::fill_gated(Backend& backend, const LinearInput& input, Tensor gate, Tensor up,
-                            bool keep_x) const {
-  if (only_codes() && !keep_x) {
-    backend.swiglu_quantize(input.forms[0].rows, input.x, gate, up, *forms_[0].quantizer);
-    return;
-  }
-  backend.swiglu(input.x, gate, up);
-  fill(backend, input);
 }
 
 bool InputForms::read_dense_input() const {

@@ -26,11 +26,8 @@ struct LinearInput {
   LinearInput with(Tensor other_x) const;
 };
 
-/// What a normalized input is made of; see Backend::rmsnorm.
-struct NormSource {
-  Tensor rstd, x, weight;
-  float epsilon;
-};
+/// What an input is made of, if anything; see RowSource.
+using MadeOf = decltype(RowSource::made_of);
 
 /// A form of the input that some weights read.
 struct InputForm {
@@ -52,22 +49,17 @@ class InputForms {
   /// `compute`.
   LinearInput take(Arena& arena, Tensor x, std::int64_t rows, bool for_backward,
                    DType compute) const;
-  /// Fills the forms of `input` from `input.x`.
-  void fill(Backend& backend, const LinearInput& input) const;
-  /// The same, where input.x shall be rmsnorm of `source`, or swiglu(gate, up). It is set where
-  /// some form needs it or `keep_x`; else it is scratch.
-  void fill_normalized(Backend& backend, const LinearInput& input, const NormSource& source,
-                       bool keep_x) const;
-  void fill_gated(Backend& backend, const LinearInput& input, Tensor gate, Tensor up,
-                  bool keep_x) const;
+  /// Fills the forms of `input` from `input.x`, which is first set where it is made of others.
+  /// Where codes are all that is read and `keep_x` is not asked for, it may be left as scratch.
+  void fill(Backend& backend, const LinearInput& input, const MadeOf& made_of, bool keep_x) const;
+  /// Whether codes in one form are all that the products read.
+  bool only_codes() const { return forms_.size() == 1 && forms_[0].integer_product; }
   /// Whether some product reads `input.x` itself.
   bool read_dense_input() const;
   /// Whether some form quantizes.
   bool quantize() const;
 
  private:
-  bool only_codes() const;
-
   std::int64_t columns_;
   std::vector<InputForm> forms_;
 };

@@ -145,15 +145,16 @@ void Llama<Linear>::prepare_positions(Backend& backend, std::int64_t positions) 
 
 template <typename Linear>
 void Llama<Linear>::project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                                const PassShape& shape, const KvCache& cache) const {
+                                const PassShape& shape, const KvCache& cache, bool keep_x) const {
   const Linear& qkv = blocks_[static_cast<std::size_t>(layer)].qkv;
   const Rotary rotary{rope_cos_, rope_sin_, config_.rope_layout, shape.length,
                       config_.query_width() + config_.kv_width()};
   if (!cache.keeps()) {
+    fill_qkv_in(backend, layer, s, keep_x);
     qkv.multiply_rope(backend, s.qkv, s.qkv_in, rotary);
     return;
   }
-  qkv.multiply(backend, s.qkv, s.qkv_in, Write::kSet);
+  qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet, qkv_source(layer, s), keep_x);
   cache.turn_and_append(backend, layer, s.qkv, rotary);
 }
 
@@ -177,48 +178,61 @@ void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActi
 }
 
 template <typename Linear>
+MadeOf Llama<Linear>::qkv_source(std::int64_t layer, const LayerActivations& s) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  return RowSource::Norm{s.attn_rstd, s.residual, block.attn_norm, config_.norm_epsilon};
+}
+
+template <typename Linear>
+MadeOf Llama<Linear>::gate_up_source(std::int64_t layer, const LayerActivations& s) const {
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  return RowSource::Norm{s.mlp_rstd, s.mid_residual, block.mlp_norm, config_.norm_epsilon};
+}
+
+template <typename Linear>
+MadeOf Llama<Linear>::down_source(const LayerActivations& s) const {
+  return RowSource::Swiglu{s.gate_up.columns(0, config_.hidden),
+                           s.gate_up.columns(config_.hidden, 2 * config_.hidden)};
+}
+
+template <typename Linear>
 void Llama<Linear>::fill_qkv_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
                                 bool keep_x) const {
   const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
-  block.qkv.forms().fill_normalized(
-      backend, s.qkv_in, {s.attn_rstd, s.residual, block.attn_norm, config_.norm_epsilon}, keep_x);
+  block.qkv.forms().fill(backend, s.qkv_in, qkv_source(layer, s), keep_x);
 }
 
 template <typename Linear>
-void Llama<Linear>::fill_gate_up_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                                    bool keep_x) const {
+void Llama<Linear>::fill_gate_up_in(Backend& backend, std::int64_t layer,
+                                    const LayerActivations& s) const {
   const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
-  block.gate_up.forms().fill_normalized(
-      backend, s.gate_up_in, {s.mlp_rstd, s.mid_residual, block.mlp_norm, config_.norm_epsilon},
-      keep_x);
+  block.gate_up.forms().fill(backend, s.gate_up_in, gate_up_source(layer, s), false);
 }
 
 template <typename Linear>
-void Llama<Linear>::fill_down_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                                 bool keep_x) const {
+void Llama<Linear>::fill_down_in(Backend& backend, std::int64_t layer,
+                                 const LayerActivations& s) const {
   const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
-  block.down.forms().fill_gated(backend, s.down_in, s.gate_up.columns(0, config_.hidden),
-                                s.gate_up.columns(config_.hidden, 2 * config_.hidden), keep_x);
+  block.down.forms().fill(backend, s.down_in, down_source(s), false);
 }
 
 template <typename Linear>
 void Llama<Linear>::attention_half(Backend& backend, std::int64_t layer, const LayerActivations& s,
                                    const PassShape& shape, const KvCache& cache,
                                    bool keep_x) const {
-  fill_qkv_in(backend, layer, s, keep_x);
-  project_qkv(backend, layer, s, shape, cache);
+  project_qkv(backend, layer, s, shape, cache, keep_x);
   attend(backend, layer, s, shape, cache);
   carry(backend, s.mid_residual, s.residual);
   blocks_[static_cast<std::size_t>(layer)].out.forward(backend, s.mid_residual, s.out_in,
-                                                       Write::kAdd);
+                                                       Write::kAdd, {}, keep_x);
 }
 
 template <typename Linear>
 void Llama<Linear>::gate_up(Backend& backend, std::int64_t layer, const LayerActivations& s,
                             bool keep_x) const {
-  fill_gate_up_in(backend, layer, s, keep_x);
-  blocks_[static_cast<std::size_t>(layer)].gate_up.multiply(backend, s.gate_up, s.gate_up_in,
-                                                            Write::kSet);
+  const Block<Linear>& block = blocks_[static_cast<std::size_t>(layer)];
+  block.gate_up.forward(backend, s.gate_up, s.gate_up_in, Write::kSet, gate_up_source(layer, s),
+                        keep_x);
 }
 
 template <typename Linear>
@@ -226,7 +240,7 @@ void Llama<Linear>::remake_block(Backend& backend, std::int64_t layer, const Act
   const LayerActivations& s = a.slot(layer);
   attention_half(backend, layer, s, a.shape, KvCache(), false);
   gate_up(backend, layer, s, false);
-  fill_down_in(backend, layer, s, false);
+  fill_down_in(backend, layer, s);
 }
 
 template <typename Linear>
@@ -252,10 +266,9 @@ void Llama<Linear>::forward(Backend& backend, Tensor tokens, Activations& a, con
     note_error(layer, "attn.out", block.out, s.out_in);
     gate_up(backend, layer, s, keep_x);
     note_error(layer, "mlp.gate_up", block.gate_up, s.gate_up_in);
-    fill_down_in(backend, layer, s, keep_x);
     const Tensor next = a.residual(layer + 1, c.layers);
     carry(backend, next, s.mid_residual);
-    block.down.multiply(backend, next, s.down_in, Write::kAdd);
+    block.down.forward(backend, next, s.down_in, Write::kAdd, down_source(s), keep_x);
     note_error(layer, "mlp.down", block.down, s.down_in);
   }
   backend.rmsnorm(a.final_x, a.final_rstd, a.last_residual, final_norm_, c.norm_epsilon);
@@ -266,7 +279,7 @@ Tensor Llama<Linear>::logits(Backend& backend, const Activations& a, std::int64_
                              std::int64_t rows, LinearInput* input) const {
   const LinearInput chunk = a.head.input.with(a.final_x.rows_slice(begin, begin + rows));
   const Tensor out = a.head.logits.rows_slice(0, rows);
-  head_[0].forward(backend, out, chunk, Write::kSet);
+  head_[0].forward(backend, out, chunk, Write::kSet, {}, input != nullptr);
   if (input != nullptr) *input = chunk;
   return out;
 }

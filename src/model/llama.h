@@ -97,10 +97,8 @@ class Llama {
   /// holds. `keep_x` also sets the unquantized input where only codes are read.
   void fill_qkv_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
                    bool keep_x) const;
-  void fill_gate_up_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                       bool keep_x) const;
-  void fill_down_in(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                    bool keep_x) const;
+  void fill_gate_up_in(Backend& backend, std::int64_t layer, const LayerActivations& s) const;
+  void fill_down_in(Backend& backend, std::int64_t layer, const LayerActivations& s) const;
   /// All that backward reads of a block, from its input alone, as `forward` with a pass-through
   /// cache made it.
   void remake_block(Backend& backend, std::int64_t layer, const Activations& a) const;
@@ -132,9 +130,14 @@ class Llama {
 
  private:
   void take_tables(Arena& prepared);
-  // From s.qkv_in to s.qkv, with the rotary embedding of queries and keys.
+  // What the inputs of the linear layers of a block are made of.
+  MadeOf qkv_source(std::int64_t layer, const LayerActivations& s) const;
+  MadeOf gate_up_source(std::int64_t layer, const LayerActivations& s) const;
+  MadeOf down_source(const LayerActivations& s) const;
+
+  // From s.residual to s.qkv, with the rotary embedding of queries and keys.
   void project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
-                   const PassShape& shape, const KvCache& cache) const;
+                   const PassShape& shape, const KvCache& cache, bool keep_x) const;
   // From s.qkv to s.attn_out: over what the cache keeps or, where it keeps nothing, this pass.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
               const PassShape& shape, const KvCache& cache) const;

@@ -51,9 +51,15 @@ LinearInput PackedLinear::take_input(Arena& arena, Tensor x, std::int64_t rows,
   return forms_.take(arena, x, rows, for_backward, compute_);
 }
 
-void PackedLinear::forward(Backend& backend, Tensor y, const LinearInput& input,
-                           Write write) const {
-  forms_.fill(backend, input);
+void PackedLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write,
+                           const MadeOf& made_of, bool keep_x) const {
+  if (segments_.size() == 1 && forms_.only_codes() && !keep_x) {
+    const InputForm& form = forms_.all()[0];
+    backend.quantize_packed_matmul(y, input.forms[0].rows, {input.x, made_of}, *form.quantizer,
+                                   form.activation.bits, segments_[0].part.rows, write);
+    return;
+  }
+  forms_.fill(backend, input, made_of, keep_x);
   multiply(backend, y, input, write);
 }
 

@@ -32,8 +32,10 @@ class PackedLinear {
   bool reads_dense_input() const { return forms_.read_dense_input(); }
   bool quantizes_input() const { return forms_.quantize(); }
 
-  /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
-  void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// Fills the forms of `input` (InputForms::fill), then y [R, N] (= or +=) x W^T. Without
+  /// `keep_x` the forms may be left as scratch.
+  void forward(Backend& backend, Tensor y, const LinearInput& input, Write write,
+               const MadeOf& made_of = {}, bool keep_x = false) const;
   /// The second half of it, where the forms are filled.
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   /// As QuantLinear's, but as two kernels: packed products have no rotary end.

@@ -76,8 +76,9 @@ bool QuantLinear::reads_dense_input() const { return forms_.read_dense_input(); 
 
 bool QuantLinear::quantizes_input() const { return forms_.quantize(); }
 
-void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const {
-  forms_.fill(backend, input);
+void QuantLinear::forward(Backend& backend, Tensor y, const LinearInput& input, Write write,
+                          const MadeOf& made_of, bool keep_x) const {
+  forms_.fill(backend, input, made_of, keep_x);
   multiply(backend, y, input, write);
 }
 

@@ -54,8 +54,9 @@ class QuantLinear {
   /// Whether `backward` needs `d_z`.
   bool quantizes_input() const;
 
-  /// Fills the forms of `input` from `input.x`, then y [R, N] (= or +=) x W^T.
-  void forward(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
+  /// Fills the forms of `input` (InputForms::fill), then y [R, N] (= or +=) x W^T.
+  void forward(Backend& backend, Tensor y, const LinearInput& input, Write write,
+               const MadeOf& made_of = {}, bool keep_x = false) const;
   /// The second half of it, where the forms are filled.
   void multiply(Backend& backend, Tensor y, const LinearInput& input, Write write) const;
   /// As `multiply` with Write::kSet, then the rotary embedding of y, whose parts are whole heads.

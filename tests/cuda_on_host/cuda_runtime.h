@@ -60,6 +60,8 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 // --- Inside a block ---
 
+[[noreturn]] inline void __trap() { __builtin_trap(); }
+
 namespace cuda_on_host {
 
 /// Waits until every thread of the block, or of the warp, is at this line.

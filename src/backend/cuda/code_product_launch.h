@@ -38,7 +38,8 @@ inline std::optional<CUtensorMap> left_map(TensorMapEncoder encode, const CodeRo
                                            std::int64_t summed) {
   const MapDimension dimensions[] = {
       {summed, 1, PersistentProduct::kDepth},
-      {rows.count, std::max<std::int64_t>(rows.stride, kChunk), PersistentProduct::kBlockRows}};
+      {rows.count, std::max(rows.stride, (summed + kChunk - 1) / kChunk * kChunk),
+       PersistentProduct::kBlockRows}};
   return tensor_map(encode, rows.codes, dimensions);
 }
 /// The map of a right factor whose rows come by 32: boxes of half a tile's columns, with rows in

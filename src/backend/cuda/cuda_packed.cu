@@ -4,6 +4,7 @@
 #include "backend/cuda/code_product_launch.h"
 #include "backend/cuda/packed_decode_kernels.cuh"
 #include "backend/cuda/packed_kernels.cuh"
+#include "backend/cuda/packed_launch.h"
 #include "backend/cuda/quantize_launch.h"
 
 namespace quest {
@@ -14,20 +15,11 @@ cuda::PackedCodes codes_of(const PackedRows& rows) {
           rows.bits};
 }
 
-constexpr std::size_t kLoad = 16;  // bytes
-
-// Whether a row of w is whole loads, and the codes of x that the last one meets are there.
-bool loads_are_whole(const PackedRows& w) {
-  const std::int64_t row_bytes = w.codes.cols();
-  return row_bytes % std::int64_t{kLoad} == 0 && row_bytes * 8 == w.columns * w.bits &&
-         cuda::rows_begin_at(w.codes, kLoad);
-}
-
 // x: rows of codes, w.columns long. Fewer warps where a sum is short.
 template <int kBits, typename Write>
 void decode(Launch how, const Tensor& x, const PackedRows& w, const Write& write) {
   constexpr int kDigits = Write::kDigits;
-  const auto chunks = static_cast<int>(w.codes.cols() / std::int64_t{kLoad});
+  const auto chunks = static_cast<int>(w.codes.cols() / std::int64_t{cuda::kPackedLoad});
   const unsigned row_blocks =
       std::max(1u, blocks_of(x.rows(), cuda::kDecodeRows / kDigits * kDigits));
   const auto rows_a_block =
@@ -53,22 +45,9 @@ void decode(Launch how, const Tensor& x, const PackedRows& w, const Write& write
 // The same for the bits of w; false where there is no kernel for them.
 template <typename Write>
 bool decode_bits(const Launch& how, const Tensor& x, const PackedRows& w, const Write& write) {
-  switch (w.bits) {
-    case 1:
-      decode<1>(how, x, w, write);
-      return true;
-    case 2:
-      decode<2>(how, x, w, write);
-      return true;
-    case 4:
-      decode<4>(how, x, w, write);
-      return true;
-    case 8:
-      decode<8>(how, x, w, write);
-      return true;
-    default:
-      return false;
-  }
+  return cuda::with_loaded_bits(w.bits, [&]<int kBits>(std::integral_constant<int, kBits>) {
+    decode<kBits>(how, x, w, write);
+  });
 }
 
 // Warps of eight columns, blocks of sixteen rows.
@@ -103,7 +82,7 @@ void CudaBackend::packed_matmul(Tensor y, const QuantizedRows& x, int, const Pac
 
 bool CudaBackend::decode_packed(Tensor x_codes, const PackedRows& w,
                                 cuda::WriteQuantized write_sum) {
-  if (!loads_are_whole(w) || !cuda::rows_begin_at(x_codes, kLoad)) return false;
+  if (!cuda::loads_are_whole(w) || !cuda::rows_begin_at(x_codes, cuda::kPackedLoad)) return false;
   // Packed codes are unsigned: too large by half their range.
   write_sum.code_offset = 1u << (w.bits - 1);
   return decode_bits(on("packed_decode", dim3(), 0), x_codes, w, write_sum);
@@ -144,12 +123,18 @@ void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, s
   const Tensor rotated(
       workspace_.take<float>(cuda::Workspace::Slot::kGradient, x.rows() * x.cols()),
       {x.rows(), x.cols()}, DType::kF32, Place::kCuda);
-  cuda::rotate(on("rotate_rows", cuda::block_a_row(x.rows()), 0),
-               cuda::PlainSource{cuda::rows_of(x)}, rotated, cuda::rotation(x.cols(), block),
-               Write::kSet);
+  const Launch rotate_rows = on("rotate_rows", cuda::block_a_row(x.rows()), 0);
+  const cuda::RowRule rotation = cuda::rotation(x.cols(), block);
+  if (cuda::suits_vectors(rotation, x, rotated)) {
+    cuda::with_type(cuda::rows_of(x), [&]<typename T>(const cuda::TypedRows<T>& values) {
+      cuda::rotate(rotate_rows, cuda::PlainVectors<T>{values}, rotated, rotation, Write::kSet);
+    });
+  } else {
+    cuda::rotate(rotate_rows, cuda::PlainSource{cuda::rows_of(x)}, rotated, rotation, Write::kSet);
+  }
   const bool add = write == Write::kAdd;
-  if (loads_are_whole(w) && (w.approximate ? multiply_fixed_point<2>(y, rotated, w, add)
-                                           : multiply_fixed_point<3>(y, rotated, w, add))) {
+  if (cuda::loads_are_whole(w) && (w.approximate ? multiply_fixed_point<2>(y, rotated, w, add)
+                                                 : multiply_fixed_point<3>(y, rotated, w, add))) {
     return;
   }
   const std::int64_t count = w.codes.rows();

@@ -31,7 +31,8 @@ __device__ __forceinline__ void await_last_kernel() {
 /// Sixteen bytes that no kernel of this program writes, such as packed weights: they may be read
 /// before await_last_kernel.
 __device__ __forceinline__ uint4 load_constant(const void* from) {
-  return __ldg(static_cast<const uint4*>(from));
+  // Not __ldg: such loads need no order to anything else, so ptxas moves them behind the wait.
+  return *static_cast<const uint4*>(from);
 }
 
 /// The first statement of every kernel that reads nothing before.

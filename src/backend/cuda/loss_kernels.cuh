@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kLossThreads, kVectors ? 2 : 1)
   if (threadIdx.x == 0) {  // before any thread writes a gradient
     const std::int32_t target = t.targets[row];
     const bool broken = softmax.sum != softmax.sum;
-    t.losses[row] = target < 0 ? 0.0f : logf(softmax.sum) + softmax.largest - logits[target];
+    t.losses[row] = target < 0 ? 0.0f : logf(softmax.sum) + (softmax.largest - logits[target]);
     t.correct[row] = target >= 0 && softmax.first == target && !broken ? 1 : 0;
   }
   if (t.d_logits.data == nullptr) return;

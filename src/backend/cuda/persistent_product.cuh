@@ -253,13 +253,16 @@ __global__ void __launch_bounds__(PersistentProduct::kThreads, 1)
     persistent_product_kernel(const __grid_constant__ CUtensorMap left,
                               const __grid_constant__ CUtensorMap right, Write write,
                               CodeProductSize size) {
-  follow_last_kernel();
+  admit_next_kernel();
   static_assert(!Write::kNeedsLeftSums);
-  if constexpr (kHasWarpgroups) {
+  if constexpr (!kHasWarpgroups) {
+    __trap();  // code for another device
+  } else {
     using Shape = PersistentProduct;
     const PersistentStages stages(aligned_shared<Shape::kAlignment>());
     if (threadIdx.x == 0) stages.begin();
     sync_cluster();
+    await_last_kernel();
     const unsigned warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroupThreads, 0);
     if (warpgroup < Shape::kMultiplying) {
       take_registers<Shape::kMultiplyingRegisters>();

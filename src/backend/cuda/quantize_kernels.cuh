@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads<Source>,
                                   std::is_same_v<Rows, TypedRows<float>> ? 1 : kRowBlocks<Source>)
     rotate_rows_kernel(Source source, Rows out, RowRule rule, float scale, bool add) {
   follow_last_kernel();
-  __shared__ float kept[kWholeGroups<Source> ? 1 : kKeptColumns];
+  __shared__ __align__(16) float kept[kWholeGroups<Source> ? 1 : kKeptColumns];
   const std::int64_t row = blockIdx.x;
   for (int begin = 0; begin < rule.columns; begin += columns_at_once<kWide>()) {
     float x[kWide];
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kRowThreads<Source>)
     quantization_error_kernel(Source source, CodesOut rows, RowRule rule, float scale,
                               double* parts) {
   follow_last_kernel();
-  __shared__ float kept[kKeptColumns];
+  __shared__ __align__(16) float kept[kKeptColumns];
   const std::int64_t row = blockIdx.x;
   const double step = rows.steps[row];
   double masked = 0, errors = 0, squares = 0;

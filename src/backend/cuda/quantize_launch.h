@@ -72,13 +72,6 @@ unsigned threads_of(const RowRule& rule) {
   return threads < kMost ? threads : kMost;
 }
 
-/// Values of a group that a thread holds where few rows are waited for: as few as let the threads
-/// of a block hold all of a row of the sizes that models have.
-template <typename Source>
-inline constexpr int kFewHeld = 8;
-template <typename T>  // A hidden layer is some 2.7 times as wide as the others.
-inline constexpr int kFewHeld<SwigluVectors<T>> = 16;
-
 /// Up to how many rows are few: more would use the device's multiprocessors more than once.
 inline constexpr std::int64_t kFewRows = 64;
 

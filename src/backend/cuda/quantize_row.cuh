@@ -9,6 +9,13 @@ namespace quest::cuda {
 
 inline constexpr int kKeptColumns = 8192;  // of a row that is rotated beyond 128
 
+/// Values of a group that a thread holds where few rows are waited for: as few as let the threads
+/// of a block hold all of a row of the sizes that models have.
+template <typename Source>
+inline constexpr int kFewHeld = 8;
+template <typename T>  // A hidden layer is some 2.7 times as wide as the others.
+inline constexpr int kFewHeld<SwigluVectors<T>> = 16;
+
 /// The most threads of a block: of elements, as many as keep kKeptColumns.
 template <typename Source, int kHeld = kWide>
 inline constexpr int kRowThreads = !kWholeGroups<Source> ? kKeptColumns / kHeld

@@ -122,18 +122,12 @@ struct CodesVectors {
 /// Threads of a block that computes a norm alone.
 inline constexpr unsigned kNormThreads = 256;
 
-/// The sum over the kLanes lanes of a group, of which each thread has its own, in all of its
-/// threads: neighbours first, then their sums.
-template <int kCount>
-__device__ __forceinline__ float join_lanes_of_group(float (&sums)[kCount]) {
+/// The sum over the kLanes lanes of a group in all of its threads, of which each has added its own,
+/// neighbours first.
+template <int kHeld>
+__device__ __forceinline__ float join_group(float sum) {
 #pragma unroll
-  for (int apart = 1; apart < kCount; apart *= 2) {
-#pragma unroll
-    for (int k = 0; k < kCount; k += 2 * apart) sums[k] += sums[k + apart];
-  }
-  float sum = sums[0];
-#pragma unroll
-  for (int apart = 1; apart < kLanes / kCount; apart *= 2) {
+  for (int apart = 1; apart < kSharers<kHeld>; apart *= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, apart);
   }
   return sum;
@@ -143,10 +137,24 @@ __device__ __forceinline__ float join_lanes_of_group(float (&sums)[kCount]) {
 template <int kHeld>
 __device__ __forceinline__ float sum_of_squares(const float (&x)[kHeld]) {
   constexpr int kCount = kNeighbours<kHeld>;
-  float sums[kCount] = {};
+  constexpr int kAtOnce = kCount < 4 ? kCount : 4;  // eight sums would not fit the registers
+  float total = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kHeld; ++i) sums[i % kCount] = fmaf(x[i], x[i], sums[i % kCount]);
-  return join_lanes_of_group(sums);
+  for (int lane = 0; lane < kCount; lane += kAtOnce) {
+    float sums[kAtOnce] = {};
+#pragma unroll
+    for (int i = lane; i < kHeld; i += kCount) {
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) sums[k] = fmaf(x[i + k], x[i + k], sums[k]);
+    }
+#pragma unroll
+    for (int apart = 1; apart < kAtOnce; apart *= 2) {
+#pragma unroll
+      for (int k = 0; k < kAtOnce; k += 2 * apart) sums[k] += sums[k + apart];
+    }
+    total = lane == 0 ? sums[0] : total + sums[0];
+  }
+  return join_group<kHeld>(total);
 }
 
 /// The same of a group at column `first` of a row that ends anywhere; kWide values a thread.
@@ -170,7 +178,9 @@ __device__ inline float sum_of_squares(const float* row, int first, int columns)
       sum = fmaf(x[k], x[k], sum);
     }
   }
-  return join_lanes_of_group(sums);
+  static_assert(kCount == 8);
+  return join_group<kWide>(((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                           ((sums[4] + sums[5]) + (sums[6] + sums[7])));
 }
 
 /// Groups that a block of threads takes at once, at most.
@@ -271,9 +281,10 @@ struct NormVectors {
 
 // --- SwiGLU ---
 
-/// silu(gate) * up; NaN where the gate is infinite. exp(-gate) is a power of 2 of two units in the
-/// last place, times what rounding its exponent changed; and a reciprocal of one unit takes the
-/// place of a quotient. Where exp(-gate) is above 2^126 the result is 0.
+/// silu(gate) * up; NaN where the gate is infinite or its magnitude above 2.3e38. exp(-gate) is a
+/// power of 2 of two units in the last place, times what rounding its exponent changed; and a
+/// reciprocal of one unit takes the place of a quotient. Where exp(-gate) is above 2^126 the result
+/// is 0.
 __device__ __forceinline__ float swiglu_value(float gate, float up) {
   constexpr float kBitsOfE = 1.44269504f, kLn2 = 0.693147181f;
   const float exponent = gate * -kBitsOfE;

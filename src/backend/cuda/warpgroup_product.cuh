@@ -86,7 +86,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     warpgroup_product_kernel(Left left, Right right, Write write, CodeProductSize size) {
   follow_last_kernel();
   static_assert(!Write::kNeedsLeftSums);  // codes of the left factor do not pass through registers
-  if constexpr (kHasWarpgroups) {
+  if constexpr (!kHasWarpgroups) {
+    __trap();  // code for another device
+  } else {
     using Pipeline = CodePipeline<Shape, Left, Right>;
     using Lefts = typename Pipeline::Lefts;
     using Rights = typename Pipeline::Rights;

@@ -95,6 +95,65 @@ TEST_P(PackedMatmul, TypesSlicesAndAddingAreThoseOfThePlainProduct) {
   }
 }
 
+// What rows of K columns are made of, and where they are when they are.
+struct Source {
+  Source(std::int64_t rows, std::int64_t columns, DType type)
+      : x({rows, columns}, type),
+        residual({rows, columns}, DType::kF32),
+        weight({columns}, DType::kF32),
+        rstd({rows}, DType::kF32),
+        gate_up({rows, 2 * columns}, type) {
+    fill_normal(x, 1);
+    fill_normal(residual, 2);
+    fill_normal(weight, 3);
+    fill_normal(gate_up, 4);
+  }
+  RowSource plain() const { return {x}; }
+  RowSource norm() const { return {x, RowSource::Norm{rstd, residual, weight, 1e-5f}}; }
+  RowSource swiglu() const {
+    const std::int64_t columns = x.view().cols();
+    return {x, RowSource::Swiglu{gate_up.view().columns(0, columns),
+                                 gate_up.view().columns(columns, 2 * columns)}};
+  }
+  OwnedTensor x, residual, weight, rstd, gate_up;
+};
+
+TEST_P(PackedMatmul, OfRowsThatAreQuantizedOnTheWayItGivesTheBitsOfItsParts) {
+  for (const ProductCase& size : {ProductCase{1, 5, 128},
+                                  {1, 70, 256},
+                                  {1, 33, 640},
+                                  {1, 200, 1024},
+                                  {1, 20, 4224},
+                                  {1, 20, 8320},
+                                  {1, 9, 200},
+                                  {2, 33, 256}}) {
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      const Source source(size.m, size.k, type);
+      for (const int bits : {1, 2, 3, 4, 8}) {
+        const OwnedQuantizedRows w = random_codes(size.n, size.k, bits, 2);
+        const OwnedPackedRows packed(w, bits);
+        const RowQuantizer quantizer = RowQuantizer::make({bits}, Transform::kHadamard, size.k);
+        for (const RowSource& from : {source.plain(), source.norm(), source.swiglu()}) {
+          const OwnedQuantizedRows rows(size.m, size.k), scratch(size.m, size.k);
+          const Write write = bits == 4 ? Write::kAdd : Write::kSet;
+          OwnedTensor actual({size.m, size.n + 7}, type), expected({size.m, size.n + 7}, type);
+          fill_normal(actual, 5);
+          fill_normal(expected, 5);
+          const std::int64_t end = 3 + size.n;
+          backend_->quantize_source(rows.view(false), from, quantizer);
+          backend_->packed_matmul(expected.view().columns(3, end), rows.view(false), bits,
+                                  packed.rows, write);
+          backend_->quantize_packed_matmul(actual.view().columns(3, end), scratch.view(false), from,
+                                           quantizer, bits, packed.rows, write);
+          ASSERT_TRUE(actual.same_bytes(expected))
+              << "M " << size.m << " N " << size.n << " K " << size.k << ' ' << name(type) << ' '
+              << bits << " bits, source " << from.made_of.index();
+        }
+      }
+    }
+  }
+}
+
 TEST_P(PackedMatmul, TheLargestSumsDoNotOverflow) {
   constexpr std::int64_t kLongest = 32768;
   for (const int bits : {1, 2, 4, 5, 7, 8}) {

@@ -1,0 +1,72 @@
+// CudaBackend: the product of one row with packed weights, its quantization included.
+#include <algorithm>
+
+#include "backend/cuda/packed_launch.h"
+#include "backend/cuda/packed_row_kernels.cuh"
+#include "backend/cuda/products.h"
+#include "backend/cuda/quantize_launch.h"
+
+namespace quest {
+namespace {
+
+// run(vectors of bf16) for a source whose tensors suit them; else false.
+template <typename Run>
+bool with_vectors(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
+  using cuda::suits_vectors;
+  const auto rows = [](const Tensor& x) {
+    return cuda::TypedRows<std::uint16_t>{cuda::data_of<std::uint16_t>(x), x.row_stride};
+  };
+  if (source.x.dtype != DType::kBF16) return false;
+  if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
+    if (!suits_vectors(rule, norm->x, norm->weight)) return false;
+    return run(cuda::NormVectors<true>{{cuda::data_of<float>(norm->x), norm->x.row_stride},
+                                       cuda::data_of<float>(norm->weight),
+                                       cuda::data_of<float>(norm->rstd),
+                                       norm->epsilon});
+  }
+  if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
+    const bool bf16 = swiglu->gate.dtype == DType::kBF16 && swiglu->up.dtype == DType::kBF16;
+    if (!bf16 || !suits_vectors(rule, swiglu->gate, swiglu->up)) return false;
+    return run(cuda::SwigluVectors<std::uint16_t>{rows(swiglu->gate), rows(swiglu->up)});
+  }
+  return suits_vectors(rule, source.x) && run(cuda::PlainVectors<std::uint16_t>{rows(source.x)});
+}
+
+}  // namespace
+
+void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
+                                         const RowSource& source, const RowQuantizer& quantizer,
+                                         int x_bits, const PackedRows& w, Write write) {
+  const cuda::RowRule rule = cuda::rule_of(quantizer, w.columns);
+  cuda::WriteQuantized sum =
+      cuda::quantized_output(y, rows, w.steps, w.code_sums, w.columns, write);
+  sum.code_offset = 1u << (w.bits - 1);  // Packed codes are unsigned.
+  const cuda::DecodeFactors factors{
+      .x = nullptr,
+      .w = cuda::data_of<std::uint8_t>(w.codes),
+      .x_stride = 0,
+      .w_stride = w.codes.row_stride,
+      .columns = w.codes.rows(),
+      .rows = 1,
+      .rows_a_block = 1,
+      .chunks = static_cast<int>(w.codes.cols() / std::int64_t{cuda::kPackedLoad})};
+  // Two blocks a multiprocessor: each quantizes the row.
+  const unsigned all = blocks_of(factors.columns, cuda::kDecodeColumns);
+  const unsigned tiles = std::clamp(blocks_of(all, std::int64_t{2} * device_.multiprocessors), 1u,
+                                    unsigned{cuda::kMostTiles});
+  const auto run = [&]<typename Source>(const Source& vectors) {
+    Launch how = on("quantize_packed_matmul", dim3(blocks_of(all, tiles)),
+                    cuda::threads_of<Source, cuda::kFewHeld<Source>>(rule));
+    how.shared_bytes = static_cast<int>(w.columns);
+    return cuda::with_loaded_bits(w.bits, [&]<int kBits>(std::integral_constant<int, kBits>) {
+      launch(how, cuda::packed_row_kernel<kBits, Source>, vectors, rule, factors,
+             static_cast<int>(tiles), sum);
+    });
+  };
+  const bool suits =
+      y.rows() == 1 && !rows.mask && cuda::loads_are_whole(w) && w.columns <= cuda::kMostRowColumns;
+  if (suits && with_vectors(source, rule, run)) return;
+  Backend::quantize_packed_matmul(y, rows, source, quantizer, x_bits, w, write);
+}
+
+}  // namespace quest
