@@ -130,6 +130,8 @@ class CudaBackend : public Backend {
   // out (= or +=) the product of two float tensors; `name` is for errors.
   void multiply(const char* name, Tensor out, const cuda::Factor& left, const cuda::Factor& right,
                 Write write);
+  // x H in f32, in the workspace; x itself where nothing is rotated.
+  Tensor rotated_rows(Tensor x, std::int64_t block);
   // packed_matmul of few rows, packed_dense_matmul, and packed_matmul of many rows, with weights as
   // they are; false, and nothing done, where their bits or their alignment do not allow it.
   bool decode_packed(Tensor x_codes, const PackedRows& w, cuda::WriteQuantized write_sum);

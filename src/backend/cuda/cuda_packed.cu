@@ -117,21 +117,27 @@ bool CudaBackend::multiply_packed(Tensor y, Tensor x_codes, const PackedRows& w,
   }
 }
 
-void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
-                                      Write write) {
-  // y = x (Zw H)^T = (x H) Zw^T: the few rows of x are rotated.
+Tensor CudaBackend::rotated_rows(Tensor x, std::int64_t block) {
+  if (block == 1) return x;
   const Tensor rotated(
       workspace_.take<float>(cuda::Workspace::Slot::kGradient, x.rows() * x.cols()),
       {x.rows(), x.cols()}, DType::kF32, Place::kCuda);
-  const Launch rotate_rows = on("rotate_rows", cuda::block_a_row(x.rows()), 0);
-  const cuda::RowRule rotation = cuda::rotation(x.cols(), block);
-  if (cuda::suits_vectors(rotation, x, rotated)) {
+  const Launch how = on("rotate_rows", cuda::block_a_row(x.rows()), 0);
+  const cuda::RowRule rule = cuda::rotation(x.cols(), block);
+  if (cuda::suits_vectors(rule, x, rotated)) {
     cuda::with_type(cuda::rows_of(x), [&]<typename T>(const cuda::TypedRows<T>& values) {
-      cuda::rotate(rotate_rows, cuda::PlainVectors<T>{values}, rotated, rotation, Write::kSet);
+      cuda::rotate(how, cuda::PlainVectors<T>{values}, rotated, rule, Write::kSet);
     });
   } else {
-    cuda::rotate(rotate_rows, cuda::PlainSource{cuda::rows_of(x)}, rotated, rotation, Write::kSet);
+    cuda::rotate(how, cuda::PlainSource{cuda::rows_of(x)}, rotated, rule, Write::kSet);
   }
+  return rotated;
+}
+
+void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, std::int64_t block,
+                                      Write write) {
+  // y = x (Zw H)^T = (x H) Zw^T: the few rows of x are rotated.
+  const Tensor rotated = rotated_rows(x, block);
   const bool add = write == Write::kAdd;
   if (cuda::loads_are_whole(w) && (w.approximate ? multiply_fixed_point<2>(y, rotated, w, add)
                                                  : multiply_fixed_point<3>(y, rotated, w, add))) {
