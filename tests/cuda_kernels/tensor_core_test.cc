@@ -42,7 +42,9 @@ __global__ void product_by_hand(Sum* sums, const Value* a, const Right* b) {
   }
   Sum own[4];
   for (unsigned i = 0; i < 4; ++i) own[i] = sums[(g + i / 2 * 8) * kColumns + 2 * t + i % 2];
-  if constexpr (std::is_same_v<Right, std::uint8_t>) {
+  if constexpr (std::is_same_v<Value, std::uint8_t>) {
+    cuda::multiply_unsigned_add(own, left, right[0], right[1]);
+  } else if constexpr (std::is_same_v<Right, std::uint8_t>) {
     cuda::multiply_add_unsigned(own, left, right[0], right[1]);
   } else {
     cuda::multiply_add(own, left, right[0], right[1]);
@@ -137,16 +139,21 @@ TEST(TensorCore, ProductsOfIntegersAreThoseOfPlainLoops) {
   expect_products_of_plain_loops<std::int32_t, std::int8_t>();
 }
 
-TEST(TensorCore, ProductsWithUnsignedIntegersAreThoseOfPlainLoops) {
-  const auto a = random_values<std::int8_t>(kRows * 32, 1);
-  const auto b = random_values<std::uint8_t>(kColumns * 32, 2);
+template <typename Left, typename Right>
+void expect_mixed_products_of_plain_loops() {
+  const auto a = random_values<Left>(kRows * 32, 1);
+  const auto b = random_values<Right>(kColumns * 32, 2);
   const std::vector<std::int32_t> before(kRows * kColumns, 7);
-  const DeviceArray<std::int8_t> left(a);
-  const DeviceArray<std::uint8_t> right(b);
+  const DeviceArray<Left> left(a);
+  const DeviceArray<Right> right(b);
   const DeviceArray<std::int32_t> sums(before);
-  launch(warp(), product_by_hand<std::int32_t, std::int8_t, std::uint8_t>, sums.get(), left.get(),
-         right.get());
+  launch(warp(), product_by_hand<std::int32_t, Left, Right>, sums.get(), left.get(), right.get());
   EXPECT_EQ(sums.values(), expected_sums(before, a, b));
+}
+
+TEST(TensorCore, ProductsWithUnsignedIntegersAreThoseOfPlainLoops) {
+  expect_mixed_products_of_plain_loops<std::int8_t, std::uint8_t>();
+  expect_mixed_products_of_plain_loops<std::uint8_t, std::int8_t>();
 }
 
 TEST(TensorCore, ProductsOfBf16AreThoseOfPlainLoops) {

@@ -32,6 +32,7 @@
 #define __shared__ static  // blocks run one at a time
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __maxnreg__(registers)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 

@@ -13,11 +13,11 @@ namespace {
 const std::uint32_t* line(WarpWords words, int word, unsigned g) { return &words[word][4 * g]; }
 
 // What a register holds, and the arithmetic of sums: products of integers, or of bf16.
-template <typename Right>
+template <typename Left, typename Right>
 struct Integers {
   using Sum = std::int32_t;
   static Sum dot(const std::uint32_t* a, const std::uint32_t* b, Sum sum) {
-    std::int8_t left[16];
+    Left left[16];
     Right right[16];
     std::memcpy(left, a, sizeof left);
     std::memcpy(right, b, sizeof right);
@@ -90,11 +90,15 @@ void make(const std::vector<Copy>& group) {
 
 void multiply_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where) {
-  multiply<Integers<std::int8_t>>(sums, a, b0, b1, where);
+  multiply<Integers<std::int8_t, std::int8_t>>(sums, a, b0, b1, where);
 }
 void multiply_add_unsigned(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
                            unsigned b1, const std::source_location& where) {
-  multiply<Integers<std::uint8_t>>(sums, a, b0, b1, where);
+  multiply<Integers<std::int8_t, std::uint8_t>>(sums, a, b0, b1, where);
+}
+void multiply_unsigned_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
+                           unsigned b1, const std::source_location& where) {
+  multiply<Integers<std::uint8_t, std::int8_t>>(sums, a, b0, b1, where);
 }
 void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where) {

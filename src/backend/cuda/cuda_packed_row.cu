@@ -5,6 +5,7 @@
 #include "backend/cuda/packed_row_kernels.cuh"
 #include "backend/cuda/products.h"
 #include "backend/cuda/quantize_launch.h"
+#include "core/division.h"
 
 namespace quest {
 namespace {
@@ -57,7 +58,7 @@ void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
   const auto run = [&]<typename Source>(const Source& vectors) {
     Launch how = on("quantize_packed_matmul", dim3(blocks_of(all, tiles)),
                     cuda::threads_of<Source, cuda::kFewHeld<Source>>(rule));
-    how.shared_bytes = static_cast<int>(w.columns);
+    how.shared_bytes = static_cast<int>(round_up(factors.chunks, 4)) * (128 / w.bits);
     return cuda::with_loaded_bits(w.bits, [&]<int kBits>(std::integral_constant<int, kBits>) {
       launch(how, cuda::packed_row_kernel<kBits, Source>, vectors, rule, factors,
              static_cast<int>(tiles), sum);

@@ -10,7 +10,7 @@ namespace quest::cuda {
 
 inline constexpr int kDecodeRows = 16;      // of codes, of a block
 inline constexpr int kMostDecodeRows = 64;  // beyond which tiles of 64 columns are as many blocks
-inline constexpr int kDecodeTiles = 2;      // of eight columns, of a warp
+inline constexpr int kDecodeTiles = 2;      // of eight columns, that are multiplied at once
 inline constexpr int kDecodeColumns = 8 * kDecodeTiles;
 inline constexpr int kDecodeWarps = 8;   // of a block, at most: they divide the sum among them
 inline constexpr int kDecodeGroups = 2;  // of four chunks, whose weights a warp loads at once
@@ -76,9 +76,10 @@ struct DecodeUnits {
   }
 };
 
-/// Sums of a warp: [bit of a code's byte][tile][as multiply_add holds them].
-template <int kBits>
-using DecodeSums = std::int32_t[DecodeUnits<kBits>::kScales][kDecodeTiles][4];
+/// Sums of a warp: [bit of a code's byte][eight rows of x][as multiply_add holds them], where rows
+/// are columns of w and columns are rows of x.
+template <int kBits, int kHalves>
+using DecodeSums = std::int32_t[DecodeUnits<kBits>::kScales][kHalves][4];
 
 /// Sixteen bytes, or zeros.
 __device__ inline uint4 load_if(bool inside, const void* from) {
@@ -86,40 +87,30 @@ __device__ inline uint4 load_if(bool inside, const void* from) {
 }
 
 /// Adds the products of one chunk of each of a lane's rows. Lane 4 g + t has chunk 4 group + t of
-/// rows g and g + 8 of x (kHalves = 2) and of column g of each tile.
-template <int kBits, int kHalves>
-__device__ __forceinline__ void multiply_chunk(DecodeSums<kBits>& sums, const DecodeFactors& f,
-                                               const std::int8_t* x_rows, int rows,
-                                               const uint4 (&weights)[kDecodeTiles], int chunk) {
+/// column g of each tile and, in x(half, byte), sixteen codes of row g + 8 half of x from a byte of
+/// the same chunk on; kArranged: as Units::arrange leaves them.
+template <int kBits, int kHalves, bool kArranged, typename X>
+__device__ __forceinline__ void multiply_chunk(DecodeSums<kBits, kHalves>& sums,
+                                               const uint4 (&weights)[kDecodeTiles], const X& x) {
   using Units = DecodeUnits<kBits>;
-  const int g = static_cast<int>(threadIdx.x) % 32 / 4;
-  const std::int8_t* const codes = x_rows + g * f.x_stride + std::int64_t{chunk} * (16 * 8 / kBits);
-  unsigned words[kDecodeTiles][4];
-#pragma unroll
-  for (int tile = 0; tile < kDecodeTiles; ++tile) {
-    words[tile][0] = weights[tile].x;
-    words[tile][1] = weights[tile].y;
-    words[tile][2] = weights[tile].z;
-    words[tile][3] = weights[tile].w;
-  }
+  const unsigned low[] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w};
+  const unsigned high[] = {weights[1].x, weights[1].y, weights[1].z, weights[1].w};
 #pragma unroll
   for (int piece = 0; piece < Units::kPieces; ++piece) {
-    unsigned x[2][Units::kPieceWords] = {};
+    unsigned codes[kHalves][Units::kPieceWords];
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      const bool inside = chunk < f.chunks && g + 8 * half < rows;
 #pragma unroll
       for (int i = 0; i < Units::kPieceWords; i += 4) {
-        const uint4 four =
-            load_if(inside, codes + 8 * half * f.x_stride + (piece * Units::kPieceWords + i) * 4);
-        x[half][i] = four.x;
-        x[half][i + 1] = four.y;
-        x[half][i + 2] = four.z;
-        x[half][i + 3] = four.w;
+        const uint4 four = x(half, (piece * Units::kPieceWords + i) * 4);
+        codes[half][i] = four.x;
+        codes[half][i + 1] = four.y;
+        codes[half][i + 2] = four.z;
+        codes[half][i + 3] = four.w;
       }
 #pragma unroll
-      for (int unit = 0; unit < Units::kPieceUnits; ++unit) {
-        Units::arrange(x[half] + unit * Units::kXWords);
+      for (int unit = 0; unit < Units::kPieceUnits && !kArranged; ++unit) {
+        Units::arrange(codes[half] + unit * Units::kXWords);
       }
     }
 #pragma unroll
@@ -127,15 +118,26 @@ __device__ __forceinline__ void multiply_chunk(DecodeSums<kBits>& sums, const De
 #pragma unroll
       for (int s = 0; s < Units::kScales; ++s) {
         const int at = unit * Units::kXWords + 2 * s;
-        const unsigned a[4] = {x[0][at], x[1][at], x[0][at + 1], x[1][at + 1]};
+        const uint2 first = Units::factors(low, piece * Units::kPieceUnits + unit, s);
+        const uint2 second = Units::factors(high, piece * Units::kPieceUnits + unit, s);
+        const unsigned a[4] = {first.x, second.x, first.y, second.y};
 #pragma unroll
-        for (int tile = 0; tile < kDecodeTiles; ++tile) {
-          const uint2 b = Units::factors(words[tile], piece * Units::kPieceUnits + unit, s);
-          multiply_add_unsigned(sums[s][tile], a, b.x, b.y);
+        for (int half = 0; half < kHalves; ++half) {
+          multiply_unsigned_add(sums[s][half], a, codes[half][at], codes[half][at + 1]);
         }
       }
     }
   }
+}
+
+/// The sum of place i of what a lane holds for eight rows of x, all bits of bytes together.
+template <int kBits, int kHalves>
+__device__ __forceinline__ std::int32_t joined_sum(const DecodeSums<kBits, kHalves>& sums, int half,
+                                                   int i) {
+  std::int32_t sum = 0;
+#pragma unroll
+  for (int s = 0; s < DecodeUnits<kBits>::kScales; ++s) sum += sums[s][half][i] >> kBits * s;
+  return sum;
 }
 
 /// A float output from a row of x that is unit * (256^(kDigits - 1) d + ...), where d are its
@@ -167,7 +169,6 @@ template <int kBits, int kHalves, typename Write>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
     packed_decode_kernel(DecodeFactors f, Write write) {
   admit_next_kernel();
-  using Units = DecodeUnits<kBits>;
   constexpr int kDigits = Write::kDigits;
   __shared__ std::int32_t parts[kDecodeWarps][8 * kHalves][kDecodeColumns + 1];
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
@@ -196,25 +197,27 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   // Weights come while the kernel before, which makes x, still works.
   load_weights(warp);
   await_last_kernel();
-  DecodeSums<kBits> sums = {};
+  DecodeSums<kBits, kHalves> sums = {};
   for (int group = warp; group < groups; group += kDecodeGroups * warps) {
 #pragma unroll
     for (int ahead = 0; ahead < kDecodeGroups; ++ahead) {
       const int chunk = 4 * (group + ahead * warps) + t;
       if (group + ahead * warps < groups) {
-        multiply_chunk<kBits, kHalves>(sums, f, x_rows, rows, weights[ahead], chunk);
+        multiply_chunk<kBits, kHalves, false>(sums, weights[ahead], [&](int half, int byte) {
+          const int row = g + 8 * half;
+          return load_if(chunk < f.chunks && row < rows,
+                         x_rows + row * f.x_stride + std::int64_t{chunk} * (128 / kBits) + byte);
+        });
       }
     }
     load_weights(group + kDecodeGroups * warps);
   }
 #pragma unroll
-  for (int tile = 0; tile < kDecodeTiles; ++tile) {
+  for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
-    for (int i = 0; i < 2 * kHalves; ++i) {
-      std::int32_t sum = 0;
-#pragma unroll
-      for (int s = 0; s < Units::kScales; ++s) sum += sums[s][tile][i] >> kBits * s;
-      parts[warp][g + i / 2 * 8][8 * tile + 2 * t + i % 2] = sum;
+    for (int i = 0; i < 4; ++i) {
+      parts[warp][8 * half + 2 * t + i % 2][g + i / 2 * 8] =
+          joined_sum<kBits, kHalves>(sums, half, i);
     }
   }
   __syncthreads();

@@ -10,84 +10,141 @@ namespace quest::cuda {
 
 inline constexpr int kRowAhead = 4;   // steps of a warp whose weights are underway
 inline constexpr int kMostTiles = 8;  // of kDecodeColumns columns, of a block
+// Of a thread: beside two blocks of 256 threads a multiprocessor has room for one of the next
+// kernel, which brings its weights.
+inline constexpr int kRowRegisters = 80;
 inline constexpr std::int64_t kMostRowColumns = 32 << 10;  // of a row whose codes a block keeps
 
-/// What a warp multiplies in one step: chunks 4 group .. 4 group + 3 of the columns of a tile.
+/// Where a warp of a block is in its share of a product: in one step it multiplies chunks 4 group
+/// .. 4 group + 3 of the columns of a tile. As many warps as have a group each share a tile, and
+/// such teams take the tiles in turns.
 struct RowStep {
-  int tile, group;
-  /// The warps of a block divide the groups of a tile; all of them take equally many steps.
-  __device__ void advance(int groups, int warp, int warps) {
-    group += warps;
-    if (group - warp < groups) return;
-    group = warp;
-    ++tile;
+  int members, teams;  ///< warps of a team, teams of the block
+  int member, tile, group;
+
+  __device__ explicit RowStep(int groups) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+    members = groups < warps ? groups : warps;
+    teams = warps / members;
+    member = group = warp % members;
+    tile = warp / members < teams ? warp / members : kMostTiles;
   }
-  __device__ bool ends_tile(int groups, int warp, int warps) const {
-    return group - warp + warps >= groups;
+  /// Whether the step was the last of its tile.
+  __device__ bool advance(int groups) {
+    group += members;
+    if (group - member < groups) return false;
+    group = member;
+    tile += teams;
+    return true;
   }
 };
 
+/// The weights of a warp's steps, in their order. Lane 4 g + t has chunk 4 group + t of columns g
+/// and g + 8 of a tile.
+class RowWeights {
+ public:
+  /// Of `tiles` tiles from column `first` on.
+  __device__ RowWeights(const DecodeFactors& f, std::int64_t first, int tiles)
+      : next_((f.chunks + 3) / 4), chunks_(f.chunks), tiles_(tiles) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const std::int64_t own = first + next_.tile * kDecodeColumns + lane / 4;
+    const int steps = (f.chunks + 4 * next_.members - 1) / (4 * next_.members);  // of a tile
+    left_ = static_cast<int>(f.columns - own);
+    from_ = f.w + own * f.w_stride + (4 * next_.group + lane % 4) * 16;
+    to_next_tile_ = next_.teams * kDecodeColumns * f.w_stride - (steps - 1) * 64 * next_.members;
+    to_half_ = 8 * f.w_stride;
+  }
+  __device__ __forceinline__ void load_next(uint4 (&to)[kDecodeTiles]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const bool inside = next_.tile < tiles_ && 4 * next_.group + lane % 4 < chunks_;
+#pragma unroll
+    for (int i = 0; i < kDecodeTiles; ++i) {
+      to[i] =
+          inside && 8 * i < left_ ? load_constant(from_ + i * to_half_) : make_uint4(0, 0, 0, 0);
+    }
+    if (next_.advance((chunks_ + 3) / 4)) {
+      from_ += to_next_tile_;
+      left_ -= next_.teams * kDecodeColumns;
+    } else {
+      from_ += 64 * next_.members;
+    }
+  }
+
+ private:
+  RowStep next_;
+  const std::uint8_t* from_;
+  std::int64_t to_next_tile_, to_half_;
+  int chunks_, tiles_;
+  int left_;  // columns from the lane's first one on
+};
+
+/// The codes of a row of x, put in the order in which multiply_chunk reads them.
+template <int kBits>
+__device__ void arrange_row(std::int8_t* codes, int columns) {
+  using Units = DecodeUnits<kBits>;
+  if constexpr (kBits == 8) return;
+  constexpr int kUnitCodes = 4 * Units::kXWords;
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < columns / kUnitCodes;
+       i += static_cast<int>(blockDim.x)) {
+    auto* const there = reinterpret_cast<unsigned*>(codes) + i * Units::kXWords;
+    unsigned words[Units::kXWords];
+#pragma unroll
+    for (int k = 0; k < Units::kXWords; ++k) words[k] = there[k];
+    Units::arrange(words);
+#pragma unroll
+    for (int k = 0; k < Units::kXWords; ++k) there[k] = words[k];
+  }
+}
+
 /// write(0, n, {sum over the codes of the source's row and the unsigned codes of w}) for `tiles`
-/// tiles of columns n a block. `f` is without x. Shared memory: a byte a column of the row.
+/// tiles of columns n a block. `f` is without x. Shared memory: a byte a column
+/// of the row, to the end of a group; what is behind the row meets weights of 0.
 template <int kBits, typename Source>
-__global__ void __launch_bounds__(kRowThreads<Source, kFewHeld<Source>>)
+__global__ void __maxnreg__(kRowRegisters)
     packed_row_kernel(Source source, RowRule rule, DecodeFactors f, int tiles,
                       WriteQuantized write) {
   admit_next_kernel();
-  using Units = DecodeUnits<kBits>;
   constexpr int kMostWarps = kRowThreads<Source, kFewHeld<Source>> / static_cast<int>(kWarp);
   __shared__ std::int32_t parts[kMostTiles][kMostWarps][kDecodeColumns];
   __shared__ float x_step;
   __shared__ std::int32_t x_sum;
   auto* const x_codes = reinterpret_cast<std::int8_t*>(dynamic_shared());
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
   const int groups = (f.chunks + 3) / 4;
   const std::int64_t first = std::int64_t{blockIdx.x} * tiles * kDecodeColumns;
-  const int steps = (groups + warps - 1) / warps * tiles;
 
+  RowStep step(groups);
+  RowWeights next(f, first, tiles);
   uint4 weights[kRowAhead][kDecodeTiles];
-  RowStep next{0, warp};
-  const auto load_next = [&](uint4(&to)[kDecodeTiles]) {
-    const int chunk = 4 * next.group + t;
 #pragma unroll
-    for (int i = 0; i < kDecodeTiles; ++i) {
-      const std::int64_t n = first + next.tile * kDecodeColumns + 8 * i + g;
-      to[i] = next.tile < tiles && chunk < f.chunks && n < f.columns
-                  ? load_constant(f.w + n * f.w_stride + std::int64_t{chunk} * 16)
-                  : make_uint4(0, 0, 0, 0);
-    }
-    next.advance(groups, warp, warps);
-  };
-#pragma unroll
-  for (int ahead = 0; ahead < kRowAhead; ++ahead) load_next(weights[ahead]);
+  for (int ahead = 0; ahead < kRowAhead; ++ahead) next.load_next(weights[ahead]);
   await_last_kernel();
   quantize_row<Source, kFewHeld<Source>>(source, 0, {x_codes, &x_step, &x_sum, nullptr}, rule);
+  arrange_row<kBits>(x_codes, rule.columns);
   __syncthreads();
 
-  DecodeSums<kBits> sums = {};
-  RowStep step{0, warp};
-  for (int begin = 0; begin < steps; begin += kRowAhead) {
+  // All eight columns of a product are the one row.
+  DecodeSums<kBits, 1> sums = {};
+  while (step.tile < tiles) {
 #pragma unroll
     for (int ahead = 0; ahead < kRowAhead; ++ahead) {
-      if (begin + ahead >= steps) break;
+      if (step.tile >= tiles) break;
+      const std::int8_t* const codes = x_codes + (4 * step.group + t) * (128 / kBits);
       if (step.group < groups) {
-        multiply_chunk<kBits, 1>(sums, f, x_codes, 1, weights[ahead], 4 * step.group + t);
+        multiply_chunk<kBits, 1, true>(sums, weights[ahead], [&](int, int byte) {
+          return *reinterpret_cast<const uint4*>(codes + byte);
+        });
       }
-      if (step.ends_tile(groups, warp, warps)) {
+      next.load_next(weights[ahead]);
+      const int tile = step.tile;
+      if (!step.advance(groups)) continue;
 #pragma unroll
-        for (int i = 0; i < 2 * kDecodeTiles; ++i) {
-          std::int32_t sum = 0;
-#pragma unroll
-          for (int s = 0; s < Units::kScales; ++s) {
-            sum += sums[s][i / 2][i % 2] >> kBits * s;
-            sums[s][i / 2][i % 2] = 0;
-          }
-          if (g == 0) parts[step.tile][warp][8 * (i / 2) + 2 * t + i % 2] = sum;
-        }
+      for (int half = 0; half < kDecodeTiles; ++half) {
+        const std::int32_t sum = joined_sum<kBits, 1>(sums, 0, 2 * half);
+        if (t == 0) parts[tile][step.member][8 * half + g] = sum;
       }
-      step.advance(groups, warp, warps);
-      load_next(weights[ahead]);
+      memset(sums, 0, sizeof sums);
     }
   }
   __syncthreads();
@@ -97,8 +154,9 @@ __global__ void __launch_bounds__(kRowThreads<Source, kFewHeld<Source>>)
        output += static_cast<int>(blockDim.x)) {
     if (first + output >= f.columns) continue;
     std::int32_t sum = 0;
-    for (int i = 0; i < warps; ++i)
+    for (int i = 0; i < step.members; ++i) {
       sum += parts[output / kDecodeColumns][i][output % kDecodeColumns];
+    }
     write(0, first + output, sum);
   }
 }

@@ -41,6 +41,16 @@ __device__ inline void multiply_add_unsigned(std::int32_t (&sums)[4], const unsi
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same where the integers of a are unsigned, and those of b are not.
+__device__ inline void multiply_unsigned_add(std::int32_t (&sums)[4], const unsigned (&a)[4],
+                                             unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /// sums [16, 8] += a [16, 16] b [16, 8], a and b in bf16; the order in which products are added,
 /// and how that is rounded, is the device's.
 /// a: row g, places 2 t.. | row g + 8, places 2 t.. | row g, 8 + 2 t.. | row g + 8, 8 + 2 t..;

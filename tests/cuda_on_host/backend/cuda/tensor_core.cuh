@@ -17,6 +17,8 @@ void multiply_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, 
                   const std::source_location& where);
 void multiply_add_unsigned(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
                            unsigned b1, const std::source_location& where);
+void multiply_unsigned_add(std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0,
+                           unsigned b1, const std::source_location& where);
 void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                   const std::source_location& where);
 void load_matrices(unsigned (&to)[4], const void* row, bool transposed,
@@ -46,6 +48,11 @@ inline void multiply_add_unsigned(
     std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
     const std::source_location& where = std::source_location::current()) {
   cuda_on_host::multiply_add_unsigned(sums, a, b0, b1, where);
+}
+inline void multiply_unsigned_add(
+    std::int32_t (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+    const std::source_location& where = std::source_location::current()) {
+  cuda_on_host::multiply_unsigned_add(sums, a, b0, b1, where);
 }
 inline void load_matrices(unsigned (&to)[4], const void* row,
                           const std::source_location& where = std::source_location::current()) {
