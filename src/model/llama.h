@@ -132,10 +132,12 @@ class Llama {
 
  private:
   void take_tables(Arena& prepared);
-  // From s.qkv_in to s.qkv, with the rotary embedding of queries and keys.
+  // What turns queries and keys, in sequences of so many rows.
+  Rotary rotary(std::int64_t length) const;
+  // From s.qkv_in to s.qkv; queries and keys are turned where the cache keeps nothing.
   void project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
                    const PassShape& shape, const KvCache& cache) const;
-  // From s.qkv to s.attn_out: over what the cache keeps or, where it keeps nothing, this pass.
+  // From s.qkv to s.attn_out: over this pass or what the cache keeps, which turns them.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
               const PassShape& shape, const KvCache& cache) const;
 
