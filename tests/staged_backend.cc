@@ -293,6 +293,13 @@ class StagedBackend : public Backend {
     Stage s(*device_);
     device_->cached_attention(s.out(out), s.in(q), s.in(k), s.in(v), s.in(spans), shape);
   }
+  void cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary, const CacheRows& k,
+                             const CacheRows& v, const SequenceSpans& spans,
+                             const HeadShape& shape) override {
+    Stage s(*device_);
+    device_->cached_rope_attention(s.out(out), s.out(qkv), s.in(rotary), s.out(k), s.out(v),
+                                   s.in(spans), shape);
+  }
   void swiglu(Tensor h, Tensor gate, Tensor up) override {
     Stage s(*device_);
     device_->swiglu(s.out(h), s.in(gate), s.in(up));

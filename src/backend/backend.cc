@@ -99,6 +99,13 @@ void Backend::cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRo
   cache_append(v, qkv.columns(turned, turned + width), spans);
 }
 
+void Backend::cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary,
+                                    const CacheRows& k, const CacheRows& v,
+                                    const SequenceSpans& spans, const HeadShape& shape) {
+  cached_rope_append(qkv, rotary, k, v, spans);
+  cached_attention(out, qkv.columns(0, shape.heads * shape.head_dim), k, v, spans, shape);
+}
+
 void Backend::quantize_source(const QuantizedRows& rows, const RowSource& source,
                               const RowQuantizer& quantizer) {
   if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {

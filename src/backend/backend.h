@@ -289,6 +289,11 @@ class Backend {
   /// arithmetic has the type of q. What a span computes does not depend on the other spans.
   virtual void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                 const SequenceSpans& spans, const HeadShape& shape) = 0;
+  /// The cache and out as cached_rope_append(qkv, rotary, k, v, spans) and then cached_attention of
+  /// the turned queries set them, bit for bit. What is left in qkv is not specified.
+  virtual void cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary,
+                                     const CacheRows& k, const CacheRows& v,
+                                     const SequenceSpans& spans, const HeadShape& shape);
 
   /// h float [R, F] = silu(gate) * up; gate and up float [R, F], may be column slices.
   virtual void swiglu(Tensor h, Tensor gate, Tensor up) = 0;

@@ -58,6 +58,15 @@ double attention_flops(const AttentionShape& s) {
   return 4.0 * static_cast<double>(s.batch * s.heads * s.query_length * s.head_dim) * visible;
 }
 
+double attention_flops(const SequenceSpans& spans, const HeadShape& shape) {
+  double flops = 0;
+  for (const SequenceSpan& span : spans) {
+    flops += attention_flops({1, span.count, span.key_length(), span.key_length(), shape.heads,
+                              shape.kv_heads, shape.head_dim});
+  }
+  return flops;
+}
+
 }  // namespace
 
 std::string_view work_name(Work work) { return kWorkNames[static_cast<std::size_t>(work)]; }
@@ -312,13 +321,15 @@ void TimingBackend::cached_rope_append(Tensor qkv, const Rotary& rotary, const C
 
 void TimingBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                      const SequenceSpans& spans, const HeadShape& shape) {
-  double flops = 0;
-  for (const SequenceSpan& span : spans) {
-    flops += attention_flops({1, span.count, span.key_length(), span.key_length(), shape.heads,
-                              shape.kv_heads, shape.head_dim});
-  }
-  timed(Work::kAttention, {float_unit(q), flops, bytes_of({q, out})},
+  timed(Work::kAttention, {float_unit(q), attention_flops(spans, shape), bytes_of({q, out})},
         [&] { inner_.cached_attention(out, q, k, v, spans, shape); });
+}
+
+void TimingBackend::cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary,
+                                          const CacheRows& k, const CacheRows& v,
+                                          const SequenceSpans& spans, const HeadShape& shape) {
+  timed(Work::kAttention, {float_unit(qkv), attention_flops(spans, shape), bytes_of({qkv, out})},
+        [&] { inner_.cached_rope_attention(out, qkv, rotary, k, v, spans, shape); });
 }
 
 void TimingBackend::swiglu(Tensor h, Tensor gate, Tensor up) {

@@ -124,6 +124,9 @@ class TimingBackend : public Backend {
                           const SequenceSpans& spans) override;
   void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                         const SequenceSpans& spans, const HeadShape& shape) override;
+  void cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary, const CacheRows& k,
+                             const CacheRows& v, const SequenceSpans& spans,
+                             const HeadShape& shape) override;
   void swiglu(Tensor h, Tensor gate, Tensor up) override;
   void swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
                        const RowQuantizer& quantizer) override;

@@ -55,9 +55,10 @@ std::int64_t KvCache::pass_end() const {
   return end;
 }
 
-void KvCache::turn_and_append(Backend& backend, std::int64_t layer, Tensor qkv,
-                              const Rotary& rotary) const {
-  backend.cached_rope_append(qkv, rotary, keys(layer), values(layer), spans());
+void KvCache::attend(Backend& backend, std::int64_t layer, Tensor out, Tensor qkv,
+                     const Rotary& rotary, const HeadShape& shape) const {
+  const auto& [k, v] = layers_[static_cast<std::size_t>(layer)];
+  backend.cached_rope_attention(out, qkv, rotary, k, v, spans(), shape);
 }
 
 }  // namespace quest

@@ -41,11 +41,11 @@ class KvCache {
   SequenceSpans spans() const;
   /// One more than the last position of any of them.
   std::int64_t pass_end() const;
-  /// Turns a layer's q and k among qkv [rows of the pass, (H + 2 Hkv) D] and keeps its k and v.
-  void turn_and_append(Backend& backend, std::int64_t layer, Tensor qkv,
-                       const Rotary& rotary) const;
-  const CacheRows& keys(std::int64_t layer) const { return at(layer).k; }
-  const CacheRows& values(std::int64_t layer) const { return at(layer).v; }
+  /// out [rows of the pass, H D] = attention of a layer's queries, which are turned first, over
+  /// what is kept and the pass's own keys and values, which are kept too. qkv [rows of the pass,
+  /// (H + 2 Hkv) D] is scratch afterwards.
+  void attend(Backend& backend, std::int64_t layer, Tensor out, Tensor qkv, const Rotary& rotary,
+              const HeadShape& shape) const;
 
   /// Forgets all but the first `length` positions of a sequence.
   void truncate(std::int64_t slot, std::int64_t length) {
@@ -57,8 +57,6 @@ class KvCache {
     CacheRows k;
     CacheRows v;
   };
-  const Layer& at(std::int64_t layer) const { return layers_[static_cast<std::size_t>(layer)]; }
-
   std::vector<Layer> layers_;
   std::int64_t capacity_ = 0;
   std::vector<std::int64_t> lengths_;

@@ -144,37 +144,38 @@ void Llama<Linear>::prepare_positions(Backend& backend, std::int64_t positions) 
 }
 
 template <typename Linear>
+Rotary Llama<Linear>::rotary(std::int64_t length) const {
+  return {rope_cos_, rope_sin_, config_.rope_layout, length,
+          config_.query_width() + config_.kv_width()};
+}
+
+template <typename Linear>
 void Llama<Linear>::project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
                                 const PassShape& shape, const KvCache& cache, bool keep_x) const {
   const Linear& qkv = blocks_[static_cast<std::size_t>(layer)].qkv;
-  const Rotary rotary{rope_cos_, rope_sin_, config_.rope_layout, shape.length,
-                      config_.query_width() + config_.kv_width()};
-  if (!cache.keeps()) {
+  if (cache.keeps()) {
+    qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet, qkv_source(layer, s), keep_x);
+  } else {
     fill_qkv_in(backend, layer, s, keep_x);
-    qkv.multiply_rope(backend, s.qkv, s.qkv_in, rotary);
-    return;
+    qkv.multiply_rope(backend, s.qkv, s.qkv_in, rotary(shape.length));
   }
-  qkv.forward(backend, s.qkv, s.qkv_in, Write::kSet, qkv_source(layer, s), keep_x);
-  cache.turn_and_append(backend, layer, s.qkv, rotary);
 }
 
 template <typename Linear>
 void Llama<Linear>::attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
                            const PassShape& shape, const KvCache& cache) const {
   const ModelConfig& c = config_;
-  const std::int64_t q_end = c.query_width();
-  const std::int64_t k_end = q_end + c.kv_width();
-  const Tensor q = s.qkv.columns(0, q_end);
-  const Tensor k = s.qkv.columns(q_end, k_end);
-  const Tensor v = s.qkv.columns(k_end, c.qkv_width());
-  if (!cache.keeps()) {
-    backend.attention(
-        s.attn_out, s.log_sums, q, k, v,
-        {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
+  if (cache.keeps()) {
+    cache.attend(backend, layer, s.attn_out, s.qkv, rotary(shape.length),
+                 {c.heads, c.kv_heads, c.head_dim});
     return;
   }
-  backend.cached_attention(s.attn_out, q, cache.keys(layer), cache.values(layer), cache.spans(),
-                           {c.heads, c.kv_heads, c.head_dim});
+  const std::int64_t q_end = c.query_width();
+  const std::int64_t k_end = q_end + c.kv_width();
+  backend.attention(
+      s.attn_out, s.log_sums, s.qkv.columns(0, q_end), s.qkv.columns(q_end, k_end),
+      s.qkv.columns(k_end, c.qkv_width()),
+      {shape.batch, shape.length, shape.length, shape.length, c.heads, c.kv_heads, c.head_dim});
 }
 
 template <typename Linear>

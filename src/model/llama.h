@@ -134,11 +134,13 @@ class Llama {
   MadeOf qkv_source(std::int64_t layer, const LayerActivations& s) const;
   MadeOf gate_up_source(std::int64_t layer, const LayerActivations& s) const;
   MadeOf down_source(const LayerActivations& s) const;
+  // What turns queries and keys, in sequences of so many rows.
+  Rotary rotary(std::int64_t length) const;
 
-  // From s.residual to s.qkv, with the rotary embedding of queries and keys.
+  // From s.residual to s.qkv; queries and keys are turned where the cache keeps nothing.
   void project_qkv(Backend& backend, std::int64_t layer, const LayerActivations& s,
                    const PassShape& shape, const KvCache& cache, bool keep_x) const;
-  // From s.qkv to s.attn_out: over what the cache keeps or, where it keeps nothing, this pass.
+  // From s.qkv to s.attn_out: over this pass or what the cache keeps, which turns them.
   void attend(Backend& backend, std::int64_t layer, const LayerActivations& s,
               const PassShape& shape, const KvCache& cache) const;
 

@@ -218,6 +218,7 @@ std::vector<KeptCase> kept_cases(DType type) {
   add({20, 1, 16}, {{100, 1}, {0, 2}});
   add({2, 2, 96}, {{130, 5}});
   add({2, 1, 256}, {{140, 1}, {10, 20}});
+  add({132, 132, 16}, {{450, 1}});  // parts that fill all stages of a warp, and more
   return cases;
 }
 

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention 
   std::int64_t begin = 0, end = last, parts = 1;
   const unsigned part = blockIdx.x % a.most_parts;
   if (a.parts.states != nullptr) {
-    const KeySplit split(span, a.shape);
+    const KeySplit split(span, a.parts.limits);
     parts = split.parts;
     begin = part * split.keys;
     if (begin + split.keys < end) end = begin + split.keys;

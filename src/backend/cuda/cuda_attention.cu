@@ -13,7 +13,7 @@ namespace {
 
 using cuda::Bf16Rows, cuda::KeyRows, cuda::TileOrder;
 using cuda::list_of, cuda::longest, cuda::most_keys, cuda::narrow, cuda::plain_order, cuda::rows_of;
-using cuda::with_blocks;
+using cuda::rows_begin_at, cuda::with_blocks;
 
 void check_heads(std::int64_t head_dim) {
   if (head_dim > cuda::kMostHeadDim) {
@@ -120,6 +120,30 @@ cuda::CacheValues cache_values(const CacheRows& cache) {
           cache.scales.row_stride};
 }
 
+/// Whether these queries can be copied, over this cache, by the kernels on tensor cores.
+bool suits_split(const Tensor& q, const CacheRows& k, const CacheRows& v, const HeadShape& shape) {
+  const std::int64_t dim = shape.head_dim;
+  return in_pieces(dim, {q}) && in_pieces(dim, k) && in_pieces(dim, v);
+}
+
+/// Of spans of few queries, whose keys and values are kept.
+cuda::SplitAttention split_attention(const Tensor& out, const Tensor& q, const CacheRows& k,
+                                     const CacheRows& v, const SequenceSpans& spans,
+                                     const HeadShape& shape) {
+  return {rows_of(out),
+          bf16_rows(q),
+          cache_values(k),
+          cache_values(v),
+          cuda::NewRows(),
+          {},
+          list_of(spans),
+          shape,
+          score_scale(shape.head_dim),
+          {1, cuda::kFewQueries},
+          1,
+          1};
+}
+
 /// Into how many parts the keys of those spans of a list that `taken` has are cut, at most: blocks
 /// that a span turns out not to need end at once.
 struct CutKeys {
@@ -129,6 +153,7 @@ struct CutKeys {
 
   CutKeys(cuda::Workspace& workspace, const SequenceSpans& spans, const HeadShape& shape,
           const cuda::CountRange& taken) {
+    parts.limits = cuda::PartLimits(shape);
     const std::int64_t keys = std::max(spans.capacity, most_keys(spans));
     for (const SequenceSpan& span : spans) {
       if (!taken.has(span)) continue;
@@ -272,22 +297,11 @@ void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, con
   const Launch how = on("cached_attention", dim3(), 0);
   const cuda::Spans list = list_of(spans);
   const float scale = score_scale(shape.head_dim);
-  if (in_pieces(shape.head_dim, {q}) && in_pieces(shape.head_dim, k) &&
-      in_pieces(shape.head_dim, v)) {
+  if (suits_split(q, k, v, shape)) {
     // Few queries and, over codes, many. They go apart, so that neither makes the other's grid
     // large.
     constexpr std::int64_t kMany = cuda::kFewQueries + 1;
-    cuda::SplitAttention task{rows_of(out),
-                              bf16_rows(q),
-                              cache_values(k),
-                              cache_values(v),
-                              {},
-                              list,
-                              shape,
-                              scale,
-                              {1, cuda::kFewQueries},
-                              1,
-                              1};
+    cuda::SplitAttention task = split_attention(out, q, k, v, spans, shape);
     attend_spans(how, workspace_, task, spans);
     if (longest(spans) <= cuda::kFewQueries) return;
     if (k.scales) {
@@ -308,6 +322,32 @@ void CudaBackend::cached_attention(Tensor out, Tensor q, const CacheRows& k, con
                    nullptr, list, shape, scale, TileOrder(), cut.parts, narrow(cut.most_parts)},
                   std::ssize(spans), longest(spans));
   join_parts(how, cut, {rows_of(out), cut.parts, list, shape, all}, std::ssize(spans));
+}
+
+void CudaBackend::cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary,
+                                        const CacheRows& k, const CacheRows& v,
+                                        const SequenceSpans& spans, const HeadShape& shape) {
+  if (spans.empty()) return;
+  check_heads(shape.head_dim);
+  const Tensor q = qkv.columns(0, shape.heads * shape.head_dim);
+  const auto has_one = [](const SequenceSpan& span) { return span.count == 1; };
+  // A block has all queries of its key head: one puts the new row into the cache.
+  const bool one_tile = shape.heads <= shape.kv_heads * cuda::kSplitRows;
+  if (!one_tile || !std::all_of(spans.begin(), spans.end(), has_one) ||
+      !suits_split(q, k, v, shape) || !rows_begin_at(rotary.cos, 16) ||
+      !rows_begin_at(rotary.sin, 16)) {
+    Backend::cached_rope_attention(out, qkv, rotary, k, v, spans, shape);
+    return;
+  }
+  cuda::SplitAttention task = split_attention(out, q, k, v, spans, shape);
+  task.fresh = {cuda::data_of<std::uint16_t>(qkv),
+                {cuda::data_of<float>(rotary.cos), cuda::data_of<float>(rotary.sin)},
+                rotary.layout == RopeLayout::kInterleaved,
+                static_cast<std::uint16_t*>(k.values.data),
+                static_cast<std::uint16_t*>(v.values.data),
+                cuda::data_of<float>(k.scales),
+                cuda::data_of<float>(v.scales)};
+  attend_spans(on("cached_rope_attention", dim3(), 0), workspace_, task, spans);
 }
 
 }  // namespace quest

@@ -13,6 +13,13 @@ void check_heads(std::int64_t dim) {
   if (dim > kMost) fail("CUDA: heads of {} values; at most {} are supported", dim, kMost);
 }
 
+/// The kernel whose lanes have as many pairs as heads need.
+template <typename Kernel>
+Kernel* of_pairs(std::int64_t dim, Kernel* one, Kernel* two, Kernel* most) {
+  const std::int64_t lanes = cuda::kWarp;
+  return dim <= 2 * lanes ? one : dim <= 4 * lanes ? two : most;
+}
+
 cuda::CacheOut out_of(const CacheRows& cache) {
   if (!cache.scales) return {rows_of(cache.values), nullptr, nullptr, 0, 0};
   return {{},
@@ -40,7 +47,9 @@ void CudaBackend::cache_append(const CacheRows& cache, Tensor x, const SequenceS
                                plain_order(std::ssize(spans) * heads, narrow(longest(spans))),
                                narrow(heads)};
   launch(with_blocks(on("cache_append", dim3(), 0), task.order, cuda::kWarp, 0),
-         cuda::cache_append_kernel, task);
+         of_pairs(dim, cuda::cache_append_kernel<1>, cuda::cache_append_kernel<2>,
+                  cuda::cache_append_kernel<cuda::kMostPairs>),
+         task);
 }
 
 void CudaBackend::cached_rope_append(Tensor qkv, const Rotary& rotary, const CacheRows& k,
@@ -50,8 +59,7 @@ void CudaBackend::cached_rope_append(Tensor qkv, const Rotary& rotary, const Cac
   check_heads(dim);
   const std::int64_t heads = rotary.columns / dim - kv_heads, all = heads + 2 * kv_heads;
   const cuda::RopeAppend task{rows_of(qkv),
-                              data_of<float>(rotary.cos),
-                              data_of<float>(rotary.sin),
+                              {data_of<float>(rotary.cos), data_of<float>(rotary.sin)},
                               out_of(k),
                               out_of(v),
                               places_of(dim, rotary.layout == RopeLayout::kInterleaved),
@@ -60,7 +68,9 @@ void CudaBackend::cached_rope_append(Tensor qkv, const Rotary& rotary, const Cac
                               narrow(heads),
                               narrow(kv_heads)};
   launch(with_blocks(on("cached_rope_append", dim3(), 0), task.order, cuda::kWarp, 0),
-         cuda::cached_rope_append_kernel, task);
+         of_pairs(dim, cuda::cached_rope_append_kernel<1>, cuda::cached_rope_append_kernel<2>,
+                  cuda::cached_rope_append_kernel<cuda::kMostPairs>),
+         task);
 }
 
 }  // namespace quest

@@ -4,78 +4,10 @@
 // them for itself.
 #pragma once
 
-#include "backend/cuda/key_parts.cuh"
+#include "backend/cuda/split_attention_rows.cuh"
 #include "backend/cuda/tensor_attention_kernels.cuh"
 
 namespace quest::cuda {
-
-/// Kept keys or values: bf16, or codes of 8 bits as pairs of them.
-struct CacheValues {
-  Bf16Rows rows;
-  const float* scales;  ///< of codes
-  std::int64_t scale_stride;
-};
-
-struct SplitAttention {
-  FloatRows out;
-  Bf16Rows q;
-  CacheValues k, v;
-  PartSums parts;
-  Spans spans;
-  HeadShape shape;
-  float scale;       ///< 1 / sqrt(D)
-  CountRange taken;  ///< other spans are left alone
-  unsigned most_parts, row_tiles;
-};
-
-template <int kWidth, bool kCodes>
-struct SplitSizes {
-  // A row of codes has half as many bytes, but at least eight pieces.
-  using Tile = Bf16Tile<!kCodes ? kWidth : kWidth == 256 ? 128 : 64>;
-  static constexpr int kWarps = kWidth <= 128 ? 4 : 2;
-  static constexpr int kThreads = kWarps * static_cast<int>(kWarp);
-  static constexpr int kKeys = 16;  // of a warp
-  static constexpr int kStageBytes = 2 * Tile::bytes(kKeys);
-  static constexpr int kStages = kStageBytes == 4096 ? 4 : 3;
-  static constexpr int kJoinBytes = kWarps * kSplitRows * kWidth * 4;
-  static constexpr int kCopyBytes = kWarps * kStages * kStageBytes;
-  static constexpr int kSharedBytes = kCopyBytes > kJoinBytes ? kCopyBytes : kJoinBytes;
-};
-
-/// What a block computes: row r is query (first + r) / group and head (first + r) % group of the
-/// key head's.
-struct SplitPlace {
-  SequenceSpan span;
-  unsigned span_index, part, kv_head;
-  int first, rows, group;
-  int key, end;        ///< the part's first key and the end of those that a row sees
-  std::int64_t parts;  ///< of the span
-
-  __device__ explicit SplitPlace(const SplitAttention& a) {
-    part = blockIdx.x % a.most_parts;
-    unsigned rest = blockIdx.x / a.most_parts;
-    first = static_cast<int>(rest % a.row_tiles) * kSplitRows;
-    rest /= a.row_tiles;
-    kv_head = rest % static_cast<unsigned>(a.shape.kv_heads);
-    span_index = rest / static_cast<unsigned>(a.shape.kv_heads);
-    span = a.spans.at(span_index);
-    group = static_cast<int>(a.shape.heads / a.shape.kv_heads);
-    const KeySplit split(span, a.shape);
-    parts = split.parts;
-    const int left = static_cast<int>(span.count) * group - first;
-    const bool taken = part < split.parts && a.taken.has(span);
-    rows = !taken ? 0 : left < kSplitRows ? left : kSplitRows;
-    key = static_cast<int>(part * split.keys);
-    end = key + static_cast<int>(split.keys);
-    if (rows > 0 && visible(rows - 1) < end) end = visible(rows - 1);
-  }
-  __device__ int query(int row) const { return (first + row) / group; }
-  __device__ std::int64_t head(int row) const {
-    return std::int64_t{kv_head} * group + (first + row) % group;
-  }
-  /// Keys that a row sees.
-  __device__ int visible(int row) const { return static_cast<int>(span.position) + query(row) + 1; }
-};
 
 /// Codes i and j of four, which have been turned from -128.. to 0.., as bf16: floats with the code
 /// as their last digits, less what is before it. Exact.
@@ -98,32 +30,9 @@ struct SplitWarp {
 
   __device__ static int g() { return static_cast<int>(threadIdx.x % kWarp) / 4; }
   __device__ static int t() { return static_cast<int>(threadIdx.x) % 4; }
-  /// Where the values of a lane lie: places of the first half of fragments a, their distance to
-  /// those of the second half, and columns of sums.
-  static constexpr int kPairStep = kCodes ? 4 : 2, kHalfStep = kCodes ? 2 : 8;
+  /// Columns of sums that a lane has.
   __device__ static int column(int n, int i) {
     return kCodes ? n / 2 * 16 + 4 * t() + 2 * (i % 2) + n % 2 : 8 * n + 2 * t() + i % 2;
-  }
-
-  /// Rows g and g + 8 of q, as fragments a whose places are in the order of the keys' columns.
-  __device__ void load_queries(const SplitAttention& a, const SplitPlace& place) {
-    const int dim = static_cast<int>(a.shape.head_dim);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = g() + 8 * i;
-      const bool used = row < place.rows;
-      const std::uint16_t* const from =
-          used ? a.q.at(place.span.first_row + place.query(row), place.head(row) * dim) : nullptr;
-#pragma unroll
-      for (int step = 0; step < kWidth / 16; ++step) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int at = 16 * step + kPairStep * t() + kHalfStep * half;
-          queries[step][2 * half + i] =
-              used && at < dim ? *reinterpret_cast<const unsigned*>(from + at) : 0u;
-        }
-      }
-    }
   }
 
   /// scores [16, 16 keys] = q k
@@ -231,8 +140,10 @@ __device__ void write_split(const SplitAttention& a, const SplitPlace& place,
     }
   }
   __syncthreads();
-  for (int item = static_cast<int>(threadIdx.x); item < place.rows * dim; item += Sizes::kThreads) {
-    const int row = item / dim, d = item % dim;
+  for (int item = static_cast<int>(threadIdx.x); item < place.rows * kWidth;
+       item += Sizes::kThreads) {
+    const int row = item / kWidth, d = item % kWidth;
+    if (d >= dim) continue;
     PartState joined{-HUGE_VALF, 0.0f};
     float sum = 0.0f;
     for (int w = 0; w < Sizes::kWarps; ++w) joined.base = fmaxf(joined.base, states[w][row].base);
@@ -258,16 +169,21 @@ __device__ void write_split(const SplitAttention& a, const SplitPlace& place,
 template <int kWidth, bool kCodes>
 __global__ void __launch_bounds__(SplitSizes<kWidth, kCodes>::kThreads)
     split_attention_kernel(SplitAttention a) {
-  follow_last_kernel();
+  admit_next_kernel();
   using Sizes = SplitSizes<kWidth, kCodes>;
   using Tile = typename Sizes::Tile;
   constexpr int kKeys = Sizes::kKeys, kTurnKeys = Sizes::kWarps * kKeys;
-  const SplitPlace place(a);
+  __shared__ SplitPlace shared_place;  // for the end: it needs no registers until then
+  __shared__ KeptRow<kWidth, kCodes> kept_row;
+  SplitPlace place(a);
+  await_last_kernel();
+  place.find(a);
   if (place.rows <= 0) return;
+  if (threadIdx.x == 0) shared_place = place;
   const auto lane = static_cast<int>(threadIdx.x % kWarp);
   const auto own = static_cast<int>(threadIdx.x / kWarp);
   const int dim = static_cast<int>(a.shape.head_dim);
-  const std::int64_t column = place.kv_head * a.shape.head_dim / (kCodes ? 2 : 1);
+  const std::int64_t column = place.kv_head * dim / (kCodes ? 2 : 1);
   const int first = place.key + own * kKeys;  // of the warp's keys
   const auto keys_of = [&](int turn) {
     return Tile{dynamic_shared() +
@@ -275,14 +191,14 @@ __global__ void __launch_bounds__(SplitSizes<kWidth, kCodes>::kThreads)
   };
   const auto values_of = [&](int turn) { return Tile{keys_of(turn).data + Tile::bytes(kKeys)}; };
   const auto begin_copy = [&](int turn) {
-    const int key = first + turn * kTurnKeys, left = place.end - key;
-    if (left > 0) {
+    const int key = first + turn * kTurnKeys;
+    if (key < place.end) {
       using Copy = TileCopy<Tile::kPieces * 8, kKeys, static_cast<int>(kWarp)>;
       const std::int64_t row = place.span.cache_row + key;
       Copy(a.k.rows.at(row, column), a.k.rows.stride)
-          .begin(keys_of(turn), left, dim / (kCodes ? 2 : 1));
+          .begin(keys_of(turn), place.kept_end - key, dim / (kCodes ? 2 : 1));
       Copy(a.v.rows.at(row, column), a.v.rows.stride)
-          .begin(values_of(turn), left, dim / (kCodes ? 2 : 1));
+          .begin(values_of(turn), place.kept_end - key, dim / (kCodes ? 2 : 1));
     }
     commit_copies();
   };
@@ -291,31 +207,44 @@ __global__ void __launch_bounds__(SplitSizes<kWidth, kCodes>::kThreads)
   const std::int64_t scale_stride = lane < kKeys ? a.k.scale_stride : a.v.scale_stride;
   const auto scale_of = [&](int turn) {
     const int key = first + turn * kTurnKeys + lane % kKeys;
-    return kCodes && key < place.end
+    return kCodes && key < place.kept_end
                ? scales[(place.span.cache_row + key) * scale_stride + place.kv_head]
                : 0.0f;
   };
 
 #pragma unroll
   for (int turn = 0; turn < Sizes::kStages - 1; ++turn) begin_copy(turn);
-  SplitWarp<kWidth, kCodes> warp;
-  warp.load_queries(a, place);
   float next_scale = scale_of(0);
+  // Two warps have the new key and the new value.
+  typename KeptRow<kWidth, kCodes>::Values values;
+  const int which = Sizes::kWarps - 1 - own;
+  const bool keeps = place.has_new_key() && which < 2;
+  if (keeps) kept_row.load(values, a, place, which);
+  const SplitQueries<kWidth, kCodes> queries{{dynamic_shared() + Sizes::kQueryPlace}};
+  queries.fill(a, place);
+  if (keeps) kept_row.keep(values, a, which);
+  __syncthreads();
+  SplitWarp<kWidth, kCodes> warp;
+  queries.load(warp.queries, place.rows, dim);
+  __syncthreads();  // They make room for a stage.
   const float factor = a.scale * kLog2E;
   const int visible[2] = {place.visible(warp.g()), place.visible(warp.g() + 8)};
   for (int turn = 0; first + turn * kTurnKeys < place.end; ++turn) {
     wait_for_copies<Sizes::kStages - 2>();
     __syncwarp();  // and the turn before has been read
     begin_copy(turn + Sizes::kStages - 1);
-    const float scale = next_scale;
+    float scale = next_scale;
     next_scale = scale_of(turn + 1);
     const int key = first + turn * kTurnKeys, left = place.end - key;
+    if (place.has_new_key() && left <= kKeys) {
+      kept_row.put(keys_of(turn), values_of(turn), left - 1, scale, a, place);
+    }
     const int seen[2] = {visible[0] - key < left ? visible[0] - key : left,
                          visible[1] - key < left ? visible[1] - key : left};
     warp.take(keys_of(turn), values_of(turn), seen, factor, scale);
   }
   wait_for_copies<0>();
-  write_split(a, SplitPlace(a), warp, factor);  // found again: it needs no registers above
+  write_split(a, shared_place, warp, factor);
 }
 
 }  // namespace quest::cuda

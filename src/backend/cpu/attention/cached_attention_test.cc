@@ -24,6 +24,9 @@ struct OwnedCache {
         scales({rows, shape.kv_heads}, DType::kF32),
         coded(type == DType::kI8) {}
   CacheRows view() const { return {values, coded ? scales.view() : Tensor()}; }
+  bool same_bytes(const OwnedCache& other) const {
+    return values.same_bytes(other.values) && (!coded || scales.same_bytes(other.scales));
+  }
 };
 
 // Sequences at different lengths, some of which bring one row, some a few, some many.
@@ -202,11 +205,8 @@ TEST(CachedRope, WithWhatIsKeptItGivesTheBitsOfItsParts) {
           backend.cached_rope_append(got, rotary, got_k.view(), got_v.view(), c.spans);
           const std::string what = describe(c, type, cache_type, label);
           expect_close(got, wanted, 0.0, "rows" + what);
-          EXPECT_TRUE(got_k.values.same_bytes(wanted_k.values)) << what;
-          EXPECT_TRUE(got_v.values.same_bytes(wanted_v.values)) << what;
-          if (cache_type != DType::kI8) return;
-          EXPECT_TRUE(got_k.scales.same_bytes(wanted_k.scales)) << what;
-          EXPECT_TRUE(got_v.scales.same_bytes(wanted_v.scales)) << what;
+          EXPECT_TRUE(got_k.same_bytes(wanted_k)) << what;
+          EXPECT_TRUE(got_v.same_bytes(wanted_v)) << what;
         });
       }
     }
@@ -291,6 +291,78 @@ TEST(CachedAttentionOnCpu, EveryNumberOfThreadsGivesTheSameBits) {
                 << describe(c, type, cache_type, std::string(isa_name(isa)));
           }
         }
+      }
+    }
+  }
+}
+
+/// Rows of a pass and the cache that they are turned into and kept in.
+struct TurnedPass {
+  OwnedCache k, v;
+  OwnedTensor out;
+  Sliced qkv;
+
+  TurnedPass(const Case& c, DType type, DType cache_type)
+      : k(c.cache_rows, c.shape, cache_type),
+        v(c.cache_rows, c.shape, cache_type),
+        out({c.rows, c.width()}, type),
+        qkv(c.rows, c.width() + 2 * c.kv_width(), type, 4, kMargins[1]) {
+    fill_cache(k, c, 6);
+    fill_cache(v, c, 7);
+  }
+};
+
+// One row of each sequence, as kernels that turn queries themselves take it, and several. Positions
+// stand around the edges of what a warp, a turn of a block's warps and a part of the keys have, and
+// behind many turns; heads are whole tiles or not, alone or up to 16 (or more) on a key head.
+std::vector<Case> turned_cases() {
+  std::vector<Case> all = attention_cases();
+  const auto add = [&](const HeadShape& shape,
+                       const std::vector<std::pair<std::int64_t, std::int64_t>>& sequences) {
+    all.emplace_back(shape, sequences);
+  };
+  add({2, 2, 64}, {{0, 1}, {15, 1}, {16, 1}, {31, 1}, {63, 1}, {64, 1}, {127, 1}, {200, 1}});
+  add({4, 2, 128}, {{0, 1}, {47, 1}, {63, 1}, {64, 1}, {143, 1}, {300, 1}});
+  add({16, 1, 32}, {{5, 1}, {90, 1}});
+  add({17, 1, 16}, {{5, 1}, {90, 1}});
+  add({6, 2, 48}, {{0, 1}, {100, 1}});
+  add({3, 1, 40}, {{0, 1}, {70, 1}});
+  add({2, 1, 256}, {{0, 1}, {33, 1}, {140, 1}});
+  add({2, 2, 160}, {{0, 1}, {80, 1}});
+  add({2, 2, 64}, {{64, 2}, {10, 1}});
+  add({132, 132, 16}, {{450, 1}});
+  return all;
+}
+
+TEST(CachedRope, WithAttentionItGivesTheBitsOfItsParts) {
+  constexpr std::int64_t kPositions = 1200;
+  for (const Case& c : turned_cases()) {
+    const std::int64_t dim = c.shape.head_dim;
+    if (dim % 2 != 0) continue;
+    const OwnedTensor cos({kPositions, dim / 2}, DType::kF32),
+        sin({kPositions, dim / 2}, DType::kF32);
+    fill_normal(cos, 1);
+    fill_normal(sin, 2);
+    for (const auto& [type, cache_type] : {std::pair{DType::kBF16, DType::kBF16},
+                                           {DType::kF32, DType::kBF16},
+                                           {DType::kF32, DType::kF32},
+                                           {DType::kBF16, DType::kI8}}) {
+      if (type == DType::kF32 && c.cache_rows > 400) continue;
+      for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
+        const Rotary rotary{cos, sin, layout, 0, c.width() + c.kv_width()};
+        on_every_backend([&](Backend& backend, const std::string& label) {
+          const TurnedPass wanted(c, type, cache_type);
+          const TurnedPass got(c, type, cache_type);
+          backend.cached_rope_append(wanted.qkv, rotary, wanted.k.view(), wanted.v.view(), c.spans);
+          backend.cached_attention(wanted.out, wanted.qkv.view().columns(0, c.width()),
+                                   wanted.k.view(), wanted.v.view(), c.spans, c.shape);
+          backend.cached_rope_attention(got.out, got.qkv, rotary, got.k.view(), got.v.view(),
+                                        c.spans, c.shape);
+          const std::string what = describe(c, type, cache_type, label);
+          EXPECT_TRUE(got.out.same_bytes(wanted.out)) << what;
+          EXPECT_TRUE(got.k.same_bytes(wanted.k)) << "keys" << what;
+          EXPECT_TRUE(got.v.same_bytes(wanted.v)) << "values" << what;
+        });
       }
     }
   }
