@@ -10,27 +10,34 @@
 namespace quest {
 namespace {
 
-// run(vectors of bf16) for a source whose tensors suit them; else false.
-template <typename Run>
-bool with_vectors(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
+// run(vectors) for a source of type T whose tensors suit them; else false.
+template <typename T, typename Run>
+bool with_vectors_of(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
   using cuda::suits_vectors;
   const auto rows = [](const Tensor& x) {
-    return cuda::TypedRows<std::uint16_t>{cuda::data_of<std::uint16_t>(x), x.row_stride};
+    return cuda::TypedRows<T>{cuda::data_of<T>(x), x.row_stride};
   };
-  if (source.x.dtype != DType::kBF16) return false;
   if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
     if (!suits_vectors(rule, norm->x, norm->weight)) return false;
-    return run(cuda::NormVectors<true>{{cuda::data_of<float>(norm->x), norm->x.row_stride},
-                                       cuda::data_of<float>(norm->weight),
-                                       cuda::data_of<float>(norm->rstd),
-                                       norm->epsilon});
+    return run(
+        cuda::NormVectors<cuda::kIsBf16<T>>{{cuda::data_of<float>(norm->x), norm->x.row_stride},
+                                            cuda::data_of<float>(norm->weight),
+                                            cuda::data_of<float>(norm->rstd),
+                                            norm->epsilon});
   }
   if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
-    const bool bf16 = swiglu->gate.dtype == DType::kBF16 && swiglu->up.dtype == DType::kBF16;
-    if (!bf16 || !suits_vectors(rule, swiglu->gate, swiglu->up)) return false;
-    return run(cuda::SwigluVectors<std::uint16_t>{rows(swiglu->gate), rows(swiglu->up)});
+    const DType type = source.x.dtype;
+    const bool one_type = swiglu->gate.dtype == type && swiglu->up.dtype == type;
+    if (!one_type || !suits_vectors(rule, swiglu->gate, swiglu->up)) return false;
+    return run(cuda::SwigluVectors<T>{rows(swiglu->gate), rows(swiglu->up)});
   }
-  return suits_vectors(rule, source.x) && run(cuda::PlainVectors<std::uint16_t>{rows(source.x)});
+  return suits_vectors(rule, source.x) && run(cuda::PlainVectors<T>{rows(source.x)});
+}
+
+template <typename Run>
+bool with_vectors(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
+  return source.x.dtype == DType::kBF16 ? with_vectors_of<std::uint16_t>(source, rule, run)
+                                        : with_vectors_of<float>(source, rule, run);
 }
 
 }  // namespace
