@@ -8,40 +8,6 @@
 #include "core/division.h"
 
 namespace quest {
-namespace {
-
-// run(vectors) for a source of type T whose tensors suit them; else false.
-template <typename T, typename Run>
-bool with_vectors_of(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
-  using cuda::suits_vectors;
-  const auto rows = [](const Tensor& x) {
-    return cuda::TypedRows<T>{cuda::data_of<T>(x), x.row_stride};
-  };
-  if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
-    if (!suits_vectors(rule, norm->x, norm->weight)) return false;
-    return run(
-        cuda::NormVectors<cuda::kIsBf16<T>>{{cuda::data_of<float>(norm->x), norm->x.row_stride},
-                                            cuda::data_of<float>(norm->weight),
-                                            cuda::data_of<float>(norm->rstd),
-                                            norm->epsilon});
-  }
-  if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
-    const DType type = source.x.dtype;
-    const bool one_type = swiglu->gate.dtype == type && swiglu->up.dtype == type;
-    if (!one_type || !suits_vectors(rule, swiglu->gate, swiglu->up)) return false;
-    return run(cuda::SwigluVectors<T>{rows(swiglu->gate), rows(swiglu->up)});
-  }
-  return suits_vectors(rule, source.x) && run(cuda::PlainVectors<T>{rows(source.x)});
-}
-
-template <typename Run>
-bool with_vectors(const RowSource& source, const cuda::RowRule& rule, const Run& run) {
-  return source.x.dtype == DType::kBF16 ? with_vectors_of<std::uint16_t>(source, rule, run)
-                                        : with_vectors_of<float>(source, rule, run);
-}
-
-}  // namespace
-
 void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
                                          const RowSource& source, const RowQuantizer& quantizer,
                                          int x_bits, const PackedRows& w, Write write) {
@@ -73,7 +39,7 @@ void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
   };
   const bool suits =
       y.rows() == 1 && !rows.mask && cuda::loads_are_whole(w) && w.columns <= cuda::kMostRowColumns;
-  if (suits && with_vectors(source, rule, run)) return;
+  if (suits && cuda::with_vectors(source, rule, run)) return;
   Backend::quantize_packed_matmul(y, rows, source, quantizer, x_bits, w, write);
 }
 

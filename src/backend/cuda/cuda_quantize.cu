@@ -13,6 +13,20 @@ __global__ void add_parts_kernel(double* sums, const double* parts, std::int64_t
   sums[threadIdx.x] += sum;
 }
 
+// Whether codes and mask may be written by words.
+bool takes_words(const QuantizedRows& rows) {
+  return cuda::rows_begin_at(rows.codes, 8) && (!rows.mask || cuda::rows_begin_at(rows.mask, 8));
+}
+
+// cuda::quantize of a source of vectors; false, and nothing done, where tensors do not suit it.
+bool quantize_vectors(const Launch& how, const RowSource& source, const QuantizedRows& rows,
+                      const cuda::RowRule& rule) {
+  return takes_words(rows) && cuda::with_vectors(source, rule, [&](const auto& vectors) {
+           cuda::quantize(how, vectors, rows, rule);
+           return true;
+         });
+}
+
 }  // namespace
 
 using cuda::block_a_row, cuda::data_of, cuda::quantize, cuda::rotate, cuda::rotation, cuda::rows_of,
@@ -22,46 +36,29 @@ void CudaBackend::quantize_rows(const QuantizedRows& rows, Tensor x,
                                 const RowQuantizer& quantizer) {
   const Launch how = on("quantize_rows", block_a_row(x.rows()), 0);
   const RowRule rule = rule_of(quantizer, x.cols());
-  if (!cuda::suits_vectors(rule, x) || !cuda::takes_words(rows)) {
-    return quantize(how, cuda::PlainSource{rows_of(x)}, rows, rule);
-  }
-  cuda::with_type(rows_of(x), [&]<typename T>(const cuda::TypedRows<T>& values) {
-    quantize(how, cuda::PlainVectors<T>{values}, rows, rule);
-  });
+  if (quantize_vectors(how, {x}, rows, rule)) return;
+  quantize(how, cuda::PlainSource{rows_of(x)}, rows, rule);
 }
 
 void CudaBackend::rmsnorm_quantize(const QuantizedRows& rows, Tensor y, Tensor rstd, Tensor x,
                                    Tensor weight, float epsilon, const RowQuantizer& quantizer) {
   const Launch how = on("rmsnorm_quantize", block_a_row(x.rows()), 0);
   const RowRule rule = rule_of(quantizer, x.cols());
+  if (quantize_vectors(how, {y, RowSource::Norm{rstd, x, weight, epsilon}}, rows, rule)) return;
   const bool bf16 = y.dtype == DType::kBF16;
-  auto* const weights = data_of<float>(weight);
-  auto* const inverses = data_of<float>(rstd);
-  if (!cuda::suits_vectors(rule, x, weight) || !cuda::takes_words(rows)) {
-    return quantize(how, cuda::NormSource{rows_of(x), weights, inverses, epsilon, x.cols(), bf16},
-                    rows, rule);
-  }
-  const cuda::TypedRows<float> values{data_of<float>(x), x.row_stride};
-  if (bf16) {
-    quantize(how, cuda::NormVectors<true>{values, weights, inverses, epsilon}, rows, rule);
-  } else {
-    quantize(how, cuda::NormVectors<false>{values, weights, inverses, epsilon}, rows, rule);
-  }
+  quantize(how,
+           cuda::NormSource{rows_of(x), data_of<float>(weight), data_of<float>(rstd), epsilon,
+                            x.cols(), bf16},
+           rows, rule);
 }
 
 void CudaBackend::swiglu_quantize(const QuantizedRows& rows, Tensor h, Tensor gate, Tensor up,
                                   const RowQuantizer& quantizer) {
   const Launch how = on("swiglu_quantize", block_a_row(gate.rows()), 0);
   const RowRule rule = rule_of(quantizer, gate.cols());
-  const bool one_type = h.dtype == gate.dtype && h.dtype == up.dtype;
-  if (!one_type || !cuda::suits_vectors(rule, gate, up) || !cuda::takes_words(rows)) {
-    const bool bf16 = h.dtype == DType::kBF16;
-    return quantize(how, cuda::SwigluSource{rows_of(gate), rows_of(up), bf16}, rows, rule);
-  }
-  cuda::with_type(rows_of(gate), [&]<typename T>(const cuda::TypedRows<T>& gates) {
-    const cuda::TypedRows<T> ups{static_cast<T*>(rows_of(up).data), up.row_stride};
-    quantize(how, cuda::SwigluVectors<T>{gates, ups}, rows, rule);
-  });
+  if (quantize_vectors(how, {h, RowSource::Swiglu{gate, up}}, rows, rule)) return;
+  const bool bf16 = h.dtype == DType::kBF16;
+  quantize(how, cuda::SwigluSource{rows_of(gate), rows_of(up), bf16}, rows, rule);
 }
 
 void CudaBackend::quantize_rows_backward(Tensor d_x, Tensor d_z, Tensor mask, std::int64_t block,

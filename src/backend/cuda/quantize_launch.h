@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
+#include <variant>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/quantize_kernels.cuh"
@@ -60,9 +61,29 @@ bool suits_vectors(const RowRule& rule, const Tensors&... tensors) {
   return rule.block == kGroup && rule.columns % kGroup == 0 && rule.columns <= kMostColumns &&
          (rows_begin_at(tensors, 16) && ...);
 }
-/// Whether codes and mask may be written by words.
-inline bool takes_words(const QuantizedRows& rows) {
-  return rows_begin_at(rows.codes, 8) && (!rows.mask || rows_begin_at(rows.mask, 8));
+/// run(source of vectors) for a source of type T whose tensors suit it; else false.
+template <typename T, typename Run>
+bool with_vectors_of(const RowSource& source, const RowRule& rule, const Run& run) {
+  const auto rows = [](const Tensor& x) { return TypedRows<T>{data_of<T>(x), x.row_stride}; };
+  if (const auto* norm = std::get_if<RowSource::Norm>(&source.made_of)) {
+    if (!suits_vectors(rule, norm->x, norm->weight)) return false;
+    return run(NormVectors<kIsBf16<T>>{{data_of<float>(norm->x), norm->x.row_stride},
+                                       data_of<float>(norm->weight),
+                                       data_of<float>(norm->rstd),
+                                       norm->epsilon});
+  }
+  if (const auto* swiglu = std::get_if<RowSource::Swiglu>(&source.made_of)) {
+    const DType type = source.x.dtype;
+    const bool one_type = swiglu->gate.dtype == type && swiglu->up.dtype == type;
+    if (!one_type || !suits_vectors(rule, swiglu->gate, swiglu->up)) return false;
+    return run(SwigluVectors<T>{rows(swiglu->gate), rows(swiglu->up)});
+  }
+  return suits_vectors(rule, source.x) && run(PlainVectors<T>{rows(source.x)});
+}
+template <typename Run>
+bool with_vectors(const RowSource& source, const RowRule& rule, const Run& run) {
+  return source.x.dtype == DType::kBF16 ? with_vectors_of<std::uint16_t>(source, rule, run)
+                                        : with_vectors_of<float>(source, rule, run);
 }
 
 template <typename Source, int kHeld = kWide>
