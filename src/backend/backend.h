@@ -218,7 +218,8 @@ class Backend {
   virtual void packed_matmul(Tensor y, const QuantizedRows& x, int x_bits, const PackedRows& w,
                              Write write);
   /// packed_matmul(y, rows, x_bits, w, write) of the rows that quantize_source(rows, source,
-  /// quantizer) sets, bit for bit. The rows, which have no mask, and rstd are scratch.
+  /// quantizer) sets, bit for bit. The rows, which have no mask, and rstd are scratch. y overlaps
+  /// nothing that the source names.
   virtual void quantize_packed_matmul(Tensor y, const QuantizedRows& rows, const RowSource& source,
                                       const RowQuantizer& quantizer, int x_bits,
                                       const PackedRows& w, Write write);
@@ -290,7 +291,8 @@ class Backend {
   virtual void cached_attention(Tensor out, Tensor q, const CacheRows& k, const CacheRows& v,
                                 const SequenceSpans& spans, const HeadShape& shape) = 0;
   /// The cache and out as cached_rope_append(qkv, rotary, k, v, spans) and then cached_attention of
-  /// the turned queries set them, bit for bit. What is left in qkv is not specified.
+  /// the turned queries set them, bit for bit. What is left in qkv is not specified; out does not
+  /// overlap it.
   virtual void cached_rope_attention(Tensor out, Tensor qkv, const Rotary& rotary,
                                      const CacheRows& k, const CacheRows& v,
                                      const SequenceSpans& spans, const HeadShape& shape);

@@ -38,7 +38,7 @@ struct LayerActivations {
   Tensor residual;      ///< f32 [R, C]: the block's input
   Tensor attn_rstd;     ///< f32 [R]
   LinearInput qkv_in;   ///< of the normalized residual [R, C]
-  Tensor qkv;           ///< [R, (H + 2 Hkv) D], rotary embedding applied
+  Tensor qkv;           ///< [R, (H + 2 Hkv) D], turned; scratch where a cache keeps it
   Tensor log_sums;      ///< f32 [B, H, T]
   Tensor attn_out;      ///< [R, H D]
   LinearInput out_in;   ///< of attn_out

@@ -160,7 +160,7 @@ class Llama {
   Tensor final_norm_;  // f32 [C]
   Tensor d_final_norm_;
   std::vector<Linear> head_;  // exactly one; built after the tensors above
-  Tensor rope_cos_;           // f32 [max_positions, D/2], filled by fill_tables
+  Tensor rope_cos_;           // f32 [max_positions, D/2], filled by prepare_positions
   Tensor rope_sin_;
   mutable std::int64_t filled_positions_ = 0;
 };

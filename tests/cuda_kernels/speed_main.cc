@@ -81,6 +81,7 @@ class SpeedTable {
   void products_of_codes(const Size& size);
   void gradients(const Size& size);
   void packed_products(const Size& size, int bits);
+  void packed_row(const Size& size, int bits);
   void weight_only(const Size& size, int bits, bool approximate);
   void rows(std::int64_t rows, std::int64_t columns);
 
@@ -228,6 +229,17 @@ void SpeedTable::packed_products(const Size& size, int bits) {
   });
 }
 
+// What decoding one sequence runs in a layer: x is quantized by the same kernel.
+void SpeedTable::packed_row(const Size& size, int bits) {
+  const double bytes = static_cast<double>(size.n * packed_row_bytes(size.k, bits));
+  const RowQuantizer quantizer = RowQuantizer::make({bits}, Transform::kHadamard, size.k);
+  time(fmt::format("row by packed, {} bits", bits), size, operations_of(size), bytes, [&] {
+    backend_->quantize_packed_matmul(outputs_.take({1, size.n}, DType::kBF16), quantized(1, size.k),
+                                     {floats_.take({1, size.k}, DType::kBF16)}, quantizer, bits,
+                                     packed(size.n, size.k, bits), Write::kSet);
+  });
+}
+
 void SpeedTable::weight_only(const Size& size, int bits, bool approximate) {
   const double bytes = static_cast<double>(size.n * packed_row_bytes(size.k, bits));
   const std::string what =
@@ -267,6 +279,7 @@ void run(bool small) {
   for (const int bits : {1, 2, 3, 4, 8}) {
     on_layers({1, 4, 16, 64, 65, 512, 2048},
               [&](const Size& size) { table.packed_products(size, bits); });
+    for (const Size& layer : layers) table.packed_row(layer, bits);
   }
   const std::int64_t vocabulary = small ? 300 : 32768;
   for (const std::int64_t m : {1, 4, 16, 64}) {

@@ -56,7 +56,7 @@ struct Launch {
 /// QUEST_CUDA_OVERLAP=off.
 bool kernels_overlap();
 
-/// What a block may have of dynamic shared memory without asking.
+/// What a block may have of shared memory, static and dynamic, without asking.
 inline constexpr int kPlainSharedBytes = 48 << 10;
 
 /// kernel<<<grid, threads, shared_bytes, stream>>>(arguments...); nothing where the grid is empty.

@@ -139,8 +139,9 @@ void CudaBackend::packed_dense_matmul(Tensor y, Tensor x, const PackedRows& w, s
   // y = x (Zw H)^T = (x H) Zw^T: the few rows of x are rotated.
   const Tensor rotated = rotated_rows(x, block);
   const bool add = write == Write::kAdd;
-  if (cuda::loads_are_whole(w) && (w.approximate ? multiply_fixed_point<2>(y, rotated, w, add)
-                                                 : multiply_fixed_point<3>(y, rotated, w, add))) {
+  const bool loaded = cuda::loads_are_whole(w) && cuda::with_loaded_bits(w.bits, [](auto) {});
+  if (loaded && (w.approximate ? multiply_fixed_point<2>(y, rotated, w, add)
+                               : multiply_fixed_point<3>(y, rotated, w, add))) {
     return;
   }
   const std::int64_t count = w.codes.rows();

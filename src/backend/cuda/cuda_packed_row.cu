@@ -24,13 +24,15 @@ void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
       .rows = 1,
       .rows_a_block = 1,
       .chunks = static_cast<int>(w.codes.cols() / std::int64_t{cuda::kPackedLoad})};
-  // Two blocks a multiprocessor: each quantizes the row.
   const unsigned all = blocks_of(factors.columns, cuda::kDecodeColumns);
-  const unsigned tiles = std::clamp(blocks_of(all, std::int64_t{2} * device_.multiprocessors), 1u,
-                                    unsigned{cuda::kMostTiles});
   const auto run = [&]<typename Source>(const Source& vectors) {
-    Launch how = on("quantize_packed_matmul", dim3(blocks_of(all, tiles)),
-                    cuda::threads_of<Source, cuda::kFewHeld<Source>>(rule));
+    const unsigned threads = cuda::threads_of<Source, cuda::kFewHeld<Source>>(rule);
+    // Each block quantizes the row, so there are no more than run at once, if tiles suffice.
+    const std::int64_t at_once =
+        device_.multiprocessors * std::int64_t{cuda::row_blocks_at_once(threads)};
+    const unsigned rounds = std::max(1u, blocks_of(all, cuda::kMostTiles * at_once));
+    const unsigned tiles = std::max(1u, blocks_of(all, rounds * at_once));
+    Launch how = on("quantize_packed_matmul", dim3(blocks_of(all, tiles)), threads);
     how.shared_bytes = static_cast<int>(round_up(factors.chunks, 4)) * (128 / w.bits);
     return cuda::with_loaded_bits(w.bits, [&]<int kBits>(std::integral_constant<int, kBits>) {
       launch(how, cuda::packed_row_kernel<kBits, Source>, vectors, rule, factors,

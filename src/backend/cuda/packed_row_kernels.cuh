@@ -10,10 +10,15 @@ namespace quest::cuda {
 
 inline constexpr int kRowAhead = 4;   // steps of a warp whose weights are underway
 inline constexpr int kMostTiles = 8;  // of kDecodeColumns columns, of a block
-// Of a thread: beside two blocks of 256 threads a multiprocessor has room for one of the next
+// Of a thread: beside two blocks of 256 threads a multiprocessor has room for a third, of the next
 // kernel, which brings its weights.
 inline constexpr int kRowRegisters = 80;
 inline constexpr std::int64_t kMostRowColumns = 32 << 10;  // of a row whose codes a block keeps
+
+/// Blocks of so many threads that a multiprocessor of 65,536 registers runs at once, two at most.
+inline unsigned row_blocks_at_once(unsigned threads) {
+  return (64u << 10) / (threads * kRowRegisters) < 2 ? 1 : 2;
+}
 
 /// Where a warp of a block is in its share of a product: in one step it multiplies chunks 4 group
 /// .. 4 group + 3 of the columns of a tile. As many warps as have a group each share a tile, and
@@ -107,6 +112,8 @@ __global__ void __maxnreg__(kRowRegisters)
   admit_next_kernel();
   constexpr int kMostWarps = kRowThreads<Source, kFewHeld<Source>> / static_cast<int>(kWarp);
   __shared__ std::int32_t parts[kMostTiles][kMostWarps][kDecodeColumns];
+  // With these and what quantize_row has a block stays below 48 KiB.
+  static_assert(kMostRowColumns + sizeof parts + (8 << 10) <= 48 << 10);
   __shared__ float x_step;
   __shared__ std::int32_t x_sum;
   auto* const x_codes = reinterpret_cast<std::int8_t*>(dynamic_shared());

@@ -123,6 +123,8 @@ TEST_P(PackedMatmul, OfRowsThatAreQuantizedOnTheWayItGivesTheBitsOfItsParts) {
                                   {1, 70, 256},
                                   {1, 33, 640},
                                   {1, 200, 1024},
+                                  {1, 1100, 640},
+                                  {1, 8500, 128},  // several tiles a block, on large devices too
                                   {1, 20, 4224},
                                   {1, 20, 8320},
                                   {1, 9, 200},
