@@ -46,6 +46,8 @@ struct PackedRows {
   int bits = 0;              ///< 1..8
   std::int64_t columns = 0;  ///< K
   bool approximate = false;  ///< rounded to be stored, not trained so: inputs may be rounded too
+  Tensor next_codes = {};    ///< u8: codes that a decoded token meets after these, so that a device
+                             ///< may fetch them meanwhile; null where nobody knows
 };
 
 /// Rows that are to be quantized. They lie in x, float [R, K], or are made on the way, as rmsnorm

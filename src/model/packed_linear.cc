@@ -45,6 +45,13 @@ PackedLinear::PackedLinear(std::vector<PackedPart> parts, std::int64_t columns, 
   }
 }
 
+void PackedLinear::is_followed_by(const PackedLinear& next) {
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const Segment& follower = i + 1 < segments_.size() ? segments_[i + 1] : next.segments_.front();
+    segments_[i].part.rows.next_codes = follower.part.rows.codes;
+  }
+}
+
 LinearInput PackedLinear::take_input(Arena& arena, Tensor x, std::int64_t rows,
                                      bool for_backward) const {
   assert(!for_backward);

@@ -51,6 +51,9 @@ class PackedLinear {
 
   std::int64_t columns() const { return columns_; }
 
+  /// Says which linear layer a token passes through after this one.
+  void is_followed_by(const PackedLinear& next);
+
  private:
   struct Segment {
     PackedPart part;

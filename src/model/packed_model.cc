@@ -178,6 +178,21 @@ class Reader {
   std::set<std::string> used_;
 };
 
+// Tells each linear layer which one follows it.
+void link(LlamaParts<PackedLinear>& parts) {
+  PackedLinear* last = nullptr;
+  const auto follow = [&](PackedLinear& linear) {
+    if (last != nullptr) last->is_followed_by(linear);
+    last = &linear;
+  };
+  for (Block<PackedLinear>& block : parts.blocks) {
+    for (PackedLinear* linear : {&block.qkv, &block.out, &block.gate_up, &block.down}) {
+      follow(*linear);
+    }
+  }
+  follow(parts.head);
+}
+
 LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const PackedTensors& file,
                                     DType compute, Backend& backend, Arena& arena) {
   const ModelConfig& c = description.config;
@@ -218,10 +233,12 @@ LlamaParts<PackedLinear> read_parts(const ModelDescription& description, const P
   if (!head.rows.codes) head.dense = reader.rounded(head.dense, compute);
   head.rows.approximate = !scheme_of_head(description).weight.quantized();
   reader.refuse_others();
-  return {{table.dense, table.rows, table.block},
-          std::move(blocks),
-          final_norm,
-          PackedLinear({head}, c.width, compute)};
+  LlamaParts<PackedLinear> parts{{table.dense, table.rows, table.block},
+                                 std::move(blocks),
+                                 final_norm,
+                                 PackedLinear({head}, c.width, compute)};
+  link(parts);
+  return parts;
 }
 
 }  // namespace

@@ -79,6 +79,10 @@ std::uint64_t exchange(unsigned mask, std::uint64_t bits, unsigned lane,
 /// touch device memory until then, but by read_early, and every thread has to come here.
 void await_last_kernel();
 uint4 read_early(const void* from);
+/// Nothing but a check: these are whole 16 bytes of device memory.
+void fetch_early(const void* from, unsigned bytes);
+/// How many bytes that was since the last call.
+std::int64_t take_fetched_bytes();
 
 }  // namespace cuda_on_host
 

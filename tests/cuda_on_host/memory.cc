@@ -1,6 +1,8 @@
 // Device memory on the host: pages that are closed while no kernel and no copy runs.
 #include <sys/mman.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <utility>
 #include <vector>
@@ -16,6 +18,7 @@ struct Memory {
   std::size_t free_bytes = std::size_t{4} << 30;
   int open = 0;
   int major = 9, minor = 0;  // compute capability
+  std::int64_t fetched = 0;  // bytes that kernels asked for early
 
   void protect(int rights) const {
     for (const auto& [address, bytes] : blocks) {
@@ -58,6 +61,14 @@ void set_capability(int major, int minor) {
   memory.major = major;
   memory.minor = minor;
 }
+void fetch_early(const void* from, unsigned bytes) {
+  const bool whole = reinterpret_cast<std::uintptr_t>(from) % 16 == 0 && bytes % 16 == 0;
+  memory.fetched += bytes;
+  if (whole && memory.on_device(from, bytes)) return;
+  std::fprintf(stderr, "%u bytes are fetched that are not whole, or not the device's\n", bytes);
+  std::abort();
+}
+std::int64_t take_fetched_bytes() { return std::exchange(memory.fetched, 0); }
 void set_free_bytes(std::size_t bytes) { memory.free_bytes = bytes; }
 
 }  // namespace cuda_on_host

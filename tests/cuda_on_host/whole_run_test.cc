@@ -11,6 +11,7 @@
 #include "infer/export.h"
 #include "infer/generate_batch.h"
 #include "infer/model_folder.h"
+#include "infer/sequences.h"
 #include "infer/session.h"
 #include "infer/tiny_model_for_test.h"
 #include "model/model_file.h"
@@ -174,6 +175,42 @@ TEST(WholeRun, PackedModelsHaveTheCpusLogits) {
         size += std::pow(wanted[i], 2);
       }
       EXPECT_LE(std::sqrt(difference / size), 2e-3) << scheme;
+    }
+  }
+}
+
+// Rows of whole groups: a token alone takes the kernels that make its rows on the way.
+TEST(WholeRun, ATokenAloneHasTheBitsThatItHasBesideOthersAndFetchesTheNextWeights) {
+  ModelConfig config = tiny_config(256);
+  config.width = 128;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 64;
+  config.hidden = 256;
+  const std::vector<std::int32_t> prompt = random_tokens(9, 256), other = random_tokens(5, 256, 1);
+  for (const DType compute : {DType::kBF16, DType::kF32}) {
+    const TemporaryFolder folder;
+    const auto cpu = make_cpu_backend(1);
+    export_packed(*tiny_model(*cpu, config, "w4a4", compute), {*load_tokenizer("bytes")}, {8, 8},
+                  folder.path());
+    const auto device = cuda_backend();
+    const LoadedModel model = load_model_folder(folder.path(), *device, compute);
+    Sequences alone(*model.model, {.slots = 1, .chunk = 9});
+    Sequences shared(*model.model, {.slots = 2, .chunk = 9});
+    alone.run(std::vector<NewTokens>{{0, prompt}});
+    shared.run(std::vector<NewTokens>{{0, prompt}});
+    shared.run(std::vector<NewTokens>{{1, other}});
+    for (const std::int32_t token : {3, 77, 200}) {
+      const std::span<const std::int32_t> next(&token, 1);
+      cuda_on_host::take_fetched_bytes();
+      const auto logits = alone.run(std::vector<NewTokens>{{0, next}});
+      const std::int64_t fetched = cuda_on_host::take_fetched_bytes();
+      const auto beside = shared.run(std::vector<NewTokens>{{0, next}, {1, next}});
+      EXPECT_TRUE(std::equal(logits.begin(), logits.end(), beside.begin())) << name(compute);
+      // All linear layers but the first, and the head.
+      const std::int64_t qkv = 256 * 128, others = 128 * 128 + 3 * 256 * 128;
+      EXPECT_EQ(fetched, (2 * (qkv + others) - qkv) / 2 + 256 * 128);
+      EXPECT_EQ(cuda_on_host::take_fetched_bytes(), 0);  // more rows are other kernels'
     }
   }
 }

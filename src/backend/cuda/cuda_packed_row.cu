@@ -8,6 +8,21 @@
 #include "core/division.h"
 
 namespace quest {
+namespace {
+
+// More than that would not stay in the second-level cache until it is read.
+constexpr std::int64_t kMostFetched = 16 << 20;
+
+// What a grid of so many blocks fetches of the weights that follow w.
+cuda::NextWeights weights_after(const PackedRows& w, unsigned blocks) {
+  const Tensor& codes = w.next_codes;
+  if (!codes || !codes.is_contiguous() || !cuda::rows_begin_at(codes, cuda::kPackedLoad)) return {};
+  const std::int64_t bytes = std::min(codes.numel() / 16 * 16, kMostFetched);
+  return {cuda::data_of<std::uint8_t>(codes),
+          static_cast<unsigned>(round_up(divide_up(bytes, blocks), 16)), bytes};
+}
+
+}  // namespace
 void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
                                          const RowSource& source, const RowQuantizer& quantizer,
                                          int x_bits, const PackedRows& w, Write write) {
@@ -36,7 +51,7 @@ void CudaBackend::quantize_packed_matmul(Tensor y, const QuantizedRows& rows,
     how.shared_bytes = static_cast<int>(round_up(factors.chunks, 4)) * (128 / w.bits);
     return cuda::with_loaded_bits(w.bits, [&]<int kBits>(std::integral_constant<int, kBits>) {
       launch(how, cuda::packed_row_kernel<kBits, Source>, vectors, rule, factors,
-             static_cast<int>(tiles), sum);
+             static_cast<int>(tiles), weights_after(w, how.grid.x), sum);
     });
   };
   const bool suits =

@@ -35,6 +35,16 @@ __device__ __forceinline__ uint4 load_constant(const void* from) {
   return *static_cast<const uint4*>(from);
 }
 
+/// Asks for what no kernel of this program writes to come to the second-level cache; it may be
+/// called before await_last_kernel. `from` and `bytes` are multiples of 16.
+__device__ __forceinline__ void fetch_constants(const void* from, unsigned bytes) {
+  if constexpr (kHasKernelOrder) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
+                 "r"(bytes)
+                 : "memory");
+  }
+}
+
 /// The first statement of every kernel that reads nothing before.
 __device__ __forceinline__ void follow_last_kernel() {
   admit_next_kernel();

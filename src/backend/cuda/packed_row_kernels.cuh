@@ -83,6 +83,26 @@ class RowWeights {
   int left_;  // columns from the lane's first one on
 };
 
+/// Weights that the next product reads, while this one's come from the second-level cache.
+struct NextWeights {
+  const std::uint8_t* codes;
+  unsigned bytes_a_block;  ///< a multiple of 16
+  std::int64_t bytes;      ///< likewise
+
+  /// Asks for the block's share, by a thread of each warp.
+  __device__ void fetch() const {
+    constexpr unsigned kPiece = 4096;
+    if (threadIdx.x % kWarp != 0) return;
+    const std::int64_t begin = std::int64_t{blockIdx.x} * bytes_a_block;
+    const std::int64_t left = bytes - begin;
+    const unsigned own =
+        left < bytes_a_block ? static_cast<unsigned>(left > 0 ? left : 0) : bytes_a_block;
+    for (unsigned at = threadIdx.x / kWarp * kPiece; at < own; at += blockDim.x / kWarp * kPiece) {
+      fetch_constants(codes + begin + at, own - at < kPiece ? own - at : kPiece);
+    }
+  }
+};
+
 /// The codes of a row of x, put in the order in which multiply_chunk reads them.
 template <int kBits>
 __device__ void arrange_row(std::int8_t* codes, int columns) {
@@ -107,7 +127,7 @@ __device__ void arrange_row(std::int8_t* codes, int columns) {
 /// of the row, to the end of a group; what is behind the row meets weights of 0.
 template <int kBits, typename Source>
 __global__ void __maxnreg__(kRowRegisters)
-    packed_row_kernel(Source source, RowRule rule, DecodeFactors f, int tiles,
+    packed_row_kernel(Source source, RowRule rule, DecodeFactors f, int tiles, NextWeights after,
                       WriteQuantized write) {
   admit_next_kernel();
   constexpr int kMostWarps = kRowThreads<Source, kFewHeld<Source>> / static_cast<int>(kWarp);
@@ -126,6 +146,7 @@ __global__ void __maxnreg__(kRowRegisters)
   uint4 weights[kRowAhead][kDecodeTiles];
 #pragma unroll
   for (int ahead = 0; ahead < kRowAhead; ++ahead) next.load_next(weights[ahead]);
+  after.fetch();
   await_last_kernel();
   quantize_row<Source, kFewHeld<Source>>(source, 0, {x_codes, &x_step, &x_sum, nullptr}, rule);
   arrange_row<kBits>(x_codes, rule.columns);
