@@ -311,7 +311,10 @@ TEST_F(PackedFolder, WrongTensorsAreNamed) {
   rewrite([&](auto& tensors) { named(tensors, down + ".codes").name = "else"; });
   expect_error("has no tensor '" + down + ".codes'");
   put("model.safetensors", weights);
-  rewrite([&](auto& tensors) { named(tensors, down + ".scales").tensor.shape = {12, 8}; });
+  rewrite([&](auto& tensors) {
+    Tensor& scales = named(tensors, down + ".scales").tensor;
+    scales = scales.reshaped({12, 8});
+  });
   expect_error("tensor '" + down + ".scales' is F32 [12, 8], but config.json asks for F32 [96]");
   put("model.safetensors", weights);
   rewrite([&](auto& tensors) {
