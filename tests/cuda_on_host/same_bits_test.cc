@@ -38,6 +38,19 @@ TEST(SameBits, CodesStepsAndMasksAreThoseOfTheCpu) {
   }
 }
 
+// Of codes x [rows, K] and w [columns, K], and d_y [rows, columns].
+struct IntegerGradients {
+  OwnedTensor d_x, d_w;
+
+  IntegerGradients(Backend& backend, Tensor d_y, const QuantizedRows& x, const QuantizedRows& w,
+                   const RoundingKey& key)
+      : d_x({d_y.rows(), w.codes.cols()}, DType::kF32),
+        d_w({d_y.cols(), x.codes.cols()}, DType::kF32) {
+    backend.integer_matmul_grad_input(d_x, d_y, w, key, Write::kSet);
+    backend.integer_matmul_grad_weight(d_w, d_y, x, key, Write::kSet);
+  }
+};
+
 TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
   CpuBackend cpu(1, Isa::kGeneric);
   const RoundingKey key = RoundingKeys(7, 1, 2).next();
@@ -53,22 +66,16 @@ TEST(SameBits, ProductsOfCodesAndIntegerGradientsAreThoseOfTheCpu) {
     x.bits = w.bits = size.m == 17 ? 8 : 7;
     const OwnedTensor d_y({size.m, size.n}, DType::kBF16);
     fill_normal(d_y, 3);
-    struct Results {
-      OwnedTensor y, d_x, d_w;
+    const auto product = [&](Backend& backend) {
+      OwnedTensor y({size.m, size.n}, DType::kF32);
+      backend.quantized_matmul(y, x, w, Write::kSet);
+      return y;
     };
-    const auto run = [&](Backend& backend) {
-      Results r{OwnedTensor({size.m, size.n}, DType::kF32),
-                OwnedTensor({size.m, size.k}, DType::kF32),
-                OwnedTensor({size.n, size.k}, DType::kF32)};
-      backend.quantized_matmul(r.y, x, w, Write::kSet);
-      backend.integer_matmul_grad_input(r.d_x, d_y, w, key, Write::kSet);
-      backend.integer_matmul_grad_weight(r.d_w, d_y, x, key, Write::kSet);
-      return r;
-    };
-    const Results wanted = run(cpu);
+    const OwnedTensor wanted_y = product(cpu);
+    const IntegerGradients wanted(cpu, d_y, x, w, key);
     on_every_backend([&](Backend& backend, const std::string& label) {
-      const Results got = run(backend);
-      EXPECT_TRUE(got.y.same_bytes(wanted.y)) << size.m << " on " << label;
+      const IntegerGradients got(backend, d_y, x, w, key);
+      EXPECT_TRUE(product(backend).same_bytes(wanted_y)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_x.same_bytes(wanted.d_x)) << size.m << " on " << label;
       EXPECT_TRUE(got.d_w.same_bytes(wanted.d_w)) << size.m << " on " << label;
     });
@@ -151,20 +158,13 @@ TEST(SameBits, IntegerGradientsOfAnySliceAreThoseOfTheCpu) {
         for (const int bits : {7, 8}) {
           QuantizedRows x = x_rows.view(), w = w_rows.view();
           x.bits = w.bits = bits;
-          const auto run = [&](Backend& backend) {
-            std::pair result{OwnedTensor({rows, kK}, DType::kF32),
-                             OwnedTensor({columns, kK}, DType::kF32)};
-            backend.integer_matmul_grad_input(result.first, d_y, w, key, Write::kSet);
-            backend.integer_matmul_grad_weight(result.second, d_y, x, key, Write::kSet);
-            return result;
-          };
-          const auto wanted = run(cpu);
+          const IntegerGradients wanted(cpu, d_y, x, w, key);
           on_every_backend([&](Backend& backend, const std::string& label) {
-            const auto got = run(backend);
+            const IntegerGradients got(backend, d_y, x, w, key);
             const std::string what = fmt::format("{} x {} of {} {}, {} bits, on {}", rows, columns,
                                                  stride, name(dtype), bits, label);
-            EXPECT_TRUE(same_but_for_nans(got.first, wanted.first)) << what;
-            EXPECT_TRUE(same_but_for_nans(got.second, wanted.second)) << what;
+            EXPECT_TRUE(same_but_for_nans(got.d_x, wanted.d_x)) << what;
+            EXPECT_TRUE(same_but_for_nans(got.d_w, wanted.d_w)) << what;
           });
         }
       }

@@ -8,6 +8,7 @@
 #include "backend/backends_under_test.h"
 #include "backend/cpu/closeness.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/fused_quantization_for_test.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -194,28 +195,10 @@ TEST(SameRowBits, RowsOfCodesBackToValues) {
 TEST(SameRowBits, FusedWithNormOrSwigluTheyAreThoseOfTwoKernels) {
   for (const std::int64_t columns : kLengths) {
     for (const DType dtype : kFloats) {
-      const OwnedTensor x({kRows, columns}, DType::kF32), weight({columns}, DType::kF32);
-      const OwnedTensor gate_up({kRows, 2 * columns}, dtype);
-      fill_normal(x, 1);
-      fill_normal(weight, 2);
-      fill_normal(gate_up, 3);
-      const Tensor gate = gate_up.view().columns(0, columns);
-      const Tensor up = gate_up.view().columns(columns, 2 * columns);
-      const RowQuantizer quantizer = quantizer_of(4, hadamard_block(columns));
       on_every_backend([&](Backend& backend, const std::string& label) {
-        const std::string what = fmt::format("K {} {} on {}", columns, type_name(dtype), label);
-        const OwnedTensor y({kRows, columns}, dtype), scratch({kRows, columns}, dtype);
-        const OwnedTensor rstd({kRows}, DType::kF32), fused_rstd({kRows}, DType::kF32);
-        const OwnedQuantizedRows apart(kRows, columns), fused(kRows, columns);
-        backend.rmsnorm(y, rstd, x, weight, 1e-5f);
-        backend.quantize_rows(apart.view(), y, quantizer);
-        backend.rmsnorm_quantize(fused.view(), scratch, fused_rstd, x, weight, 1e-5f, quantizer);
-        EXPECT_TRUE(fused.same_bytes(apart)) << "rmsnorm " << what;
-        EXPECT_TRUE(fused_rstd.same_bytes(rstd)) << "rstd " << what;
-        backend.swiglu(y, gate, up);
-        backend.quantize_rows(apart.view(), y, quantizer);
-        backend.swiglu_quantize(fused.view(), scratch, gate, up, quantizer);
-        EXPECT_TRUE(fused.same_bytes(apart)) << "swiglu " << what;
+        expect_fused_quantization(backend, kRows, columns, dtype,
+                                  quantizer_of(4, hadamard_block(columns)),
+                                  fmt::format("K {} {} on {}", columns, type_name(dtype), label));
       });
     }
   }

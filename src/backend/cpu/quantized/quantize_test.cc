@@ -9,6 +9,7 @@
 #include "backend/cpu/closeness.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/quantized/quant_kernels.h"
+#include "backend/fused_quantization_for_test.h"
 #include "backend/kernel_cases.h"
 
 namespace quest {
@@ -344,31 +345,11 @@ INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernels, testing::ValuesIn(backends_u
 INSTANTIATE_TEST_SUITE_P(EveryIsa, QuantizeKernelsOnCpu, testing::ValuesIn(available_isas()),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 
-// A fused kernel, on every instruction set, against the two that it joins.
 void expect_fused(std::int64_t rows, std::int64_t columns, DType dtype) {
-  const OwnedTensor x({rows, columns}, DType::kF32), weight({columns}, DType::kF32);
-  const OwnedTensor gate_up({rows, 2 * columns}, dtype);
-  fill_normal(x, 1);
-  fill_normal(weight, 2);
-  fill_normal(gate_up, 3);
-  const Tensor gate = gate_up.view().columns(0, columns);
-  const Tensor up = gate_up.view().columns(columns, 2 * columns);
-  const RowQuantizer quantizer = quantizers(columns)[3];
   const auto check = [&](Backend& backend, const std::string& label) {
-    const std::string what =
-        fmt::format("{} x {} {} on {}", rows, columns, type_name(dtype), label);
-    const OwnedTensor y({rows, columns}, dtype), scratch({rows, columns}, dtype);
-    const OwnedTensor rstd({rows}, DType::kF32), fused_rstd({rows}, DType::kF32);
-    const OwnedQuantizedRows apart(rows, columns), fused(rows, columns);
-    backend.rmsnorm(y, rstd, x, weight, 1e-5f);
-    backend.quantize_rows(apart.view(), y, quantizer);
-    backend.rmsnorm_quantize(fused.view(), scratch, fused_rstd, x, weight, 1e-5f, quantizer);
-    EXPECT_TRUE(fused.same_bytes(apart)) << "rmsnorm " << what;
-    EXPECT_TRUE(fused_rstd.same_bytes(rstd)) << "rstd " << what;
-    backend.swiglu(y, gate, up);
-    backend.quantize_rows(apart.view(), y, quantizer);
-    backend.swiglu_quantize(fused.view(), scratch, gate, up, quantizer);
-    EXPECT_TRUE(fused.same_bytes(apart)) << "swiglu " << what;
+    expect_fused_quantization(
+        backend, rows, columns, dtype, quantizers(columns)[3],
+        fmt::format("{} x {} {} on {}", rows, columns, type_name(dtype), label));
   };
   on_every_backend(check);
   check(*make_reference_backend(), "reference");
