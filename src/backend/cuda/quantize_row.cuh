@@ -96,6 +96,7 @@ template <typename Source, int kHeld>
 __device__ __forceinline__ void quantize_row(Source& source, std::int64_t row, const RowOut& out,
                                              const RowRule& rule) {
   constexpr int kMost = kRowThreads<Source, kHeld>;
+  static_assert(kMost * kHeld / kGroup <= kMostGroups);
   __shared__ __align__(
       16) float kept[kWholeGroups<Source> ? kMost / kSharers<kHeld> * kLanes : kKeptColumns];
   __shared__ CodeScale row_scale;

@@ -185,6 +185,7 @@ __device__ inline float sum_of_squares(const float* row, int first, int columns)
 
 /// Groups that a block of threads takes at once, at most.
 inline constexpr int kMostGroups = 160;
+static_assert(kNormThreads * kWide / kGroup <= kMostGroups);
 
 /// 1 / rms of a row, in every thread; squares(first) is the sum of squares of the group at column
 /// `first`, in all threads that have it, 0 behind the row's end. The order of the sum is that of
